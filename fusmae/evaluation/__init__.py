@@ -1,0 +1,1 @@
+"""Downstream protocols: probes, whole-split metrics, report pages."""

@@ -1,0 +1,232 @@
+"""`dataset.json`: what a dataset holds. Written last by `ingest`, read first by everyone else.
+
+Its presence means that the dataset is complete. `docs/FORMAT.md` is its specification.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fusmae.sample import ShardLayout
+from fusmae.sensors import ArraySpec, Band
+
+MANIFEST_NAME = "dataset.json"
+FORMAT_NAME = "fusmae-dataset"
+FORMAT_MAJOR = 1
+FORMAT_MINOR = 0
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of the dataset: its path relative to the dataset, size and sha256 in hex."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """One tar shard; `num_samples` samples in it."""
+
+    path: str
+    bytes: int
+    sha256: str
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """One split: its shards in order, its offset index and its zarr objects.
+
+    `index` is a `.npy` of int64, shape (num_samples,): the byte at which each sample of
+    the split starts in its shard. `zarr` is empty where no zarr store was asked for.
+    """
+
+    num_samples: int
+    shards: tuple[ShardRecord, ...]
+    index: FileRecord | None
+    zarr: tuple[FileRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class BandStatistics:
+    """Statistics of one array over a split, a number for each band, in stored units.
+
+    `count` is the number of pixels of each band; `std` is the population's.
+    """
+
+    count: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    min: tuple[float, ...]
+    max: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of `dataset.json`.
+
+    `source` says where the pixels come from (archive, version, processing levels, licence,
+    citation); `simulated` is true for archives made by `fusmae-ingest simulate`.
+    `statistics` maps an array to its statistics over `statistics_split`. `options` are the
+    choices that ingest was run with and that change the bytes.
+    """
+
+    name: str
+    simulated: bool
+    source: dict[str, Any]
+    seed: int
+    samples_per_shard: int
+    arrays: tuple[ArraySpec, ...]
+    label_sets: dict[str, tuple[str, ...]]
+    splits: dict[str, SplitRecord]
+    statistics: dict[str, BandStatistics]
+    statistics_split: str
+    options: dict[str, Any]
+    files: tuple[FileRecord, ...] = ()
+    format_version: str = field(default=f"{FORMAT_MAJOR}.{FORMAT_MINOR}")
+
+    @property
+    def layout(self) -> ShardLayout:
+        return ShardLayout(self.arrays)
+
+    def split(self, name: str) -> SplitRecord:
+        """The record of one split.
+
+        Raises:
+            ValueError: the dataset has no such split.
+        """
+        if name not in self.splits:
+            raise ValueError(f"there is no split {name!r}; the dataset has {list(self.splits)}")
+        return self.splits[name]
+
+    def band_statistics(self, array: str, band: str) -> tuple[float, float]:
+        """(mean, std) of one band in stored units.
+
+        Raises:
+            ValueError: the dataset has no such array or band.
+        """
+        for spec in self.arrays:
+            if spec.name == array and band in spec.band_names:
+                index = spec.band_names.index(band)
+                return self.statistics[array].mean[index], self.statistics[array].std[index]
+        raise ValueError(f"the dataset has no band {band!r} in array {array!r}")
+
+    def find_band(self, sensor: str, band: str) -> tuple[ArraySpec, int]:
+        """The array that holds a sensor's band, and the band's place in it.
+
+        Raises:
+            ValueError: the dataset has no such sensor or band; the known ones are named.
+        """
+        known = [spec for spec in self.arrays if spec.sensor == sensor]
+        if not known:
+            sensors = sorted({spec.sensor for spec in self.arrays})
+            raise ValueError(f"the dataset has no sensor {sensor!r}; it has {sensors}")
+        for spec in known:
+            if band in spec.band_names:
+                return spec, spec.band_names.index(band)
+        names = [name for spec in known for name in spec.band_names]
+        raise ValueError(f"sensor {sensor!r} has no band {band!r}; it has {names}")
+
+
+def to_json(manifest: Manifest) -> str:
+    """The text of `dataset.json`: stable keys, one trailing newline."""
+    table: dict[str, Any] = {"format": FORMAT_NAME, **asdict(manifest)}
+    offsets = manifest.layout.offsets
+    for spec, entry in zip(manifest.arrays, table["arrays"], strict=True):
+        # Spelled out for readers in other languages; our own reader recomputes it.
+        entry["shape"] = list(spec.shape)
+        entry["offset"] = offsets[spec.name]
+    return json.dumps(table, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str, where: str = MANIFEST_NAME) -> Manifest:
+    """The manifest in a `dataset.json` text.
+
+    Raises:
+        ValueError: not a manifest, a newer major version, or a broken or missing field;
+            `where` names the file in the message.
+    """
+    try:
+        table = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is not valid JSON: {error}") from None
+    if not isinstance(table, dict) or table.get("format") != FORMAT_NAME:
+        raise ValueError(f"{where} is not the manifest of a fusmae dataset")
+    version = str(table.get("format_version"))
+    if version.partition(".")[0] != str(FORMAT_MAJOR):
+        raise ValueError(
+            f"{where} has format version {version}; this fusmae reads {FORMAT_MAJOR}.x: "
+            "install the fusmae that wrote it"
+        )
+    try:
+        return _parse(table)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{where} has a broken or missing field: {error}") from None
+
+
+def _parse(table: dict[str, Any]) -> Manifest:
+    arrays = tuple(
+        ArraySpec(
+            entry["name"],
+            entry["sensor"],
+            tuple(Band(**band) for band in entry["bands"]),
+            entry["size_px"],
+            entry["dtype"],
+            entry["unit"],
+            entry["long_name"],
+        )
+        for entry in table["arrays"]
+    )
+    for spec, entry in zip(arrays, table["arrays"], strict=True):
+        if entry["offset"] != ShardLayout(arrays).offsets[spec.name]:
+            raise ValueError(f"array {spec.name!r}: offset {entry['offset']} is not its layout's")
+    splits = {
+        name: SplitRecord(
+            entry["num_samples"],
+            tuple(ShardRecord(**shard) for shard in entry["shards"]),
+            FileRecord(**entry["index"]) if entry["index"] else None,
+            tuple(FileRecord(**item) for item in entry["zarr"]),
+        )
+        for name, entry in table["splits"].items()
+    }
+    statistics = {
+        name: BandStatistics(
+            entry["count"], *(tuple(entry[key]) for key in ("mean", "std", "min", "max"))
+        )
+        for name, entry in table["statistics"].items()
+    }
+    return Manifest(
+        name=table["name"],
+        simulated=table["simulated"],
+        source=table["source"],
+        seed=table["seed"],
+        samples_per_shard=table["samples_per_shard"],
+        arrays=arrays,
+        label_sets={name: tuple(classes) for name, classes in table["label_sets"].items()},
+        splits=splits,
+        statistics=statistics,
+        statistics_split=table["statistics_split"],
+        options=table["options"],
+        files=tuple(FileRecord(**entry) for entry in table["files"]),
+        format_version=table["format_version"],
+    )
+
+
+def read_manifest(dataset: Path) -> Manifest:
+    """The manifest of the dataset in this folder.
+
+    Raises:
+        ValueError: the folder or its `dataset.json` is missing, or it is not readable.
+    """
+    path = dataset / MANIFEST_NAME
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ValueError(
+            f"cannot read {path}: {error.strerror}; is {dataset} a finished dataset of "
+            "fusmae-ingest?"
+        ) from None
+    return from_json(text, str(path))

@@ -1,0 +1,1 @@
+"""Fus-MAE: patches, masking, cross-attention encoder and decoder, losses (torch only)."""

@@ -1,0 +1,153 @@
+"""The shard contract: how one sample lies in a tar, byte for byte.
+
+`ingest` writes samples with `encode`; `fusmae.data` finds arrays by `ShardLayout.offsets`
+without parsing the tar; `decode` is the slow and plain reader that tests hold both against.
+
+A sample is a run of tar members with one key: its arrays as `.npy`, in the manifest's order,
+then `KEY.json`. Arrays have fixed shapes and so fixed sizes, json comes last: every array's
+data lies at a constant distance from the sample's first byte.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusmae.sensors import ArraySpec
+
+TAR_BLOCK = 512
+# Two zero blocks end a tar.
+TAR_END = bytes(2 * TAR_BLOCK)
+# ustar stores names of up to 100 bytes in one header.
+_MAX_NAME = 100
+
+
+def npy_header(spec: ArraySpec) -> bytes:
+    """The version 1.0 `.npy` header of an array of this shape and dtype, C order."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": spec.dtype, "fortran_order": False, "shape": spec.shape}
+    )
+    return buffer.getvalue()
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    """One ustar header; owner, mode and time are constants, so equal input gives equal bytes.
+
+    Raises:
+        ValueError: the name is longer than 100 bytes or not ASCII.
+    """
+    if len(name) > _MAX_NAME or not name.isascii():
+        raise ValueError(f"tar member name {name!r} must be ASCII and at most {_MAX_NAME} bytes")
+    info = tarfile.TarInfo(name)
+    info.size = size
+    info.mode = 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def _padding(size: int) -> int:
+    return -size % TAR_BLOCK
+
+
+def array_bytes(spec: ArraySpec) -> int:
+    """The size of the array's pixels in bytes."""
+    return int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class ShardLayout:
+    """The arrays of a sample in their order, and the constants that follow from it."""
+
+    arrays: tuple[ArraySpec, ...]
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """Distance in bytes from a sample's first byte to each array's first pixel byte."""
+        offsets: dict[str, int] = {}
+        position = 0
+        for spec in self.arrays:
+            header = len(npy_header(spec))
+            offsets[spec.name] = position + TAR_BLOCK + header
+            size = header + array_bytes(spec)
+            position += TAR_BLOCK + size + _padding(size)
+        return offsets
+
+
+def encode(
+    layout: ShardLayout,
+    key: str,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    info: Mapping[str, Any],
+) -> bytes:
+    """The tar members of one sample, without the tar's end marker.
+
+    Args:
+        layout: the arrays expected.
+        key: the sample's key; no dots and no slashes, since webdataset cuts names there.
+        arrays: each array by name, of exactly the layout's shapes and dtypes.
+        info: JSON-ready facts about the sample; written with sorted keys.
+
+    Raises:
+        ValueError: the key holds a dot or slash, or an array is missing or of another shape
+            or dtype than the layout says.
+    """
+    if "." in key or "/" in key or not key:
+        raise ValueError(f"sample key {key!r} must not be empty or hold a dot or a slash")
+    parts: list[bytes] = []
+    for spec in layout.arrays:
+        if spec.name not in arrays:
+            raise ValueError(f"sample {key}: array {spec.name!r} is missing")
+        array = arrays[spec.name]
+        if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
+            raise ValueError(
+                f"sample {key}: array {spec.name!r} is {array.dtype}{array.shape}, "
+                f"expected {np.dtype(spec.dtype)}{spec.shape}"
+            )
+        header = npy_header(spec)
+        size = len(header) + array_bytes(spec)
+        parts += [
+            _tar_header(f"{key}.{spec.name}.npy", size),
+            header,
+            np.ascontiguousarray(array).tobytes(),
+            bytes(_padding(size)),
+        ]
+    text = json.dumps(info, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    parts += [_tar_header(f"{key}.json", len(text)), text, bytes(_padding(len(text)))]
+    return b"".join(parts)
+
+
+def decode(data: bytes) -> list[dict[str, Any]]:
+    """Every sample of a whole shard, in order: `__key__`, each array by name, and `json`.
+
+    The plain reader: `tarfile` and `numpy.load`, no constants of ours.
+
+    Raises:
+        ValueError: a member's name is not `KEY.NAME.npy` or `KEY.json`.
+    """
+    samples: list[dict[str, Any]] = []
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        for member in tar:
+            key, _, name = member.name.partition(".")
+            payload = tar.extractfile(member)
+            if payload is None:
+                raise ValueError(f"{member.name} is not a file")
+            if not samples or samples[-1]["__key__"] != key:
+                samples.append({"__key__": key})
+            if name == "json":
+                samples[-1]["json"] = json.loads(payload.read())
+            elif name.endswith(".npy"):
+                array = np.load(io.BytesIO(payload.read()), allow_pickle=False)
+                samples[-1][name.removesuffix(".npy")] = array
+            else:
+                raise ValueError(f"{member.name}: expected KEY.NAME.npy or KEY.json")
+    return samples
+
+
+def member_names(layout: ShardLayout) -> Sequence[str]:
+    """The members of a sample without the key, in the order in which they lie in a shard."""
+    return [f"{spec.name}.npy" for spec in layout.arrays] + ["json"]

@@ -1,0 +1,123 @@
+"""The sensors, their bands and the arrays in which a dataset stores them.
+
+The only place where bands are named. `ingest` writes arrays in this order, the
+manifest repeats it, and everything after that selects bands by name.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Band:
+    """One band: its name, ground sampling distance in metres and centre wavelength in nm.
+
+    Radar bands and class maps have no `wavelength_nm`.
+    """
+
+    name: str
+    gsd_m: int
+    wavelength_nm: float | None = None
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a sample: bands of one sensor that share a grid and a dtype.
+
+    `shape` is (bands, size_px, size_px), `dtype` a little-endian numpy dtype string.
+    """
+
+    name: str
+    sensor: str
+    bands: tuple[Band, ...]
+    size_px: int
+    dtype: str
+    unit: str
+    long_name: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (len(self.bands), self.size_px, self.size_px)
+
+    @property
+    def gsd_m(self) -> int:
+        return self.bands[0].gsd_m
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        return tuple(band.name for band in self.bands)
+
+
+# Centre wavelengths of Sentinel-2A MSI: ESA, Sentinel-2 spectral response functions v3.2.
+_S2_WAVELENGTH_NM = {
+    "B01": 442.7,
+    "B02": 492.7,
+    "B03": 559.8,
+    "B04": 664.6,
+    "B05": 704.1,
+    "B06": 740.5,
+    "B07": 782.8,
+    "B08": 832.8,
+    "B8A": 864.7,
+    "B09": 945.1,
+    "B11": 1613.7,
+    "B12": 2202.4,
+}
+
+
+def _s2(gsd_m: int, *names: str) -> tuple[Band, ...]:
+    return tuple(Band(name, gsd_m, _S2_WAVELENGTH_NM[name]) for name in names)
+
+
+# A sample covers 1,200 m x 1,200 m in both versions of BigEarthNet-MM.
+BIGEARTHNET_EXTENT_M = 1200
+
+S1 = ArraySpec(
+    "s1",
+    "s1",
+    (Band("VV", 10), Band("VH", 10)),
+    120,
+    "<f4",
+    "dB",
+    "Sentinel-1 GRD backscatter",
+)
+S2_10M = ArraySpec(
+    "s2_10m",
+    "s2",
+    _s2(10, "B02", "B03", "B04", "B08"),
+    120,
+    "<u2",
+    "reflectance * 10000",
+    "Sentinel-2 L2A surface reflectance, 10 m bands",
+)
+S2_20M = ArraySpec(
+    "s2_20m",
+    "s2",
+    _s2(20, "B05", "B06", "B07", "B8A", "B11", "B12"),
+    60,
+    "<u2",
+    "reflectance * 10000",
+    "Sentinel-2 L2A surface reflectance, 20 m bands",
+)
+S2_60M = ArraySpec(
+    "s2_60m",
+    "s2",
+    _s2(60, "B01", "B09"),
+    20,
+    "<u2",
+    "reflectance * 10000",
+    "Sentinel-2 L2A surface reflectance, 60 m bands",
+)
+CLC_MAP = ArraySpec(
+    "map",
+    "map",
+    (Band("CLC", 10),),
+    120,
+    "<u2",
+    "CORINE Land Cover 2018 class code",
+    "CORINE reference map",
+)
+
+BIGEARTHNET_ARRAYS = (S1, S2_10M, S2_20M, S2_60M)
+
+# The reflectance of a pixel is its stored integer times this.
+REFLECTANCE_SCALE = 1e-4

@@ -1,0 +1,1 @@
+"""The trainer: engine, optimiser, schedule, checkpoints, metrics (the only deepspeed user)."""
