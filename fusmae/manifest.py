@@ -132,14 +132,14 @@ class Manifest:
 
 
 def to_json(manifest: Manifest) -> str:
-    """The text of `dataset.json`: stable keys, one trailing newline."""
+    """The text of `dataset.json`: fields in their order here, one trailing newline."""
     table: dict[str, Any] = {"format": FORMAT_NAME, **asdict(manifest)}
     offsets = manifest.layout.offsets
     for spec, entry in zip(manifest.arrays, table["arrays"], strict=True):
         # Spelled out for readers in other languages; our own reader recomputes it.
         entry["shape"] = list(spec.shape)
         entry["offset"] = offsets[spec.name]
-    return json.dumps(table, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return json.dumps(table, indent=1, ensure_ascii=False) + "\n"
 
 
 def from_json(text: str, where: str = MANIFEST_NAME) -> Manifest:

@@ -1,0 +1,181 @@
+"""`fusmae-ingest bigearthnet`: BigEarthNet-MM v1 and v2 archives to a dataset."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fusmae.labels import LABEL_SETS
+from fusmae.sensors import BIGEARTHNET_ARRAYS, CLC_MAP
+from fusmae.splits import SPLITS
+
+from . import plan
+from .bigearthnet_archive import Pair, detect_version, read_json, scan_v1, scan_v2
+from .bigearthnet_pair import read_pair
+from .dataset import Request, build
+from .progress import SampleProgress
+
+_ORIGIN = {
+    "v1": {
+        "title": "BigEarthNet-MM v1.0",
+        "url": "https://zenodo.org/records/12687186",
+        "citation": "Sumbul et al. 2021, BigEarthNet-MM, arXiv:2105.07921",
+        "processing": "Sentinel-1 GRD, IW, VV and VH in dB; Sentinel-2 L2A (sen2cor 2.5).",
+    },
+    "v2": {
+        "title": "BigEarthNet v2.0 (reBEN)",
+        "url": "https://zenodo.org/records/10891137",
+        "citation": "Clasen et al. 2024, reBEN, arXiv:2407.03653",
+        "processing": "Sentinel-1 GRD, IW, VV and VH in dB; Sentinel-2 L2A (sen2cor 2.11).",
+    },
+}
+_LICENCE = {"licence": "CDLA-Permissive-1.0", "licence_id": "cdla-permissive-1.0"}
+_SIMULATED_LICENCE = {"licence": "CC0-1.0 (simulated pixels)", "licence_id": "cc0-1.0"}
+
+# v2 publishes its labels in the 19-class nomenclature only.
+_STORED_LABELS = {"v1": ("bigearthnet-19", "bigearthnet-43"), "v2": ("bigearthnet-19",)}
+
+# What `fusmae-ingest simulate` leaves in an archive's folder.
+SIMULATED_NAME = "SIMULATED.json"
+
+_EXAMPLES = """
+\b
+Examples:
+  fusmae-ingest bigearthnet --s2 BigEarthNet-v1.0 --s1 BigEarthNet-S1-v1.0 --out ben
+  fusmae-ingest bigearthnet --s2 BigEarthNet-S2 --s1 BigEarthNet-S1 --out reben \\
+      --metadata metadata.parquet --maps Reference_Maps --format shards --format zarr
+  fusmae-ingest bigearthnet ... --split official --split-lists lists/ --exclude snow,cloud
+
+A run that was stopped, even by SIGKILL, goes on where it was when started again.
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.option("--s2", type=click.Path(path_type=Path), required=True, help="Folder of S2 patches.")
+@click.option("--s1", type=click.Path(path_type=Path), required=True, help="Folder of S1 patches.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Dataset to make.")
+@click.option(
+    "--metadata",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="v2: metadata.parquet; give the table of snow, cloud and shadow patches as a second.",
+)
+@click.option("--maps", type=click.Path(path_type=Path), help="v2: folder of reference maps.")
+@click.option(
+    "--split",
+    type=click.Choice(["google", "official", "v2"]),
+    help="Split rule. Default: google (the Fus-MAE paper's) for v1, v2 for v2.",
+)
+@click.option(
+    "--split-lists",
+    type=click.Path(path_type=Path),
+    help="Folder of the published v1 lists: official split, seasonal snow, cloud and shadow.",
+)
+@click.option("--exclude", default="", help="snow, cloud or snow,cloud: leave such patches out.")
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(["shards", "zarr"]),
+    multiple=True,
+    default=("shards",),
+    show_default=True,
+    help="What to write; may be given twice.",
+)
+@click.option("--samples-per-shard", type=click.IntRange(1), default=1024, show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--limit", type=click.IntRange(1), help="A uniform draw of this many pairs only.")
+def bigearthnet(
+    s2: Path,
+    s1: Path,
+    out: Path,
+    metadata: tuple[Path, ...],
+    maps: Path | None,
+    split: str | None,
+    split_lists: Path | None,
+    exclude: str,
+    formats: tuple[str, ...],
+    samples_per_shard: int,
+    workers: int,
+    seed: int,
+    limit: int | None,
+) -> None:
+    """Turn BigEarthNet-MM GeoTIFFs into WebDataset shards and zarr stores."""
+    version = detect_version(s2, s1)
+    if version == "v1" and (metadata or maps):
+        raise ValueError("--metadata and --maps belong to BigEarthNet v2; these folders are v1")
+    rule = split or {"v1": "google", "v2": "v2"}[version]
+    if rule == "v2" and version == "v1":
+        raise ValueError("--split v2 needs BigEarthNet v2; v1 has google and official")
+    if rule == "official" and split_lists is None:
+        raise ValueError("--split official needs --split-lists, the folder of the published lists")
+    click.echo(f"Listing BigEarthNet {version} ...", err=True)
+    pairs = (
+        scan_v1(s2, s1, split_lists)
+        if version == "v1"
+        else scan_v2(s2, s1, metadata, maps, split_lists)
+    )
+    chosen = choose(pairs, rule, _excluded(exclude))
+    if limit:
+        chosen = plan.limit(chosen, limit, seed)
+    if not chosen:
+        raise ValueError("no pair is left after --split, --exclude and --limit")
+    options = {"split": rule, "exclude": sorted(_excluded(exclude)), "maps": maps is not None}
+    request = Request(
+        **_origin(version, s2),
+        arrays=(*BIGEARTHNET_ARRAYS, *((CLC_MAP,) if maps else ())),
+        label_sets={name: LABEL_SETS[name] for name in _STORED_LABELS[version]},
+        split_of=chosen,
+        splits=SPLITS,
+        sources={pair.name: pair for pair in pairs if pair.name in chosen},
+        read=read_pair,
+        formats=frozenset(formats),
+        samples_per_shard=samples_per_shard,
+        seed=seed,
+        options=options,
+    )
+    with SampleProgress("Converting") as progress:
+        made = build(out, request, workers, progress.update)
+    left_out = len(pairs) - len(chosen)
+    state = "written" if made else "already complete"
+    click.echo(f"{out}: {state}, {len(chosen):,} samples, {left_out:,} pairs left out by options")
+    click.echo(f"Check it with: fusmae-ingest verify {out}")
+
+
+def _excluded(text: str) -> frozenset[str]:
+    words = frozenset(word.strip() for word in text.split(",") if word.strip())
+    unknown = words - {"snow", "cloud"}
+    if unknown:
+        raise click.UsageError(f"--exclude {text}: expected snow, cloud or snow,cloud")
+    return words
+
+
+def choose(pairs: list[Pair], rule: str, excluded: frozenset[str]) -> dict[str, str]:
+    """The split of each pair that the rule covers and `excluded` does not take out.
+
+    Raises:
+        ValueError: snow or cloud is to be left out but nothing says where it is.
+    """
+    split_of: dict[str, str] = {}
+    for pair in pairs:
+        flags = {"snow": pair.seasonal_snow, "cloud": pair.cloud_or_shadow}
+        if any(flags[word] is None for word in excluded):
+            raise ValueError(
+                "--exclude needs to know which patches have snow or cloud: give --split-lists"
+            )
+        split = getattr(pair, f"split_{rule}")
+        if split is not None and not any(flags[word] for word in excluded):
+            split_of[pair.name] = split
+    return split_of
+
+
+def _origin(version: str, s2: Path) -> dict[str, Any]:
+    """A request's name, origin and simulated flag; the simulator signs its archives."""
+    marker = s2.resolve().parent / SIMULATED_NAME
+    origin: dict[str, Any] = {**_ORIGIN[version], **_LICENCE}
+    name = f"bigearthnet-{version}"
+    if marker.exists():
+        name = f"simulated-{name}"
+        origin |= {"title": f"SIMULATED {origin['title']} archive", **_SIMULATED_LICENCE}
+        origin["simulation"] = read_json(marker)
+    return {"name": name, "simulated": marker.exists(), "origin": origin}

@@ -1,0 +1,62 @@
+"""`fusmae-ingest info`: what a dataset holds, from its manifest alone."""
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from fusmae.manifest import Manifest, read_manifest
+from fusmae.sample import array_bytes
+
+
+@click.command(epilog="\b\nExample:\n  fusmae-ingest info ben\n")
+@click.argument("dataset", type=click.Path(path_type=Path))
+def info(dataset: Path) -> None:
+    """Print what a dataset holds: source, splits, bands and their statistics."""
+    manifest = read_manifest(dataset)
+    console = Console()
+    console.print(f"[bold]{manifest.name}[/bold], format {manifest.format_version}")
+    console.print(f"{manifest.source['title']}; licence {manifest.source['licence']}")
+    if manifest.simulated:
+        console.print("[bold]Simulated: no pixel or label here was ever observed.[/bold]")
+    console.print(f"Split rule {manifest.options['plan']['split']}, seed {manifest.seed}")
+    console.print(_split_table(manifest))
+    console.print(_band_table(manifest))
+    for name, classes in manifest.label_sets.items():
+        console.print(f"Label set {name}: {len(classes)} classes")
+
+
+def _split_table(manifest: Manifest) -> Table:
+    table = Table("split", "samples", "shards", "shard bytes", "zarr bytes")
+    for name, split in manifest.splits.items():
+        table.add_row(
+            name,
+            f"{split.num_samples:,}",
+            f"{len(split.shards):,}",
+            f"{sum(shard.bytes for shard in split.shards):,}",
+            f"{sum(file.bytes for file in split.zarr):,}",
+        )
+    pixels = sum(array_bytes(spec) for spec in manifest.arrays)
+    table.caption = f"{pixels:,} bytes of pixels a sample"
+    return table
+
+
+def _band_table(manifest: Manifest) -> Table:
+    table = Table("array", "band", "GSD", "dtype", "mean", "std", "min", "max")
+    for spec in manifest.arrays:
+        stats = manifest.statistics[spec.name]
+        for i, band in enumerate(spec.bands):
+            table.add_row(
+                spec.name,
+                band.name,
+                f"{band.gsd_m} m",
+                spec.dtype,
+                f"{stats.mean[i]:.2f}",
+                f"{stats.std[i]:.2f}",
+                f"{stats.min[i]:.2f}",
+                f"{stats.max[i]:.2f}",
+            )
+    units = "; ".join(sorted({f"{spec.sensor}: {spec.unit}" for spec in manifest.arrays}))
+    table.caption = f"statistics of the {manifest.statistics_split} split; {units}"
+    return table

@@ -1,0 +1,132 @@
+"""`fusmae-ingest verify`: every byte and every sample of a dataset against its manifest."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import pyarrow.parquet as pq
+
+from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord, read_manifest
+from fusmae.sample import decode
+
+from .progress import SampleProgress
+from .storage import hash_file
+from .zarr_store import open_array, store_path
+
+
+@click.command(epilog="\b\nExample:\n  fusmae-ingest verify ben\n")
+@click.argument("dataset", type=click.Path(path_type=Path))
+def verify(dataset: Path) -> None:
+    """Re-read a whole dataset against its manifest; exit code 1 if anything differs.
+
+    Sizes and sha256 of all files; every sample's key, shapes and place in the index; zarr
+    pixels equal to the shards'.
+    """
+    manifest = read_manifest(dataset)
+    with SampleProgress("Verifying") as progress:
+        problems = list(find_problems(dataset, manifest, progress.update))
+    for problem in problems:
+        click.echo(problem, err=True)
+    if problems:
+        raise ValueError(f"{dataset} has {len(problems)} problem(s), listed above")
+    total = sum(split.num_samples for split in manifest.splits.values())
+    click.echo(f"{dataset}: {total:,} samples verified")
+
+
+def all_files(manifest: Manifest) -> list[FileRecord]:
+    """Every file that the manifest vouches for."""
+    files = list(manifest.files)
+    for split in manifest.splits.values():
+        files += [FileRecord(s.path, s.bytes, s.sha256) for s in split.shards]
+        files += [*([split.index] if split.index else []), *split.zarr]
+    return files
+
+
+def find_problems(
+    root: Path, manifest: Manifest, progress: Callable[[int, int], None]
+) -> Iterator[str]:
+    """A line for everything about the dataset that is not as its manifest says."""
+    files = all_files(manifest)
+    shards = sum(len(split.shards) for split in manifest.splits.values())
+    total, broken = len(files) + shards, set()
+    for done, file in enumerate(files, 1):
+        problem = _check_file(root, file)
+        if problem:
+            broken.add(file.path)
+            yield problem
+        progress(done, total)
+    known = {file.path for file in files} | {MANIFEST_NAME}
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        if str(path.relative_to(root)) not in known:
+            yield f"{path}: not in the manifest; remove it or run the ingest again"
+    if broken:
+        return  # Samples of files that are not what was written would only repeat it.
+    done = len(files)
+    keys = pq.read_table(root / "samples.parquet", columns=["key", "split"]).to_pylist()
+    for split in manifest.splits:
+        expected = [row["key"] for row in keys if row["split"] == split]
+        for problems in _check_split(root, manifest, split, expected):
+            yield from problems
+            done += 1
+            progress(done, total)
+
+
+def _check_file(root: Path, file: FileRecord) -> str | None:
+    path = root / file.path
+    if not path.is_file():
+        return f"{path}: missing"
+    size, sha256 = hash_file(path)
+    if size != file.bytes:
+        return f"{path}: {size} bytes, the manifest says {file.bytes}"
+    if sha256 != file.sha256:
+        return f"{path}: sha256 {sha256}, the manifest says {file.sha256}"
+    return None
+
+
+def _check_split(
+    root: Path, manifest: Manifest, split: str, keys: list[str]
+) -> Iterator[list[str]]:
+    """For each shard of a split, what is wrong with its samples."""
+    record = manifest.splits[split]
+    if len(keys) != record.num_samples:
+        yield [f"samples.parquet lists {len(keys)} of the {record.num_samples} in {split}"]
+    if record.index is None:
+        return
+    index = np.load(root / record.index.path)
+    start = 0
+    for shard in record.shards:
+        rows = slice(start, start + shard.num_samples)
+        yield list(_check_shard(root, manifest, split, shard, keys[rows], index[rows], start))
+        start += shard.num_samples
+
+
+def _check_shard(
+    root: Path,
+    manifest: Manifest,
+    split: str,
+    shard: ShardRecord,
+    keys: list[str],
+    index: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]",
+    start: int,
+) -> Iterator[str]:
+    path = root / shard.path
+    data = path.read_bytes()
+    samples = decode(data)
+    if [sample["__key__"] for sample in samples] != keys:
+        yield f"{path}: its keys are not those of samples.parquet"
+        return
+    offsets = manifest.layout.offsets
+    for spec in manifest.arrays:
+        stack = np.stack([sample[spec.name] for sample in samples])
+        if stack.shape[1:] != spec.shape or stack.dtype != np.dtype(spec.dtype):
+            yield f"{path}: {spec.name} is {stack.dtype}{stack.shape[1:]}"
+        for row, place in enumerate(index):
+            first = place + offsets[spec.name]
+            if data[first : first + stack[row].nbytes] != stack[row].tobytes():
+                yield f"{path}: the index does not point at {keys[row]}"
+                break
+        if manifest.splits[split].zarr:
+            stored = open_array(root / store_path(split), spec)[start : start + len(stack)]
+            if stored.tobytes() != stack.tobytes():
+                yield f"{root / store_path(split) / spec.name}: pixels differ from {path}"
