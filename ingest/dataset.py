@@ -230,11 +230,17 @@ def _finish_split(
         index = write_file(root, f"index/{split}.npy", buffer.getvalue())
     zarr = [file for record in records for file in record.zarr]
     if "zarr" in request.formats and rows:
+        bands = band_coordinates(request.arrays)
+        auxiliary = sorted({*_COORDINATES, *(n for n in bands if n.endswith("_wavelength"))})
         objects = encode_group(
             request.arrays,
             request.samples_per_shard,
-            {**band_coordinates(request.arrays), **_sample_coordinates(request, rows)},
-            {"title": f"{request.name}, {split} split", "simulated": request.simulated},
+            {**bands, **_sample_coordinates(request, rows)},
+            {
+                "title": f"{request.name}, {split} split",
+                "simulated": request.simulated,
+                "coordinates": " ".join(auxiliary),
+            },
         )
         zarr += [write_file(root, f"{store_path(split)}/{k}", v) for k, v in objects.items()]
     return SplitRecord(
@@ -243,6 +249,10 @@ def _finish_split(
         index,
         tuple(sorted(zarr, key=lambda file: file.path)),
     )
+
+
+# What xarray shows as coordinates rather than as data, by the CF attribute of that name.
+_COORDINATES = ("sample_id", "time", "time_s1", "crs", "transform")
 
 
 def _sample_coordinates(request: Request, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,25 @@
+"""Fixtures that several folders of tests share."""
+
+from pathlib import Path
+
+import pytest
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_v1() -> Path:
+    """A folder with six real BigEarthNet v1 pairs in the archive's own layout."""
+    return _real("bigearthnet-v1")
+
+
+@pytest.fixture(scope="session")
+def name_lists() -> Path:
+    """A folder with the published BigEarthNet name lists and tables."""
+    return _real("lists")
+
+
+def _real(name: str) -> Path:
+    if not (DATA / name).is_dir():
+        pytest.skip(f"needs the real sample data in {DATA / name}")
+    return DATA / name

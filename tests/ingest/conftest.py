@@ -1,0 +1,53 @@
+"""Small simulated archives, made once a session, and a way to call the command line."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def fusmae_ingest() -> Run:
+    """Runs `fusmae-ingest ARGS` in a process of its own, as a user does."""
+
+    def run(*args: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "fusmae_ingest.cli", *map(str, args)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def archive_v1(tmp_path_factory: pytest.TempPathFactory, fusmae_ingest: Run) -> Path:
+    """A simulated v1 archive of 24 pairs. Tests that spoil it copy it first."""
+    return _simulate(tmp_path_factory.mktemp("v1") / "archive", "v1", fusmae_ingest)
+
+
+@pytest.fixture(scope="session")
+def archive_v2(tmp_path_factory: pytest.TempPathFactory, fusmae_ingest: Run) -> Path:
+    """A simulated v2 archive of 24 pairs with metadata tables and reference maps."""
+    return _simulate(tmp_path_factory.mktemp("v2") / "archive", "v2", fusmae_ingest)
+
+
+def _simulate(out: Path, version: str, run: Run) -> Path:
+    args = ("--out", out, "--patches", 24, "--seed", 1, "--version", version)
+    result = run("simulate", "bigearthnet", *args)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def folders(archive: Path) -> tuple[str, Path, str, Path]:
+    """The `--s2 X --s1 Y` arguments of an archive of either version."""
+    s2 = next(archive.glob("BigEarthNet-v1.0"), archive / "BigEarthNet-S2")
+    s1 = next(archive.glob("BigEarthNet-S1-v1.0"), archive / "BigEarthNet-S1")
+    return ("--s2", s2, "--s1", s1)
+
+
+@pytest.fixture(scope="session")
+def paths() -> Callable[[Path], tuple[str, Path, str, Path]]:
+    """See `folders`."""
+    return folders

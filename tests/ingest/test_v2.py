@@ -1,0 +1,119 @@
+"""BigEarthNet v2: tables, reference maps, splits and exclusions, on a simulated archive."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import rasterio
+import webdataset
+
+
+@pytest.fixture(scope="module")
+def arguments(archive_v2, paths) -> tuple[object, ...]:
+    tables = sorted(archive_v2.glob("*.parquet"))
+    assert len(tables) == 2
+    metadata = [item for table in tables for item in ("--metadata", table)]
+    return ("bigearthnet", *paths(archive_v2), *metadata)
+
+
+@pytest.fixture(scope="module")
+def metadata(archive_v2) -> pandas.DataFrame:
+    tables = [pandas.read_parquet(path) for path in archive_v2.glob("*.parquet")]
+    return pandas.concat(tables).set_index("patch_id")
+
+
+@pytest.fixture(scope="module")
+def dataset(archive_v2, arguments, fusmae_ingest, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("v2") / "dataset"
+    maps = ("--maps", archive_v2 / "Reference_Maps")
+    result = fusmae_ingest(*arguments, "--out", out, *maps, "--samples-per-shard", 5)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def test_labels_splits_flags_and_pairs_are_the_tables(dataset, metadata):
+    table = pandas.read_parquet(dataset / "samples.parquet").set_index("key")
+    assert set(table.index) == set(metadata.index)
+    for name, row in table.iterrows():
+        told = metadata.loc[name]
+        assert set(row.labels_bigearthnet_19) == set(told.labels)
+        assert row.split == row.split_v2 == told.split.replace("validation", "val")
+        assert (row.s1_name, row.country, row.s2v1_name) == (
+            told.s1_name,
+            told.country,
+            told.s2v1_name,
+        )
+        assert row.seasonal_snow == told.contains_seasonal_snow
+        assert row.cloud_or_shadow == told.contains_cloud_or_shadow
+
+
+def test_reference_maps_are_stored_pixel_for_pixel(dataset, archive_v2):
+    shards = sorted(map(str, dataset.glob("shards/*/*.tar")))
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode())
+    assert len(samples) == 24
+    for sample in samples:
+        name = sample["__key__"]
+        path = next(archive_v2.glob(f"Reference_Maps/*/{name}/{name}_reference_map.tif"))
+        with rasterio.open(path) as file:
+            np.testing.assert_array_equal(sample["map.npy"], file.read())
+
+
+def test_exclude_leaves_out_flagged_patches_only(arguments, fusmae_ingest, metadata, tmp_path):
+    args = (*arguments, "--exclude", "snow,cloud", "--out", tmp_path / "d")
+    assert fusmae_ingest(*args).returncode == 0
+    kept = pandas.read_parquet(tmp_path / "d" / "samples.parquet")
+    clear = metadata[~(metadata.contains_seasonal_snow | metadata.contains_cloud_or_shadow)]
+    assert 0 < len(clear) < len(metadata)
+    assert set(kept.key) == set(clear.index)
+
+
+def test_google_split_hashes_the_v1_name(arguments, fusmae_ingest, tmp_path):
+    from fusmae.splits import google_split
+
+    args = (*arguments, "--split", "google", "--out", tmp_path / "d")
+    assert fusmae_ingest(*args).returncode == 0
+    table = pandas.read_parquet(tmp_path / "d" / "samples.parquet")
+    assert [google_split(name) for name in table.s2v1_name] == list(table.split)
+
+
+def test_the_simulation_is_said_wherever_it_shows(dataset, fusmae_ingest):
+    shown = fusmae_ingest("info", dataset).stdout
+    assert "simulated-bigearthnet-v2" in shown and "Simulated" in shown
+    assert "Simulated" in (dataset / "README.md").read_text()
+    assert all("simulated" in path.name for path in dataset.glob("shards/*/*.tar"))
+
+
+def test_without_tables_or_with_too_few_the_missing_one_is_named(
+    archive_v2, arguments, fusmae_ingest, paths, tmp_path
+):
+    bare = fusmae_ingest("bigearthnet", *paths(archive_v2), "--out", tmp_path / "d")
+    assert bare.returncode == 1 and "give --metadata" in bare.stderr
+    first = ("--metadata", archive_v2 / "metadata.parquet")
+    one = fusmae_ingest("bigearthnet", *paths(archive_v2), *first, "--out", tmp_path / "d")
+    assert one.returncode == 1 and "the table of patches with snow" in one.stderr
+
+
+def test_a_table_without_the_columns_is_refused(archive_v2, fusmae_ingest, paths, tmp_path):
+    pandas.DataFrame({"patch_id": ["x"]}).to_parquet(tmp_path / "t.parquet")
+    args = ("--metadata", tmp_path / "t.parquet", "--out", tmp_path / "d")
+    result = fusmae_ingest("bigearthnet", *paths(archive_v2), *args)
+    assert result.returncode == 1 and "lacks the columns" in result.stderr
+
+
+def test_official_split_and_flags_come_from_the_lists(archive_v1, fusmae_ingest, paths, tmp_path):
+    names = sorted(path.name for path in (archive_v1 / "BigEarthNet-v1.0").iterdir())
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    parts = {"train": names[:10], "val": names[10:15], "test": names[15:20]}
+    for split, part in parts.items():
+        (lists / f"{split}.csv").write_text("".join(f"{name},s1\n" for name in part))
+    (lists / "patches_with_seasonal_snow.csv").write_text(f"{names[0]}\n{names[20]}\n")
+    (lists / "patches_with_cloud_and_shadow.csv").write_text(f"{names[11]}\n")
+    args = (*paths(archive_v1), "--split", "official", "--split-lists", lists)
+    result = fusmae_ingest("bigearthnet", *args, "--exclude", "snow", "--out", tmp_path / "d")
+    assert result.returncode == 0, result.stderr
+    table = pandas.read_parquet(tmp_path / "d" / "samples.parquet").set_index("key")
+    expected = {name: split for split, part in parts.items() for name in part if name != names[0]}
+    assert table.split.to_dict() == expected
+    assert table.cloud_or_shadow.to_dict() == {name: name == names[11] for name in expected}

@@ -1,0 +1,72 @@
+"""Recipes: strict keys, strict types, overrides."""
+
+from pathlib import Path
+
+import pytest
+
+from fusmae.config import MODEL_PRESETS, ModelConfig, PretrainRecipe, ProbeRecipe, load_recipe
+
+RECIPES = Path(__file__).parents[1] / "train" / "recipes"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "r.toml"
+    path.write_text(text)
+    return path
+
+
+def test_every_recipe_of_the_project_loads():
+    recipes = sorted(RECIPES.glob("*.toml"))
+    assert {"paper", "paper_b200", "native"} <= {path.stem for path in recipes}
+    for path in recipes:
+        load_recipe(ProbeRecipe if path.stem.startswith("probe") else PretrainRecipe, path)
+
+
+def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path):
+    path = write(tmp_path, "[model]\npach_px = 8\n")
+    with pytest.raises(ValueError, match=r"r\.toml.*model\.pach_px.*model\.patch_px"):
+        load_recipe(PretrainRecipe, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[model]\nimage_px = "big"\n', "model.image_px = 'big' is not of type int"),
+        ("[model]\nimage_px = true\n", "model.image_px = True is not of type int"),
+        ('[model]\nfusion = "mix"\n', "model.fusion = 'mix' is not one of"),
+        ("[model]\nimage_px = 100\npatch_px = 16\n", "not a multiple of"),
+        ("[model]\nmask_ratio = 1.0\n", "leaves 0 of"),
+        ("[optim]\nbetas = [0.9]\n", "optim.betas"),
+        ("[optim]\nepochs = 1\nwarmup_epochs = 2\n", "must be less than"),
+        ("model = 3\n", "model = 3 is not of type"),
+        ("[model\n", "is not valid TOML"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_it(tmp_path, text, message):
+    with pytest.raises(ValueError) as error:
+        load_recipe(PretrainRecipe, write(tmp_path, text))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_overrides_replace_values_and_are_as_strict_as_files(tmp_path):
+    path = write(tmp_path, "[optim]\nlr = 1e-3\n")
+    recipe = load_recipe(PretrainRecipe, path, ("optim.lr=2", "model.fusion=xad", "seed=7"))
+    assert (recipe.optim.lr, recipe.model.fusion, recipe.seed) == (2.0, "xad", 7)
+    for override, message in (
+        ("optim.lrr=2", "optim.lr"),
+        ("optim.lr", "expected key=value"),
+        ("seed.x=1", "seed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_recipe(PretrainRecipe, path, (override,))
+
+
+def test_presets_fill_only_what_is_left_open():
+    width, depth, *_ = MODEL_PRESETS["small"]
+    config = ModelConfig(preset="small", depth=3)
+    assert (config.width, config.depth) == (width, 3) and depth != 3
+
+
+def test_visible_tokens_follow_mae():
+    assert ModelConfig(image_px=224, patch_px=16).num_visible == 49
+    assert ModelConfig(image_px=120, patch_px=8).num_visible == 56

@@ -1,0 +1,86 @@
+"""dataset.json: round trip and refusals."""
+
+import json
+
+import pytest
+
+from fusmae.manifest import (
+    BandStatistics,
+    FileRecord,
+    Manifest,
+    ShardRecord,
+    SplitRecord,
+    from_json,
+    read_manifest,
+    to_json,
+)
+from fusmae.sensors import BIGEARTHNET_ARRAYS
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    file = FileRecord("index/train.npy", 136, "ab" * 32)
+    shard = ShardRecord("shards/train/x.tar", 1024, "cd" * 32, 1)
+    return Manifest(
+        name="x",
+        simulated=True,
+        source={"title": "x"},
+        seed=3,
+        samples_per_shard=4,
+        arrays=BIGEARTHNET_ARRAYS,
+        label_sets={"bigearthnet-19": ("a", "b")},
+        splits={"train": SplitRecord(1, (shard,), file), "val": SplitRecord(0, (), None)},
+        statistics={
+            s.name: BandStatistics(9, *[tuple(float(i) for i in range(len(s.bands)))] * 4)
+            for s in BIGEARTHNET_ARRAYS
+        },
+        statistics_split="train",
+        options={"plan": {"split": "google"}},
+        files=(file,),
+    )
+
+
+def test_text_and_back_is_the_same_manifest(manifest):
+    assert from_json(to_json(manifest)) == manifest
+    assert list(from_json(to_json(manifest)).splits) == ["train", "val"]
+
+
+def test_bands_are_found_by_sensor_and_name(manifest):
+    spec, row = manifest.find_band("s2", "B8A")
+    assert (spec.name, row) == ("s2_20m", 3)
+    assert manifest.band_statistics("s2_20m", "B8A") == (3.0, 3.0)
+    with pytest.raises(ValueError, match=r"no band 'B10'.*B02"):
+        manifest.find_band("s2", "B10")
+    with pytest.raises(ValueError, match=r"no sensor 'dem'.*s1"):
+        manifest.find_band("dem", "B10")
+
+
+def test_a_newer_major_version_is_refused_and_a_newer_minor_is_not(manifest):
+    table = json.loads(to_json(manifest))
+    with pytest.raises(ValueError, match=r"format version 2\.0"):
+        from_json(json.dumps({**table, "format_version": "2.0"}))
+    assert from_json(json.dumps({**table, "format_version": "1.9", "new": 1})).name == "x"
+
+
+@pytest.mark.parametrize("field", ["arrays", "splits", "seed", "statistics"])
+def test_a_missing_field_is_named(manifest, field):
+    table = json.loads(to_json(manifest))
+    del table[field]
+    with pytest.raises(ValueError, match=field):
+        from_json(json.dumps(table))
+
+
+def test_an_offset_that_is_not_the_layouts_is_refused(manifest):
+    table = json.loads(to_json(manifest))
+    table["arrays"][1]["offset"] += 1
+    with pytest.raises(ValueError, match="s2_10m"):
+        from_json(json.dumps(table))
+
+
+def test_other_files_are_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"dataset\.json.*finished dataset"):
+        read_manifest(tmp_path)
+    for text, message in (("{", "not valid JSON"), ("[1]", "not the manifest")):
+        (tmp_path / "dataset.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_manifest(tmp_path)
