@@ -1,0 +1,131 @@
+"""Frozen features of a split: from an encoder, or plain statistics of the bands.
+
+One pass over the samples gives every pooling of a kind of features.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from fusmae.data import Batch, Preprocess
+from fusmae.manifest import BandStatistics, Manifest
+from fusmae.model import EncoderCard, FusMAEEncoder
+
+# B batch, C channels, H x W pixels, D feature width, Q percentiles.
+
+FeatureKind = Literal["pretrained", "random", "band-statistics"]
+# A batch of B samples to its features, (B, D) float32 by pooling.
+Extractor = Callable[[Batch], dict[str, Tensor]]
+
+_PERCENTILES = (5, 25, 50, 75, 95)
+
+
+def select_bands(card: EncoderCard, sensors: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The encoder's bands of these sensors, in the encoder's order.
+
+    Raises:
+        ValueError: no sensor, an unknown one or one named twice.
+    """
+    unknown = [sensor for sensor in sensors if sensor not in card.bands]
+    if unknown or not sensors or len(set(sensors)) != len(sensors):
+        raise ValueError(
+            f"sensors {','.join(sensors)!r} must be one or more of the encoder's, each once: "
+            f"{','.join(card.bands)}"
+        )
+    return {sensor: bands for sensor, bands in card.bands.items() if sensor in sensors}
+
+
+def with_encoder_statistics(manifest: Manifest, card: EncoderCard) -> Manifest:
+    """The manifest with the encoder's means and deviations in place of the dataset's own.
+
+    Features of another dataset are normalised the way the encoder was trained.
+
+    Raises:
+        ValueError: the dataset lacks one of the encoder's bands.
+    """
+    mean = {name: list(entry.mean) for name, entry in manifest.statistics.items()}
+    std = {name: list(entry.std) for name, entry in manifest.statistics.items()}
+    for sensor, bands in card.bands.items():
+        for channel, band in enumerate(bands):
+            spec, index = manifest.find_band(sensor, band)
+            mean[spec.name][index] = card.mean[sensor][channel]
+            std[spec.name][index] = card.std[sensor][channel]
+    statistics: dict[str, BandStatistics] = {
+        name: replace(entry, mean=tuple(mean[name]), std=tuple(std[name]))
+        for name, entry in manifest.statistics.items()
+    }
+    return replace(manifest, statistics=statistics)
+
+
+def random_encoder(card: EncoderCard, seed: int) -> FusMAEEncoder:
+    """An untrained encoder of the card's architecture, a pure function of (card, seed)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return FusMAEEncoder(card.model, card.channels)
+
+
+def encoder_features(
+    encoder: FusMAEEncoder,
+    preprocess: Preprocess,
+    device: torch.device,
+) -> Extractor:
+    """`mean_tokens`, the mean over all sensor tokens, and `global_token`; nothing is masked.
+
+    Takes batches on `device`. The sensors are those of `preprocess`; the others are absent,
+    not filled with zeros.
+    """
+    encoder = encoder.to(device).eval()
+    preprocess = preprocess.to(device)
+
+    @torch.inference_mode()
+    def extract(batch: Batch) -> dict[str, Tensor]:
+        output = encoder(preprocess(batch.arrays))
+        return {"mean_tokens": encoder.pool(output), "global_token": output.global_token}
+
+    return extract
+
+
+def band_statistics(manifest: Manifest, bands: Mapping[str, Sequence[str]]) -> Extractor:
+    """`band_statistics`: mean, deviation and percentiles 5, 25, 50, 75, 95 of every band.
+
+    In stored units and at native resolution, so (B, 7 * bands); what a learned feature has
+    to beat.
+
+    Raises:
+        ValueError: the dataset has no such sensor or band.
+    """
+    places = [manifest.find_band(sensor, band) for sensor, names in bands.items() for band in names]
+    quantiles = torch.tensor(_PERCENTILES) / 100
+
+    def extract(batch: Batch) -> dict[str, Tensor]:
+        columns: list[Tensor] = []
+        for spec, index in places:
+            pixels = batch.arrays[spec.name][:, index].flatten(1).float()  # (B, H * W)
+            columns += [pixels.mean(dim=1), pixels.std(dim=1, unbiased=False)]
+            columns += pixels.quantile(quantiles.to(pixels.device), dim=1).unbind()  # Q of (B,)
+        return {"band_statistics": torch.stack(columns, dim=1)}
+
+    return extract
+
+
+def extract_features(
+    batches: Iterable[Batch], extract: Extractor, num_batches: int, title: str
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Features (N, D) float32 by pooling and the sample ids (N,) that they belong to, on the CPU.
+
+    Rows that only pad a batch (weight 0) are left out. Shows a progress bar.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    ids: list[Tensor] = []
+    bar = track(batches, title, total=num_batches, console=Console(stderr=True))
+    for batch in bar:
+        real = batch.weights > 0
+        for name, values in extract(batch).items():
+            parts.setdefault(name, []).append(values[real].float().cpu())
+        ids.append(batch.sample_ids[real].cpu().clone())
+    return {name: torch.cat(values) for name, values in parts.items()}, torch.cat(ids)

@@ -1,0 +1,184 @@
+"""Probe runs end to end on a tiny dataset, through the command that a user types."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "train" / "linear_probe.py"
+RECIPE = ROOT / "train" / "recipes" / "probe.toml"
+Probe = Callable[..., Result]
+
+
+@pytest.fixture
+def probe(dataset: Path, encoder: Path, tmp_path: Path) -> Probe:
+    """Runs linear_probe.py; options given replace the usual ones, None takes one away."""
+    spec = importlib.util.spec_from_file_location("linear_probe", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def run(*more: str, **changes: Any) -> Result:
+        options = {
+            "recipe": RECIPE,
+            "data": dataset,
+            "pretrained": encoder,
+            "sensors": "s1,s2",
+            "out": tmp_path / "out",
+            **changes,
+        }
+        given = [
+            part
+            for name, value in options.items()
+            if value is not None
+            for part in (f"--{name}", str(value))
+        ]
+        return CliRunner().invoke(script.main, [*given, *more])
+
+    return run
+
+
+def result_in(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("features", ["pretrained", "random", "band-statistics"])
+def test_every_kind_of_features_is_probed_and_described(
+    probe: Probe, tmp_path: Path, features: str
+) -> None:
+    done = probe("--fraction", "0.5", features=features)
+    assert done.exit_code == 0, done.output
+    result = result_in(tmp_path / "out")
+    score = result["results"][result["headline"]]
+    assert 0 < score["macro_map"] <= 1 and 0 < score["micro_map"] <= 1
+    assert score["macro_map"] == pytest.approx(np.mean(list(score["per_class"].values())))
+    assert len(score["per_class"]) + len(score["absent_classes"]) == 19
+    assert score["val_macro_map"][str(score["lr"])] == max(score["val_macro_map"].values())
+    assert result["num_labels"] == 20 and result["fraction"] == 0.5 and result["num_test"] == 23
+    assert result["dataset"] == "tiny" and result["simulated"] is True
+    assert result["options"]["recipe"]["label_set"] == "bigearthnet-19"
+    assert "simulated data" in done.output and "20 labelled samples, 50 %" in done.output
+    keys = (tmp_path / "out" / "labels_used.txt").read_text().split()
+    assert len(set(keys)) == 20 and all(key.startswith("train-") for key in keys)
+    if features != "band-statistics":
+        assert list(result["results"]) == ["mean_tokens", "global_token"]
+
+
+def test_the_same_options_give_the_same_scores(probe: Probe, tmp_path: Path) -> None:
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    probe("--fraction", "0.5", out=first)
+    probe("--fraction", "0.5", out=second)
+    probe("--fraction", "0.5", "--seed", "1", out=other)
+    assert result_in(first)["results"] == result_in(second)["results"]
+    labels = [(folder / "labels_used.txt").read_text() for folder in (first, second, other)]
+    assert labels[0] == labels[1] != labels[2]
+
+
+def test_a_smaller_fraction_uses_a_part_of_the_larger_ones_labels(
+    probe: Probe, tmp_path: Path
+) -> None:
+    used = []
+    for fraction in ("0.2", "0.6"):
+        probe(fraction=fraction, out=tmp_path / fraction)
+        used.append(set((tmp_path / fraction / "labels_used.txt").read_text().split()))
+    assert [len(keys) for keys in used] == [8, 24]
+    assert used[0] < used[1]
+
+
+def test_test_labels_and_unused_train_labels_have_no_say_in_the_choice_of_the_rate(
+    probe: Probe, dataset: Path, tmp_path: Path
+) -> None:
+    probe(fraction="0.5", out=tmp_path / "before")
+    used = set((tmp_path / "before" / "labels_used.txt").read_text().split())
+    scrambled = tmp_path / "scrambled"
+    shutil.copytree(dataset, scrambled)
+    rows = pq.read_table(scrambled / "samples.parquet").to_pylist()
+    for row in rows:
+        if row["split"] == "test" or (row["split"] == "train" and row["key"] not in used):
+            row["labels_bigearthnet_19"] = ["Urban fabric", "Marine waters"]
+    rows[-1]["labels_bigearthnet_19"] = ["Pastures"]
+    pq.write_table(pa.Table.from_pylist(rows), scrambled / "samples.parquet")
+    probe(fraction="0.5", data=scrambled, out=tmp_path / "after")
+    before, after = (result_in(tmp_path / name)["results"] for name in ("before", "after"))
+    for pooling in before:
+        assert before[pooling]["lr"] == after[pooling]["lr"]
+        assert before[pooling]["val_macro_map"] == after[pooling]["val_macro_map"]
+        assert before[pooling]["per_class"] != after[pooling]["per_class"]
+
+
+def test_random_features_do_not_depend_on_the_pretrained_weights(
+    probe: Probe, encoder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "encoder"
+    shutil.copytree(encoder, other)
+    weights = load_file(encoder / "model.safetensors")
+    save_file({name: 2 * w for name, w in weights.items()}, other / "model.safetensors")
+    results: dict[str, list[Any]] = {}
+    for features in ("random", "pretrained"):
+        for pretrained in (encoder, other):
+            out = tmp_path / features / pretrained.parent.name
+            probe(features=features, pretrained=pretrained, out=out)
+            results.setdefault(features, []).append(result_in(out)["results"])
+    assert results["random"][0] == results["random"][1]
+    assert results["pretrained"][0] != results["pretrained"][1]
+    assert results["pretrained"][0] != results["random"][0]
+
+
+def test_a_result_of_the_same_options_is_kept_and_of_others_refused(
+    probe: Probe, tmp_path: Path
+) -> None:
+    probe(sensors="s2")
+    before = (tmp_path / "out" / "metrics.json").read_bytes()
+    again = probe(sensors="s2")
+    assert again.exit_code == 0 and "already there" in again.output
+    other = probe("--seed", "3", sensors="s2")
+    assert other.exit_code == 1
+    assert "recipe.seed: 0 then, 3 now" in other.output and other.output.count("\n") == 1
+    assert (tmp_path / "out" / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "exit_code", "message"),
+    [
+        ({"sensors": "s1,s3"}, 1, "each once: s1,s2"),
+        ({"fraction": "1.5"}, 1, "at most 1"),
+        ({"data": "/nowhere"}, 1, "cannot read /nowhere/dataset.json"),
+        ({"pretrained": "/nowhere"}, 1, "cannot read /nowhere/config.json"),
+        ({"set": "label_set=bigearthnet-43"}, 1, "no label set 'bigearthnet-43'"),
+        ({"set": "val_split=test"}, 1, "must be three"),
+        ({"set": "val_split=vaal"}, 1, "no split 'vaal'"),
+        ({"set": "epoch=3"}, 2, "did you mean epochs?"),
+        ({"recipe": "/nowhere.toml"}, 2, "cannot read the recipe /nowhere.toml"),
+        ({"features": "resnet"}, 2, "band-statistics"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(
+    probe: Probe, tmp_path: Path, changes: dict[str, str], exit_code: int, message: str
+) -> None:
+    done = probe(**changes)
+    assert done.exit_code == exit_code
+    assert message in done.output
+    errors = [line for line in done.output.splitlines() if line.startswith("Error")]
+    assert len(errors) == 1 and "Traceback" not in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_script_runs_as_a_user_starts_it(dataset: Path, encoder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, SCRIPT, "--recipe", RECIPE, "--data", dataset]
+    command += ["--pretrained", encoder, "--sensors", "s1", "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "macro mAP" in done.stdout
+    assert result_in(tmp_path / "out")["options"]["sensors"] == ["s1"]

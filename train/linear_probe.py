@@ -1,0 +1,95 @@
+"""Linear probe of a frozen encoder (Fus-MAE, IGARSS 2024, sec. 4): one run, one score."""
+
+import sys
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from fusmae.config import ProbeRecipe, load_recipe
+from fusmae.evaluation.features import FeatureKind
+from fusmae.evaluation.runs import RESULT_NAME, ProbeOptions, run_probe
+
+_EXAMPLES = """
+\b
+Examples:
+  # SAR and optics, 1 % of the labels
+  python train/linear_probe.py --recipe train/recipes/probe.toml --data DATASET \\
+      --pretrained RUN/encoder --sensors s1,s2 --fraction 0.01 --out OUT/both
+\b
+  # the same encoder, never trained: what pretraining has to beat
+  python train/linear_probe.py --recipe train/recipes/probe.toml --data DATASET \\
+      --pretrained RUN/encoder --features random --sensors s1,s2 --fraction 0.01 \\
+      --out OUT/both-random
+\b
+  # all results as one table
+  python -m fusmae.evaluation.tables OUT
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.option("--recipe", required=True, type=click.Path(path_type=Path), help="TOML file.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Dataset folder.")
+@click.option(
+    "--pretrained", required=True, type=click.Path(path_type=Path), help="Exported encoder folder."
+)
+@click.option("--sensors", required=True, help="Which sensors to show it: s1, s2 or s1,s2.")
+@click.option(
+    "--fraction",
+    default=1.0,
+    show_default=True,
+    help="Part of the train labels to use, 0.01 = 1 %.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the result.")
+@click.option(
+    "--features",
+    type=click.Choice(get_args(FeatureKind)),
+    default="pretrained",
+    show_default=True,
+    help="The encoder's; the same architecture's with random weights; or no encoder at all.",
+)
+@click.option("--seed", type=int, help="Instead of the recipe's: labels drawn, batches, weights.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe.")
+def main(
+    recipe: Path,
+    data: Path,
+    pretrained: Path,
+    sensors: str,
+    fraction: float,
+    out: Path,
+    features: FeatureKind,
+    seed: int | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Train a linear classifier on frozen features and write its scores to OUT/metrics.json.
+
+    The learning rate is chosen on the val split; the test split is scored once. A result of
+    the same options that is already in OUT is kept.
+    """
+    if seed is not None:
+        overrides = (*overrides, f"seed={seed}")
+    try:
+        loaded = load_recipe(ProbeRecipe, recipe, overrides)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    names = tuple(name.strip() for name in sensors.split(","))
+    options = ProbeOptions(data, pretrained, names, fraction, features, loaded)
+    try:
+        result, computed = run_probe(options, out)
+    except (ValueError, OSError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    score = result["results"][result["headline"]]
+    simulated = ", simulated data" if result["simulated"] else ""
+    click.echo(
+        f"{out / RESULT_NAME}: {'written' if computed else 'already there, kept as it is'}\n"
+        f"{features} features of {'+'.join(result['options']['sensors'])}: "
+        f"macro mAP {100 * score['macro_map']:.1f} %, micro mAP {100 * score['micro_map']:.1f} % "
+        f"on {result['num_test']:,} test samples{simulated}; "
+        f"{result['num_labels']:,} labelled samples, {100 * result['fraction']:.3g} % of the train "
+        f"split; learning rate {score['lr']:g}"
+    )
+
+
+if __name__ == "__main__":
+    main()
