@@ -1,0 +1,118 @@
+"""The table of probe results: right numbers in right places, no comparison of the incomparable."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from fusmae.evaluation.tables import gains, main, read_scores
+
+
+def write_result(
+    folder: Path,
+    features: str = "pretrained",
+    sensors: tuple[str, ...] = ("s1",),
+    macro: float = 0.5,
+    **changes: Any,
+) -> None:
+    headline = "band_statistics" if features == "band-statistics" else "mean_tokens"
+    results = {headline: {"macro_map": macro, "micro_map": macro + 0.1}}
+    if headline == "mean_tokens":
+        results = {"global_token": {"macro_map": 0.111, "micro_map": 0.222}} | results
+    table = {
+        "format": "fusmae-probe",
+        "options": {
+            "features": features,
+            "sensors": list(sensors),
+            "manifest_sha256": changes.pop("manifest", "a" * 64),
+            "recipe": {
+                "label_set": changes.pop("label_set", "bigearthnet-19"),
+                "test_split": "test",
+                "seed": changes.pop("seed", 0),
+            },
+        },
+        "headline": headline,
+        "results": results,
+        "num_labels": 1000,
+        "fraction": 0.8065,
+        "num_test": 400,
+        "dataset": "demo",
+        "simulated": True,
+        "split_rule": "google",
+        **changes,
+    }
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(table))
+
+
+def printed(*sources: str) -> str:
+    done = CliRunner().invoke(main, list(sources), env={"COLUMNS": "160"})
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def line_of(text: str, start: str) -> str:
+    return next(line for line in text.splitlines() if line.strip().startswith(start))
+
+
+def test_the_table_shows_macro_and_micro_by_sensor_labels_and_that_data_is_simulated(
+    tmp_path: Path,
+) -> None:
+    write_result(tmp_path / "a", macro=0.512, sensors=("s1",))
+    write_result(tmp_path / "b", macro=0.634, sensors=("s1", "s2"))
+    write_result(tmp_path / "c", features="random", macro=0.401, sensors=("s1",))
+    write_result(tmp_path / "d", features="band-statistics", macro=0.3, sensors=("s1", "s2"))
+    text = printed(str(tmp_path))
+    assert line_of(text, "frozen features").split()[-2:] == ["S1", "S1+S2"]
+    pretrained = line_of(text, "pretrained ")
+    assert "51.2 / 61.2" in pretrained and "63.4 / 73.4" in pretrained
+    assert "1,000 (80.7 %)" in pretrained
+    assert "11.1 / 22.2" in line_of(text, "pretrained, global token")
+    assert line_of(text, "random weights ").split()[-1] == "-"
+    assert "30.0 / 40.0" in line_of(text, "band statistics")
+    assert line_of(text, "gain over random weights").split()[-2:] == ["+11.1", "-"]
+    for fact in ("SIMULATED", "demo", "400 samples", "google rule", "bigearthnet-19"):
+        assert fact in text
+
+
+def test_seeds_are_averaged_and_their_gains_paired(tmp_path: Path) -> None:
+    for seed, (trained, random) in enumerate([(0.6, 0.5), (0.7, 0.5), (0.65, 0.62)]):
+        write_result(tmp_path / f"p{seed}", macro=trained, seed=seed)
+        write_result(tmp_path / f"r{seed}", features="random", macro=random, seed=seed)
+    scores, _ = read_scores([str(tmp_path)])
+    assert gains(scores, 1000)[("s1",)] == pytest.approx([10, 20, 3])
+    text = printed(str(tmp_path))
+    assert "65.0 ± 5.0 / 75.0" in line_of(text, "pretrained ")
+    assert "+11.0 (least +3.0)" in line_of(text, "gain")
+
+
+def test_a_name_given_stands_in_the_table(tmp_path: Path) -> None:
+    write_result(tmp_path / "a", macro=0.4)
+    write_result(tmp_path / "b", macro=0.6)
+    text = printed(f"xad={tmp_path / 'a'}", f"both={tmp_path / 'b' / 'metrics.json'}")
+    assert "40.0 / 50.0" in line_of(text, "xad ")
+    assert "60.0 / 70.0" in line_of(text, "both ")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [({"manifest": "b" * 64}, "dataset"), ({"label_set": "bigearthnet-43"}, "label set")],
+)
+def test_results_that_cannot_be_compared_are_refused(
+    tmp_path: Path, change: dict[str, Any], what: str
+) -> None:
+    write_result(tmp_path / "a")
+    write_result(tmp_path / "b", **change)
+    done = CliRunner().invoke(main, [str(tmp_path)])
+    assert done.exit_code == 1
+    assert f"its {what} is" in done.output and done.output.count("\n") == 1
+
+
+def test_a_folder_without_results_and_a_foreign_file_are_named(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, [str(tmp_path)])
+    assert done.exit_code == 1 and f"no metrics.json under {tmp_path}" in done.output
+    (tmp_path / "metrics.json").write_text("{}")
+    done = CliRunner().invoke(main, [str(tmp_path)])
+    assert done.exit_code == 1 and "not the result of train/linear_probe.py" in done.output
