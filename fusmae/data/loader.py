@@ -1,0 +1,290 @@
+"""`TrainLoader`, the endless and exactly resumable stream of training, and `EvalLoader`,
+one visit of every sample.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fusmae.config import DataConfig
+from fusmae.data.order import Order
+from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.ring import Batch, Ring, RingOptions
+from fusmae.manifest import read_manifest
+
+Device = torch.device | str | None
+
+
+def _open(dataset: Path, split: str, data: DataConfig) -> SplitReader:
+    return SplitReader(dataset, split, arrays_for(read_manifest(dataset), data.bands))
+
+
+def _device(device: Device) -> torch.device:
+    resolved = torch.device(device or "cpu")
+    if resolved.type == "cuda" and resolved.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return resolved
+
+
+def _check_rank(rank: int, world_size: int) -> None:
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank = {rank} must be from 0 to world_size - 1 = {world_size - 1}")
+
+
+def _micro_batches(
+    start: int, global_batch: int, rank: int, world_size: int, micro_batch: int
+) -> Iterator[tuple[int, int]]:
+    """First position and size of each micro-batch of a rank, without end.
+
+    Global batch t owns positions [start + tB, start + (t + 1)B); each rank takes its
+    contiguous share, in rank order, and cuts it into micro-batches.
+    """
+    share = global_batch // world_size
+    for first in count(start + rank * share, global_batch):
+        for position in range(first, first + share, micro_batch):
+            yield position, micro_batch
+
+
+class TrainLoader:
+    """An endless iterator over one rank's micro-batches.
+
+    On a CPU the tensors of a batch are overwritten once the next one has been asked for: clone
+    what must live longer. On a GPU they are the caller's own.
+
+    What is read depends on the dataset, `data`, `seed` and the position alone; ranks, batch
+    sizes, threads and restarts only cut the same sequence differently. A thread's error is
+    raised by `next`, which closes the loader. Use it as a context manager, or drop it.
+    """
+
+    def __init__(
+        self,
+        dataset: Path,
+        data: DataConfig,
+        seed: int,
+        global_batch: int,
+        rank: int,
+        world_size: int,
+        micro_batch: int,
+        start: int = 0,
+        num_threads: int = 2,
+        ring: int = 3,
+        pin: bool = False,
+        device: Device = None,
+    ) -> None:
+        """Open the split; threads start with the first `next`.
+
+        Args:
+            dataset: the folder that holds `dataset.json`.
+            data: split, bands and shuffle window; only arrays with these bands are read.
+            seed: of the order.
+            global_batch: samples of one optimiser step, over all ranks and micro-batches.
+            rank: this process's number, from 0 to world_size - 1.
+            world_size: how many processes share the global batch.
+            micro_batch: samples of one batch of this loader.
+            start: positions that are already consumed.
+            num_threads: threads that read.
+            ring: batches in memory at once, with the one that the caller holds.
+            pin: whether host memory is page-locked, which fast copies to a GPU need.
+            device: where the batches are wanted; None for the CPU.
+
+        Raises:
+            ValueError: a number is out of range or does not divide, the dataset is broken or
+                lacks the split or a band, or CUDA is wanted where there is none.
+        """
+        _check_rank(rank, world_size)
+        if micro_batch < 1 or global_batch < 1 or global_batch % (world_size * micro_batch):
+            raise ValueError(
+                f"a global batch of {global_batch} does not divide into micro-batches of "
+                f"{micro_batch} on {world_size} ranks; it must be a multiple of "
+                f"{world_size * micro_batch}"
+            )
+        if start < 0:
+            raise ValueError(f"start = {start} must be 0 or more")
+        self._options = RingOptions(num_threads, ring, pin, _device(device))
+        self._reader = _open(dataset, data.split, data)
+        self._order = Order(self._reader.shard_sizes, seed, data.window)
+        self._data, self._seed = data, seed
+        self._cut = (global_batch, rank, world_size, micro_batch)
+        self._start = start
+        self._num_batches = 0
+        self._ring: Ring | None = None
+        self._closed = False
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of one epoch."""
+        return self._order.num_samples
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Batches of this loader that make its rank's share of one global batch."""
+        global_batch, _, world_size, micro_batch = self._cut
+        return global_batch // (world_size * micro_batch)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._closed:
+            raise ValueError("this loader is closed")
+        if self._ring is None:
+            self._ring = Ring(
+                self._reader,
+                self._order.samples,
+                _micro_batches(self._start, *self._cut),
+                self._cut[-1],
+                self._options,
+            )
+        batch = self._ring.next_batch()
+        assert batch is not None, "the training sequence has no end"
+        self._num_batches += 1
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the sequence stands, the same on every rank, and what defines it; JSON-ready.
+
+        `consumed` counts the positions of the global batches that have been handed out whole:
+        a step cut short among its micro-batches is read again.
+        """
+        steps = self._num_batches // self.micro_batches_per_step
+        return {"consumed": self._start + steps * self._cut[0], **self._definition()}
+
+    def _definition(self) -> dict[str, Any]:
+        hashes = "".join(shard.sha256 for shard in self._reader.record.shards)
+        return {
+            "digest": self._order.digest,
+            "shards_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+            "split": self._data.split,
+            "num_samples": self.num_samples,
+            "seed": self._seed,
+            "window": self._data.window,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after the positions consumed in `state`; batches read ahead are dropped.
+
+        Raises:
+            ValueError: the state belongs to another order or other shards (what differs is
+                named), or it is not a state of this class.
+        """
+        mine = self._definition()
+        if any(state.get(key) != mine[key] for key in ("digest", "shards_sha256")):
+            differs = [
+                f"{key} was {state.get(key)!r} and is {mine[key]!r}"
+                for key in mine
+                if state.get(key) != mine[key]
+            ]
+            raise ValueError(f"cannot resume in another order of samples: {'; '.join(differs)}")
+        consumed = state.get("consumed")
+        if not isinstance(consumed, int) or consumed < 0:
+            raise ValueError(f"consumed = {consumed!r} must be a whole number, 0 or more")
+        self._drop_ring()
+        self._start, self._num_batches = consumed, 0
+
+    def _drop_ring(self) -> None:
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+
+    def close(self) -> None:
+        """End the threads and close the files. May be called again."""
+        self._closed = True
+        self._drop_ring()
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class EvalLoader:
+    """One rank's share of a split, each sample once and in order, each time it is iterated.
+
+    The samples are cut into one contiguous share a rank, all of one length; the last shares
+    are filled up with repeats of weight 0, whose positions are `num_samples` or more. On one
+    rank nothing is padded. The last batch may be smaller. Batches live as in `TrainLoader`.
+    """
+
+    def __init__(
+        self,
+        dataset: Path,
+        split: str,
+        data: DataConfig,
+        batch: int,
+        rank: int = 0,
+        world_size: int = 1,
+        sample_ids: npt.NDArray[np.int64] | None = None,
+        num_threads: int = 2,
+        ring: int = 3,
+        pin: bool = False,
+        device: Device = None,
+    ) -> None:
+        """Open the split; threads live as long as an iteration.
+
+        Args:
+            dataset: the folder that holds `dataset.json`.
+            split: the split to visit; `data.split` is the one to train on.
+            data: the bands; only arrays with these bands are read.
+            batch: samples of a batch.
+            rank: this process's number, from 0 to world_size - 1.
+            world_size: how many processes share the samples.
+            sample_ids: the samples to visit, in this order; None for the whole split.
+            num_threads: threads that read.
+            ring: batches in memory at once, with the one that the caller holds.
+            pin: whether host memory is page-locked, which fast copies to a GPU need.
+            device: where the batches are wanted; None for the CPU.
+
+        Raises:
+            ValueError: a number is out of range, there is no sample, the dataset is broken or
+                lacks the split, a band or a sample, or CUDA is wanted where there is none.
+        """
+        _check_rank(rank, world_size)
+        if batch < 1:
+            raise ValueError(f"batch = {batch} must be 1 or more")
+        self._options = RingOptions(num_threads, ring, pin, _device(device))
+        self._reader = _open(dataset, split, data)
+        last = self._reader.num_samples - 1
+        ids = np.arange(last + 1) if sample_ids is None else np.asarray(sample_ids, np.int64)
+        if len(ids) == 0 or ids.min() < 0 or ids.max() > last:
+            raise ValueError(
+                f"an evaluation of split {split!r} needs sample ids from 0 to {last}, got {ids}"
+            )
+        self.num_samples = len(ids)
+        share = -(-len(ids) // world_size)
+        self._ids = np.concatenate([ids, np.repeat(ids[-1:], share * world_size - len(ids))])
+        self._positions = range(rank * share, (rank + 1) * share)
+        self._batch = batch
+
+    def __len__(self) -> int:
+        """Batches of one visit, the same on every rank."""
+        return -(-len(self._positions) // self._batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        ids, stop = self._ids, self._positions.stop
+        ring = Ring(
+            self._reader,
+            lambda start, size: ids[start : start + size],
+            ((first, min(self._batch, stop - first)) for first in self._positions[:: self._batch]),
+            self._batch,
+            self._options,
+            self.num_samples,
+        )
+        try:
+            while (batch := ring.next_batch()) is not None:
+                yield batch
+        finally:
+            ring.close()

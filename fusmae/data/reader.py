@@ -1,0 +1,295 @@
+"""Samples of a split by id: from the offset index straight into the rows of a batch.
+
+The tar is never parsed: the manifest's layout says how far each array lies from the byte at
+which its sample starts. What is read is still checked, byte for byte, to be that array.
+"""
+
+import functools
+import json
+import os
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusmae.manifest import Manifest, ShardRecord, read_manifest
+from fusmae.sample import TAR_BLOCK, array_bytes, npy_header
+from fusmae.sensors import ArraySpec
+
+SAMPLES_NAME = "samples.parquet"
+# A quarter of the 1,024 files that Linux lets a process open by default.
+_OPEN_SHARDS = 256
+# Between neighbouring arrays lie padding, a tar header and a .npy header, at most 1,151 bytes:
+# cheaper to read along than to ask for twice. An array that is not wanted is skipped.
+_MAX_GAP_BYTES = 4096
+
+
+def arrays_for(manifest: Manifest, bands: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The names of the arrays that hold these bands (sensor -> band names), in stored order.
+
+    Raises:
+        ValueError: the dataset has no such sensor or band.
+    """
+    needed = {
+        manifest.find_band(sensor, band)[0].name for sensor in bands for band in bands[sensor]
+    }
+    return tuple(spec.name for spec in manifest.arrays if spec.name in needed)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One array of a run: the bytes in front of it, which end in `header`, then its pixels."""
+
+    name: str
+    gap_bytes: int
+    header: bytes
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Arrays that one system call reads, `start` bytes after their sample's first byte."""
+
+    start: int
+    num_bytes: int
+    pieces: tuple[_Piece, ...]
+
+
+def _runs(specs: Sequence[ArraySpec], offsets: Mapping[str, int]) -> list[_Run]:
+    """The wanted arrays as runs of near neighbours; `specs` in stored order."""
+    runs: list[_Run] = []
+    start, end = 0, 0
+    pieces: list[_Piece] = []
+    for spec in specs:
+        header = npy_header(spec)
+        offset = offsets[spec.name]
+        if pieces and offset - end > _MAX_GAP_BYTES:
+            runs.append(_Run(start, end - start, tuple(pieces)))
+            pieces = []
+        if not pieces:
+            start = end = offset - len(header)
+        pieces.append(_Piece(spec.name, offset - end, header))
+        end = offset + array_bytes(spec)
+    return [*runs, _Run(start, end - start, tuple(pieces))]
+
+
+class _Shard:
+    """An open shard. Closed when the last thread that uses it lets go of it."""
+
+    def __init__(self, path: Path, record: ShardRecord) -> None:
+        self.path = path
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            self.fd = -1
+            raise ValueError(f"cannot open shard {path}: {error.strerror}") from None
+        size = os.fstat(self.fd).st_size
+        if size != record.bytes:
+            raise ValueError(
+                f"shard {path} has {size} bytes, its manifest says {record.bytes}: "
+                "the file is truncated or from another dataset; copy it again"
+            )
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def read(self, buffers: Sequence[Any], num_bytes: int, offset: int) -> None:
+        """Fill `buffers`, `num_bytes` in all, from byte `offset` on."""
+        try:
+            read = os.preadv(self.fd, buffers, offset)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
+        if read != num_bytes:
+            raise ValueError(
+                f"shard {self.path} ends early: {read} of {num_bytes} bytes at byte {offset}; "
+                "it was truncated or replaced while it was open"
+            )
+
+
+class SplitReader:
+    """The samples of one split of a dataset on a local disk; safe to use from many threads."""
+
+    def __init__(self, dataset: Path, split: str, arrays: Sequence[str] | None = None) -> None:
+        """Read the manifest and the split's index; shards are opened when first needed.
+
+        Args:
+            dataset: the folder that holds `dataset.json`.
+            split: the name of a split.
+            arrays: the arrays that `read_into` reads; None for all of them.
+
+        Raises:
+            ValueError: the dataset, the split, an array or the index is missing or broken.
+        """
+        self.dataset = dataset
+        self.split = split
+        self.manifest = read_manifest(dataset)
+        self.record = self.manifest.split(split)
+        layout = self.manifest.layout
+        known = [spec.name for spec in layout.arrays]
+        wanted = known if arrays is None else list(arrays)
+        if not wanted or not set(wanted) <= set(known):
+            raise ValueError(f"cannot read arrays {wanted}: {dataset} has {known}")
+        self.arrays = tuple(spec for spec in layout.arrays if spec.name in wanted)
+        self._runs = _runs(self.arrays, layout.offsets)
+        self._json_start = layout.offsets[known[-1]] + array_bytes(layout.arrays[-1])
+        self._json_start += -self._json_start % TAR_BLOCK
+        self._ends = np.cumsum([shard.num_samples for shard in self.record.shards])
+        self._offsets = self._read_index()
+        self._shard = functools.lru_cache(_OPEN_SHARDS)(self._open)
+
+    @property
+    def num_samples(self) -> int:
+        return self.record.num_samples
+
+    @property
+    def shard_sizes(self) -> tuple[int, ...]:
+        """Samples in each shard, in order."""
+        return tuple(shard.num_samples for shard in self.record.shards)
+
+    def _read_index(self) -> npt.NDArray[np.int64]:
+        if self.record.index is None:
+            raise ValueError(
+                f"split {self.split!r} of {self.dataset} has no shards: "
+                "run fusmae-ingest with --format shards"
+            )
+        if sum(self.shard_sizes) != self.num_samples:
+            raise ValueError(
+                f"split {self.split!r} of {self.dataset}: the manifest counts "
+                f"{self.num_samples} samples and its shards {sum(self.shard_sizes)}"
+            )
+        path = self.dataset / self.record.index.path
+        try:
+            offsets = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"cannot read index {path}: {error}") from None
+        if offsets.shape != (self.num_samples,) or offsets.dtype != np.int64:
+            raise ValueError(
+                f"index {path} is {offsets.dtype}{offsets.shape}, "
+                f"its manifest says int64({self.num_samples},)"
+            )
+        return offsets
+
+    def _open(self, shard: int) -> _Shard:
+        record = self.record.shards[shard]
+        return _Shard(self.dataset / record.path, record)
+
+    def _locate(self, ids: npt.NDArray[np.int64]) -> tuple[list[int], list[int]]:
+        """The shard of each sample and the byte at which the sample starts in it."""
+        if len(ids) and not (ids.min() >= 0 and ids.max() < self.num_samples):
+            raise ValueError(
+                f"sample ids must be from 0 to {self.num_samples - 1}, "
+                f"got {ids.min()} to {ids.max()}"
+            )
+        shards = np.searchsorted(self._ends, ids, side="right")
+        return shards.tolist(), self._offsets[ids].tolist()
+
+    def read_into(self, ids: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Read samples `ids`, shape (n,): sample ids[i] into row i of each array of `out`.
+
+        Args:
+            ids: sample ids, in any order; repeats are fine.
+            out: for each of this reader's arrays a C-contiguous array of shape
+                (n, bands, size_px, size_px) and the stored dtype.
+
+        Raises:
+            ValueError: an id does not exist, `out` is of another shape or dtype, or a shard
+                is missing, truncated or does not hold the arrays where the index says.
+            OSError: the disk failed; the message names the shard.
+        """
+        for spec in self.arrays:
+            rows, shape = out[spec.name], (len(ids), *spec.shape)
+            if rows.shape != shape or rows.dtype != spec.dtype or not rows.flags.c_contiguous:
+                raise ValueError(
+                    f"array {spec.name!r} wants a contiguous {np.dtype(spec.dtype)}{shape}, "
+                    f"got {rows.dtype}{rows.shape}"
+                )
+        plan = [
+            (run, [(out[piece.name], bytearray(piece.gap_bytes), piece) for piece in run.pieces])
+            for run in self._runs
+        ]
+        for row, (shard_index, start) in enumerate(zip(*self._locate(ids), strict=True)):
+            shard = self._shard(shard_index)
+            for run, targets in plan:
+                buffers = [part for rows, gap, _ in targets for part in (gap, rows[row])]
+                shard.read(buffers, run.num_bytes, start + run.start)
+                for _, gap, piece in targets:
+                    if not gap.endswith(piece.header):
+                        raise ValueError(
+                            f"shard {shard.path} does not hold array {piece.name!r} of the sample "
+                            f"at byte {start}: the index and the shard are not of one dataset"
+                        )
+
+    def info(self, sample_id: int) -> dict[str, Any]:
+        """The JSON member of a sample.
+
+        Raises:
+            ValueError: the id does not exist, or the shard is missing or broken.
+        """
+        (shard_index,), (start,) = self._locate(np.array([sample_id], np.int64))
+        shard = self._shard(shard_index)
+        header = bytearray(TAR_BLOCK)
+        shard.read([header], TAR_BLOCK, start + self._json_start)
+        try:
+            text = bytearray(tarfile.TarInfo.frombuf(bytes(header), "utf-8", "strict").size)
+            shard.read([text], len(text), start + self._json_start + TAR_BLOCK)
+            table: dict[str, Any] = json.loads(text)
+        except (tarfile.HeaderError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"shard {shard.path} holds no JSON member for the sample at byte {start}: {error}"
+            ) from None
+        return table
+
+    def keys(self) -> list[str]:
+        """The key of each sample, in the order of their ids.
+
+        Raises:
+            ValueError: pyarrow is not installed, or `samples.parquet` is missing or broken.
+        """
+        return self._column("key")
+
+    def labels(self, label_set: str) -> list[list[str]]:
+        """The class names of each sample, in the order of their ids.
+
+        Raises:
+            ValueError: the dataset has no such label set, a sample has no labels in it,
+                pyarrow is not installed, or `samples.parquet` is missing or broken.
+        """
+        if label_set not in self.manifest.label_sets:
+            raise ValueError(
+                f"{self.dataset} has no label set {label_set!r}; "
+                f"it has {list(self.manifest.label_sets)}"
+            )
+        labels = self._column(f"labels_{label_set.replace('-', '_')}")
+        unlabelled = sum(names is None for names in labels)
+        if unlabelled:
+            raise ValueError(
+                f"{unlabelled} of {self.num_samples} samples of split {self.split!r} "
+                f"have no {label_set} labels"
+            )
+        return labels
+
+    def _column(self, name: str) -> list[Any]:
+        try:
+            from pyarrow import ArrowException
+            from pyarrow.parquet import read_table
+        except ImportError:
+            raise ValueError(f"reading {SAMPLES_NAME} needs pyarrow: pip install pyarrow") from None
+        path = self.dataset / SAMPLES_NAME
+        try:
+            table = read_table(path, columns=[name], filters=[("split", "==", self.split)])
+        except (OSError, ArrowException) as error:
+            raise ValueError(f"cannot read column {name!r} of {path}: {error}") from None
+        if table.num_rows != self.num_samples:
+            raise ValueError(
+                f"{path} has {table.num_rows} rows for split {self.split!r}, "
+                f"its manifest says {self.num_samples}"
+            )
+        return table.column(name).to_pylist()
+
+    def close(self) -> None:
+        """Close the shards; they are opened again if something is read after all."""
+        self._shard.cache_clear()

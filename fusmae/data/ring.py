@@ -1,0 +1,276 @@
+"""Threads that read samples straight into a ring of batch tensors, ahead of the consumer.
+
+Threads, because worker processes would copy every sample once more on its way to the parent;
+they scale, because `preadv` runs without the interpreter lock.
+"""
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
+from threading import Event, Thread, current_thread
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fusmae.data.reader import SplitReader
+from fusmae.sensors import ArraySpec
+
+# Gives the sample ids at positions start ... start + count - 1, shape (count,).
+Samples = Callable[[int, int], npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples as they are stored. B samples, C bands, H and W the array's own pixels.
+
+    arrays: each array by name, (B, C, H, W) in its stored dtype.
+    positions: (B,) int64, the place of each sample in the order.
+    sample_ids: (B,) int64, its row in the split.
+    weights: (B,) float32, 1, or 0 for a sample that only pads a short rank.
+    """
+
+    arrays: dict[str, Tensor]
+    positions: Tensor
+    sample_ids: Tensor
+    weights: Tensor
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the batch, in a fixed order."""
+        return [*self.arrays.values(), self.positions, self.sample_ids, self.weights]
+
+    def rows(self, start: int, stop: int) -> "Batch":
+        """Views of samples start ... stop - 1."""
+        return Batch(
+            {name: array[start:stop] for name, array in self.arrays.items()},
+            self.positions[start:stop],
+            self.sample_ids[start:stop],
+            self.weights[start:stop],
+        )
+
+
+def empty_batch(
+    specs: tuple[ArraySpec, ...], size: int, device: torch.device, pin: bool = False
+) -> Batch:
+    """An uninitialised batch of `size` samples."""
+
+    def empty(dtype: torch.dtype, *shape: int) -> Tensor:
+        return torch.empty(size, *shape, dtype=dtype, device=device, pin_memory=pin)
+
+    return Batch(
+        {
+            spec.name: empty(getattr(torch, np.dtype(spec.dtype).name), *spec.shape)
+            for spec in specs
+        },
+        empty(torch.int64),
+        empty(torch.int64),
+        empty(torch.float32),
+    )
+
+
+@dataclass(frozen=True)
+class RingOptions:
+    """How batches are read ahead; none of it changes what is read.
+
+    num_threads: threads that read.
+    ring: batches in memory at once, with the one that the consumer holds.
+    pin: page-locked host memory, without which copies to a GPU do not overlap with anything.
+    device: where the consumer wants the batches.
+    """
+
+    num_threads: int
+    ring: int
+    pin: bool
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        if self.num_threads < 1 or self.ring < 1:
+            raise ValueError(
+                f"num_threads = {self.num_threads} and ring = {self.ring} must be 1 or more"
+            )
+        if (self.pin or self.device.type == "cuda") and not torch.cuda.is_available():
+            raise ValueError(
+                f"pin = {self.pin}, device = {self.device}: there is no CUDA device here"
+            )
+
+
+class _Slot:
+    """One place of the ring: a host batch and, for a GPU, what copies it there.
+
+    `copied` marks the end of the last copy out of `host`, which may be overwritten after it.
+    """
+
+    def __init__(self, host: Batch, device: torch.device) -> None:
+        self.host = host
+        self.filled: SimpleQueue[BaseException | None] = SimpleQueue()
+        self.stream: torch.cuda.Stream | None = None
+        self.copied: torch.cuda.Event | None = None
+        if device.type == "cuda":
+            self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Fill `rows`, a part of a slot's batch, with the samples from `position` on."""
+
+    slot: _Slot
+    rows: Batch
+    device_rows: Batch | None
+    position: int
+
+
+def _fill(reader: SplitReader, samples: Samples, num_real: int | None, job: _Job) -> None:
+    """Read one job's samples and start their copy to the device.
+
+    Positions from `num_real` on are padding.
+    """
+    rows, slot = job.rows, job.slot
+    if slot.copied is not None:
+        slot.copied.synchronize()
+    ids = samples(job.position, len(rows))
+    positions = np.arange(job.position, job.position + len(rows))
+    rows.positions.numpy()[:] = positions
+    rows.sample_ids.numpy()[:] = ids
+    rows.weights.numpy()[:] = 1 if num_real is None else positions < num_real
+    reader.read_into(ids, {name: array.numpy() for name, array in rows.arrays.items()})
+    if job.device_rows is not None:
+        with torch.cuda.stream(slot.stream):
+            for target, source in zip(job.device_rows.tensors(), rows.tensors(), strict=True):
+                target.copy_(source, non_blocking=True)
+
+
+def _work(jobs: "SimpleQueue[_Job | None]", stopped: Event, fill: Callable[[_Job], None]) -> None:
+    while (job := jobs.get()) is not None and not stopped.is_set():
+        try:
+            fill(job)
+        except BaseException as error:  # whatever it is, the consumer waits for it and raises it
+            job.slot.filled.put(error)
+        else:
+            job.slot.filled.put(None)
+
+
+def _stop(jobs: "SimpleQueue[_Job | None]", stopped: Event, num_threads: int) -> None:
+    """End the threads soon, without a wait: it may run in a garbage collection."""
+    stopped.set()
+    for _ in range(num_threads):
+        jobs.put(None)
+
+
+class Ring:
+    """The batches that `batches` names, each read by all threads together, in order.
+
+    Only `next_batch` hands a slot back to the threads. Those know the queue and the reader,
+    never the ring: they end when it is dropped.
+    """
+
+    def __init__(
+        self,
+        reader: SplitReader,
+        samples: Samples,
+        batches: Iterator[tuple[int, int]],
+        batch: int,
+        options: RingOptions,
+        num_real: int | None = None,
+    ) -> None:
+        """Start the threads on the first batches.
+
+        Args:
+            reader: reads the samples; left open by `close`.
+            samples: the ids at given positions; called in the threads.
+            batches: first position and size of each batch, a size being at most `batch`.
+            batch: samples that a slot has room for.
+            options: threads, slots and devices.
+            num_real: positions from here on get weight 0; None for no padding.
+        """
+        self._specs = reader.arrays
+        self._batches = batches
+        self._options = options
+        cpu = torch.device("cpu")
+        self._slots = [
+            _Slot(empty_batch(self._specs, batch, cpu, options.pin), options.device)
+            for _ in range(options.ring)
+        ]
+        # Slots being filled, oldest first: the slot, its number of jobs, the consumer's batch.
+        self._ahead: deque[tuple[_Slot, int, Batch]] = deque()
+        self._held: _Slot | None = None
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        stopped = Event()
+        fill = partial(_fill, reader, samples, num_real)
+        self._threads = [
+            Thread(
+                target=_work, args=(self._jobs, stopped, fill), name=f"fusmae-read-{i}", daemon=True
+            )
+            for i in range(options.num_threads)
+        ]
+        self._finalize = weakref.finalize(self, _stop, self._jobs, stopped, options.num_threads)
+        for thread in self._threads:
+            thread.start()
+        for slot in self._slots:
+            self._issue(slot)
+
+    def _issue(self, slot: _Slot) -> None:
+        """Give the threads the next batch to read into `slot`, if there is one."""
+        position, size = next(self._batches, (0, 0))
+        if size == 0:
+            return
+        host = slot.host.rows(0, size)
+        on_device = None
+        if slot.stream is not None:
+            with torch.cuda.stream(slot.stream):
+                on_device = empty_batch(self._specs, size, self._options.device)
+        step = -(-size // self._options.num_threads)
+        starts = range(0, size, step)
+        self._ahead.append((slot, len(starts), on_device or host))
+        for start in starts:
+            stop = min(start + step, size)
+            device_rows = on_device.rows(start, stop) if on_device else None
+            self._jobs.put(_Job(slot, host.rows(start, stop), device_rows, position + start))
+
+    def next_batch(self) -> Batch | None:
+        """The next batch, or None after the last one.
+
+        On a CPU its tensors are views of a slot, overwritten from the next call on; on a GPU
+        they are the caller's own, ready for work on the current stream.
+
+        Raises:
+            ValueError: the ring is closed.
+            Exception: whatever a thread met while it read this batch; the ring is closed then.
+        """
+        if not self._finalize.alive:
+            raise ValueError("this loader is closed")
+        if self._held is not None:
+            self._issue(self._held)
+            self._held = None
+        if not self._ahead:
+            return None
+        slot, num_jobs, batch = self._ahead.popleft()
+        for _ in range(num_jobs):
+            error = slot.filled.get()
+            if error is not None:
+                self._finalize()
+                raise error
+        if slot.stream is not None and slot.copied is not None:
+            slot.copied.record(slot.stream)
+            current = torch.cuda.current_stream(self._options.device)
+            current.wait_event(slot.copied)
+            for tensor in batch.tensors():
+                tensor.record_stream(current)
+        self._held = slot
+        return batch
+
+    def close(self) -> None:
+        """End the threads; each finishes the rows that it is reading. May be called again."""
+        self._finalize()
+        for slot in self._slots:
+            slot.filled.put(ValueError("this loader is closed"))
+        for thread in self._threads:
+            if thread is not current_thread():
+                thread.join()

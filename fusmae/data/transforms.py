@@ -1,0 +1,160 @@
+"""Stored arrays to the model's images, on the device, once per batch.
+
+Everything here is arithmetic on whole batches; nothing is random.
+"""
+
+# B batch, C bands of a sensor, H and W an array's own pixels, S the model's grid
+from collections.abc import Mapping, Sequence
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fusmae.manifest import Manifest
+from fusmae.sensors import ArraySpec
+
+Resample = Literal["bilinear", "bicubic", "nearest"]
+
+
+def resample(images: Tensor, size_px: int, method: Resample) -> Tensor:
+    """Images (B, C, H, W) on a grid of size_px x size_px over the same ground.
+
+    Pixel areas, not pixel centres, share their edges (`align_corners=False`): every native
+    grid of a sample covers the same square of ground.
+    """
+    if images.shape[-2:] == (size_px, size_px):
+        return images
+    corners = None if method == "nearest" else False
+    return F.interpolate(images, (size_px, size_px), mode=method, align_corners=corners)
+
+
+class _ArrayBlock(nn.Module):
+    """The wanted bands of one array: normalised, then resampled together.
+
+    In this order because the native grid has fewer pixels. It changes nothing else: the
+    weights of each method add up to 1, so resampling and an affine map commute.
+    """
+
+    source: Tensor
+    channels: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        spec: ArraySpec,
+        source: Sequence[int],
+        channels: Sequence[int],
+        statistics: Sequence[tuple[float, float]],
+    ) -> None:
+        """`source` are places in the array, `channels` places in the sensor's image."""
+        super().__init__()
+        self.name = spec.name
+        self.whole = list(source) == list(range(len(spec.bands)))
+        mean, std = (
+            torch.tensor(column).view(-1, 1, 1) for column in zip(*statistics, strict=True)
+        )
+        # Not part of a state dict: the manifest, and what a model is exported with, own them.
+        self.register_buffer("source", torch.tensor(source), persistent=False)
+        self.register_buffer("channels", torch.tensor(channels), persistent=False)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, array: Tensor, size_px: int, method: Resample) -> Tensor:
+        """Stored pixels (B, C, H, W) to normalised float32 (B, len(source), S, S)."""
+        images = array.to(torch.float32)
+        if not self.whole:
+            images = images.index_select(1, self.source)
+        return resample((images - self.mean) / self.std, size_px, method)
+
+
+class Preprocess(nn.Module):
+    """A batch's stored arrays to one normalised image a sensor.
+
+    `mean` and `std` hold the manifest's statistics of each sensor's bands, in stored units
+    and in the order of `bands`, which is also that of the channels.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        bands: Mapping[str, Sequence[str]],
+        size_px: int,
+        resample: Resample = "bilinear",
+    ) -> None:
+        """Look the bands up.
+
+        Args:
+            manifest: of the dataset; it says where each band lies and what its statistics are.
+            bands: sensor -> band names in the order of the model's channels.
+            size_px: side of the model's square grid.
+            resample: how bands come to that grid from their native ones.
+
+        Raises:
+            ValueError: the dataset has no such sensor or band, no statistics of it, or the
+                band is constant.
+        """
+        super().__init__()
+        self.bands = {sensor: tuple(names) for sensor, names in bands.items()}
+        self.size_px = size_px
+        self.resample: Resample = resample
+        self.mean: dict[str, tuple[float, ...]] = {}
+        self.std: dict[str, tuple[float, ...]] = {}
+        self.blocks = nn.ModuleDict()
+        for sensor, names in self.bands.items():
+            statistics = [_statistics(manifest, sensor, name) for name in names]
+            self.mean[sensor] = tuple(mean for mean, _ in statistics)
+            self.std[sensor] = tuple(std for _, std in statistics)
+            places = [manifest.find_band(sensor, name) for name in names]
+            self.blocks[sensor] = nn.ModuleList(
+                _ArrayBlock(
+                    spec,
+                    [places[i][1] for i in channels],
+                    channels,
+                    [statistics[i] for i in channels],
+                )
+                for spec in manifest.arrays
+                if (channels := _channels_in(spec, [place[0] for place in places]))
+            )
+
+    def forward(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`Batch.arrays`, each (B, C, H, W), to images: sensor -> float32 (B, C, S, S)."""
+        return {sensor: self._image(sensor, arrays) for sensor in self.bands}
+
+    def _image(self, sensor: str, arrays: Mapping[str, Tensor]) -> Tensor:
+        blocks = cast(Sequence[_ArrayBlock], self.blocks[sensor])
+        first = arrays[blocks[0].name]
+        shape = (len(first), len(self.bands[sensor]), self.size_px, self.size_px)
+        image = torch.empty(shape, device=first.device)
+        for block in blocks:
+            pixels = block(arrays[block.name], self.size_px, self.resample)
+            image.index_copy_(1, block.channels, pixels)
+        return image  # (B, C, S, S)
+
+    def denormalise(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Images (B, C, S, S) of any of the sensors back in stored units, float32."""
+        stored = {}
+        for sensor, image in images.items():
+            mean = torch.tensor(self.mean[sensor], device=image.device).view(-1, 1, 1)
+            std = torch.tensor(self.std[sensor], device=image.device).view(-1, 1, 1)
+            stored[sensor] = image.to(torch.float32) * std + mean
+        return stored
+
+
+def _channels_in(spec: ArraySpec, specs: Sequence[ArraySpec]) -> list[int]:
+    """The channels whose band lies in array `spec`; `specs` is the array of each channel."""
+    return [channel for channel, other in enumerate(specs) if other.name == spec.name]
+
+
+def _statistics(manifest: Manifest, sensor: str, band: str) -> tuple[float, float]:
+    array = manifest.find_band(sensor, band)[0].name
+    if array not in manifest.statistics:
+        raise ValueError(f"the dataset has no statistics of array {array!r}")
+    mean, std = manifest.band_statistics(array, band)
+    if not std > 0:
+        raise ValueError(
+            f"band {band!r} of sensor {sensor!r} has standard deviation {std} over split "
+            f"{manifest.statistics_split!r}: it cannot be normalised; leave it out of data.bands"
+        )
+    return mean, std

@@ -1,0 +1,124 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fusmae.data.reader import SplitReader
+from fusmae.data.transforms import Preprocess, resample
+from fusmae.manifest import from_json, read_manifest, to_json
+
+BANDS = {"s2": ("B11", "B04", "B01", "B03", "B8A", "B09"), "s1": ("VH", "VV")}
+# Float32 has 24 bits; a normalised pixel is below 10 and bicubic sums 16 of them with
+# weights up to 1.3, so results round apart by less than 64 * 10 * 2**-24.
+TOLERANCE = 4e-5
+
+
+@pytest.fixture
+def manifest(tiny_dataset):
+    return read_manifest(tiny_dataset)
+
+
+@pytest.fixture
+def arrays(tiny_dataset):
+    reader = SplitReader(tiny_dataset, "train")
+    rows = {s.name: np.zeros((5, *s.shape), s.dtype) for s in reader.arrays}
+    reader.read_into(np.arange(5), rows)
+    return {name: torch.from_numpy(array) for name, array in rows.items()}
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize("size_px", [5, 12, 28])
+def test_images_are_each_band_interpolated_and_normalised_alone(manifest, arrays, method, size_px):
+    images = Preprocess(manifest, BANDS, size_px, method)(arrays)
+    assert list(images) == ["s2", "s1"]
+    for sensor, names in BANDS.items():
+        assert images[sensor].shape == (5, len(names), size_px, size_px)
+        assert images[sensor].dtype == torch.float32
+        for channel, name in enumerate(names):
+            spec, index = manifest.find_band(sensor, name)
+            pixels = torch.from_numpy(arrays[spec.name].numpy()[:, [index]].astype(np.float64))
+            corners = {} if method == "nearest" else {"align_corners": False}
+            pixels = F.interpolate(pixels, (size_px, size_px), mode=method, **corners)
+            statistics = manifest.statistics[spec.name]
+            expected = (pixels.numpy()[:, 0] - statistics.mean[index]) / statistics.std[index]
+            actual = images[sensor][:, channel].numpy()
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_native_grid_is_normalised_without_resampling(manifest, arrays):
+    image = Preprocess(manifest, {"s1": ("VV", "VH")}, 12)(arrays)["s1"].numpy()
+    statistics = manifest.statistics["s1"]
+    pixels = arrays["s1"].numpy().astype(np.float64).transpose(0, 2, 3, 1)
+    expected = (pixels - statistics.mean) / statistics.std
+    np.testing.assert_allclose(image.transpose(0, 2, 3, 1), expected, rtol=0, atol=TOLERANCE)
+
+
+def test_statistics_split_has_mean_0_and_deviation_1(tiny_dataset, manifest):
+    reader = SplitReader(tiny_dataset, "train", ["s2_10m"])
+    rows = np.zeros((41, 4, 12, 12), np.uint16)
+    reader.read_into(np.arange(41), {"s2_10m": rows})
+    # The fixture's statistics are over all 60 samples, of one uniform distribution: the mean
+    # of 41 * 144 pixels has a deviation of 0.013, their standard deviation less.
+    image = Preprocess(manifest, {"s2": ("B02", "B08")}, 12)({"s2_10m": torch.from_numpy(rows)})
+    assert image["s2"].mean(dim=(0, 2, 3)).abs().max() < 0.08
+    assert (image["s2"].std(dim=(0, 2, 3)) - 1).abs().max() < 0.08
+
+
+def test_resampling_keeps_edges_and_not_centres_in_place():
+    # A ramp over the ground: at 10 m, pixel centres 5, 15, 25, ...; at 20 m, 10, 30, ...
+    coarse = torch.arange(10.0, 120.0, 20.0).expand(1, 1, 6, 6)
+    fine = resample(coarse, 12, "bilinear")[0, 0, 0]
+    torch.testing.assert_close(fine[1:-1], torch.arange(15.0, 110.0, 10.0), rtol=0, atol=1e-5)
+
+
+def test_denormalise_gives_the_stored_units_back(manifest, arrays):
+    preprocess = Preprocess(manifest, {"s2": ("B08", "B02"), "s1": ("VH",)}, 12)
+    stored = preprocess.denormalise(preprocess(arrays))
+    expected = arrays["s2_10m"].to(torch.float32)[:, [3, 0]]
+    # One rounding of a number below 2**16 at 24 bits is 2**-9; three of them meet here.
+    torch.testing.assert_close(stored["s2"], expected, rtol=0, atol=2**-7)
+    torch.testing.assert_close(stored["s1"], arrays["s1"][:, [1]], rtol=0, atol=1e-4)
+    assert list(preprocess.denormalise({"s1": torch.zeros(1, 1, 2, 2)})) == ["s1"]
+
+
+def test_mean_and_std_follow_the_order_of_the_bands(manifest):
+    preprocess = Preprocess(manifest, BANDS, 12)
+    for sensor, names in BANDS.items():
+        statistics = [
+            manifest.band_statistics(manifest.find_band(sensor, name)[0].name, name)
+            for name in names
+        ]
+        assert preprocess.mean[sensor] == tuple(mean for mean, _ in statistics)
+        assert preprocess.std[sensor] == tuple(std for _, std in statistics)
+
+
+def test_statistics_do_not_enter_a_state_dict_and_move_with_the_module(manifest):
+    preprocess = Preprocess(manifest, BANDS, 12)
+    assert preprocess.state_dict() == {}
+    assert {buffer.device.type for buffer in preprocess.to("meta").buffers()} == {"meta"}
+
+
+def test_only_arrays_with_wanted_bands_are_looked_at(manifest, arrays):
+    only = {"s2_20m": arrays["s2_20m"]}
+    assert Preprocess(manifest, {"s2": ("B05",)}, 12)(only)["s2"].shape == (5, 1, 12, 12)
+
+
+def test_constant_band_is_refused_by_name(manifest):
+    table = json.loads(to_json(manifest))
+    table["statistics"]["s2_60m"]["std"][1] = 0.0
+    with pytest.raises(ValueError, match=r"band 'B09' of sensor 's2' .* deviation 0"):
+        Preprocess(from_json(json.dumps(table)), BANDS, 12)
+
+
+def test_array_without_statistics_is_refused_by_name(manifest):
+    table = json.loads(to_json(manifest))
+    del table["statistics"]["s1"]
+    with pytest.raises(ValueError, match="no statistics of array 's1'"):
+        Preprocess(from_json(json.dumps(table)), BANDS, 12)
+
+
+def test_unknown_band_is_refused(manifest):
+    with pytest.raises(ValueError, match="no band 'B10'"):
+        Preprocess(manifest, {"s2": ("B10",)}, 12)
