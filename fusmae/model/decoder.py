@@ -73,7 +73,7 @@ class SensorDecoder(nn.Module):
             grid: rows and columns of the token grid.
             predict_visible: predict the visible tokens too, ahead of the masked ones.
         """
-        positions = self.positions(*grid)
+        positions = self.positions(*grid, self.mask_token.dtype)
         x = self.embed(latents)
         seen = x + positions[visible]
         hidden = self.mask_token + positions[masked]

@@ -120,7 +120,7 @@ class FusMAEEncoder(nn.Module):
             image = images[sensor]
             chosen = None if visible is None else visible[sensor]
             rows, cols = (size // self.config.patch_px for size in image.shape[2:])
-            positions = self.positions(rows, cols)
+            positions = self.positions(rows, cols, self.global_token.dtype)
             tokens[sensor] = self.patch_embed[sensor](image, chosen) + (
                 positions if chosen is None else positions[chosen]
             )

@@ -46,8 +46,12 @@ class SinCosPositions(nn.Module):
         self.width = width
         self.register_buffer("table", sincos_2d(rows, cols, width), persistent=False)
 
-    def forward(self, rows: int, cols: int) -> Tensor:
-        """(rows * cols, width), on the module's device and in its dtype."""
+    def forward(self, rows: int, cols: int, dtype: torch.dtype) -> Tensor:
+        """(rows * cols, width) on the module's device.
+
+        `dtype` is that of the parameters around it: DeepSpeed's bf16 casts parameters and
+        leaves buffers in float32, and the sum of both would be float32 again.
+        """
         if (rows, cols) == self.grid:
-            return self.table
-        return sincos_2d(rows, cols, self.width, self.table.device).to(self.table.dtype)
+            return self.table.to(dtype)
+        return sincos_2d(rows, cols, self.width, self.table.device).to(dtype)

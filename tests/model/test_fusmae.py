@@ -161,10 +161,15 @@ def test_bf16_autocast_gives_nearly_the_float32_loss_and_float32_gradients() -> 
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
 
 
-def test_bf16_parameters_take_float32_images() -> None:
+@pytest.mark.parametrize("cast_buffers", [True, False])
+def test_bf16_parameters_take_float32_images(cast_buffers: bool) -> None:
     model, images, masks = model_of(TWO), images_of(TWO), masks_of(TWO)
     expected = model(images, masks)["loss"].item()
-    loss = model.bfloat16()(images, masks)["loss"]
+    if cast_buffers:
+        model.bfloat16()
+    for parameter in model.parameters():  # DeepSpeed's bf16 casts these only
+        parameter.data = parameter.data.bfloat16()
+    loss = model(images, masks)["loss"]
     assert loss.dtype == torch.float32
     # As above, and the residual stream is rounded too.
     assert loss.item() == pytest.approx(expected, rel=2e-2)

@@ -35,6 +35,7 @@ def test_no_two_tokens_share_a_position() -> None:
 
 def test_other_grids_are_computed_and_agree_where_they_overlap() -> None:
     positions = SinCosPositions(4, 4, 32)
-    small, large = positions(4, 4).view(4, 4, 32), positions(6, 5).view(6, 5, 32)
+    small = positions(4, 4, torch.float32).view(4, 4, 32)
+    large = positions(6, 5, torch.float32).view(6, 5, 32)
     assert large[:4, :4].equal(small)
     assert not positions.state_dict()
