@@ -1,0 +1,255 @@
+"""The only place that knows DeepSpeed: an optimiser step, and the state behind it.
+
+What the rest of the trainer sees is free of ZeRO stage, precision and world size: losses,
+the norm of the gradients, and each parameter's fp32 weight and Adam moments by name.
+"""
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fusmae.config import OptimConfig
+from fusmae.training.ds_config import EnginePlan
+from fusmae.training.optim import parameter_groups, torch_adamw
+from fusmae.training.ranks import Ranks
+
+
+class ParameterState(NamedTuple):
+    """One parameter's fp32 weight and Adam moments, each of the parameter's whole shape."""
+
+    weight: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+
+
+def join_ranks(ranks: Ranks, deterministic: bool) -> torch.device:
+    """Start the process group; the device of this rank.
+
+    On a CPU nothing is compiled: DeepSpeed's shared-memory all-reduce would need a compiler
+    and half a minute, and gloo does the same.
+    """
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        if "OMP_NUM_THREADS" not in os.environ:
+            # Else every rank takes every core: 1,856 ms a step against 195 on 2 cores.
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.local_size))
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    import deepspeed  # here, because it reads DS_ACCELERATOR when it is imported
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed 0.19.8 calls functions that torch 2.13 has renamed; nobody here can act on it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    if on_gpu:
+        torch.cuda.set_device(ranks.local_rank)
+    else:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    return torch.device("cuda", ranks.local_rank) if on_gpu else torch.device("cpu")
+
+
+class Engine:
+    """A model under DeepSpeed.
+
+    The model is called as `model(images, masks)` and returns scalar losses by name, with
+    their sum under "loss". Every method is called by all ranks together.
+    """
+
+    def __init__(self, model: nn.Module, optim: OptimConfig, plan: EnginePlan) -> None:
+        import deepspeed
+
+        self.plan = plan
+        self._clip_norm = optim.clip_norm or math.inf
+        if plan.deepspeed_adam:
+            adam = _deepspeed_adam(model, optim, plan.offload)
+        else:
+            adam = torch_adamw(model, optim)
+        # DeepSpeed moves and casts the model; its parameters stay the same objects.
+        self._engine: Any = deepspeed.initialize(model=model, optimizer=adam, config=plan.config)[0]
+        self._fragments = deepspeed.utils
+        self._gathered = deepspeed.zero.GatheredParameters
+        self._named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        self._create_adam_state()
+
+    @property
+    def _optimizer(self) -> Any:
+        """The Adam that steps: DeepSpeed's wrapper around it exists from stage 1 on."""
+        return self._engine.optimizer.optimizer if self.plan.stage else self._engine.optimizer
+
+    def forward_backward(self, images: dict[str, Tensor], masks: Any) -> dict[str, Tensor]:
+        """The losses of one micro-batch, detached; gradients are accumulated.
+
+        `plan.accumulation` calls belong to a step, and `update` follows the last of them.
+        """
+        if self.plan.precision == "bf16":
+            images = {sensor: image.bfloat16() for sensor, image in images.items()}
+        losses = self._engine(images, masks)
+        self._engine.backward(losses["loss"])
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def update(self, rate: float) -> float | None:
+        """Clip and apply the accumulated gradients; their norm before clipping.
+
+        The norm is None where the DeepSpeed json switches it off (`compute_grad_norm`).
+
+        Raises:
+            ValueError: the norm is not finite. At stage 0 the weights are then as they were;
+                at others they may be lost, and `save_checkpoint` refuses them.
+        """
+        norm: Any = None
+        if self.plan.stage == 0:
+            norm = nn.utils.clip_grad_norm_([p for _, p in self._named], self._clip_norm)
+            _check_norm(norm)
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate
+        self._engine.step()
+        if self.plan.stage:
+            norm = self._engine.get_global_grad_norm()
+            if norm is not None:
+                _check_norm(norm)
+        return None if norm is None else float(norm)
+
+    def sum_over_ranks(self, values: list[float | Tensor]) -> list[float]:
+        """The sums of numbers that each rank has its own of, exact in float64; synchronises."""
+        device = self._engine.device
+        stacked = torch.stack(
+            [torch.as_tensor(v, dtype=torch.float64, device=device) for v in values]
+        )
+        torch.distributed.all_reduce(stacked)
+        return stacked.tolist()
+
+    def gather_over_ranks(self, value: Any) -> list[Any]:
+        """One picklable value of each rank, in rank order."""
+        gathered: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(gathered, value)
+        return gathered
+
+    def barrier(self) -> None:
+        torch.distributed.barrier()
+
+    @property
+    def adam_steps(self) -> int:
+        """Updates that Adam has made; its bias correction depends on it."""
+        # DeepSpeed's FusedAdam counts in one state of each group only, hence the maximum.
+        return max((int(state["step"]) for state in self._optimizer.state.values()), default=0)
+
+    def states(self) -> Iterator[tuple[str, ParameterState]]:
+        """Each trainable parameter's name and whole state, in the model's order.
+
+        A tensor is valid until the next one is asked for.
+        """
+        if self.plan.stage == 0:
+            for name, parameter in self._named:
+                state = self._optimizer.state[parameter]
+                yield (
+                    name,
+                    ParameterState(parameter.detach(), state["exp_avg"], state["exp_avg_sq"]),
+                )
+            return
+        get_moment = self._fragments.safe_get_full_optimizer_state
+        for name, parameter in self._named:
+            weight = self._fragments.safe_get_full_fp32_param(parameter)
+            moments = (get_moment(parameter, key) for key in ParameterState._fields[1:])
+            yield name, ParameterState(weight, *moments)
+
+    def restore(self, state_of: Callable[[str], ParameterState], adam_steps: int) -> None:
+        """Set every parameter's state and Adam's count of updates.
+
+        Args:
+            state_of: the whole state of the parameter of this name, on the CPU, the same on
+                every rank.
+            adam_steps: as `adam_steps` was when the state was taken.
+        """
+        for adam in self._optimizer.state.values():
+            counter = adam["step"]
+            adam["step"] = (
+                torch.full_like(counter, adam_steps) if torch.is_tensor(counter) else adam_steps
+            )
+        for name, parameter in self._named:
+            state = state_of(name)
+            whole = self._gathered([parameter], modifier_rank=0, enabled=self.plan.stage == 3)
+            with whole, torch.no_grad():
+                parameter.copy_(state.weight)
+            if self.plan.stage == 0:
+                for key in ParameterState._fields[1:]:
+                    self._optimizer.state[parameter][key].copy_(getattr(state, key))
+            elif self.plan.stage == 3:
+                self._set_partition(parameter, state)
+            else:
+                self._fragments.safe_set_full_fp32_param(parameter, state.weight)
+                for key in ParameterState._fields[1:]:
+                    self._fragments.safe_set_full_optimizer_state(
+                        parameter, getattr(state, key), key
+                    )
+
+    def _set_partition(self, parameter: Any, state: ParameterState) -> None:
+        """Set this rank's part of a parameter's state under stage 3.
+
+        DeepSpeed's `safe_set_full_*` fails at stage 3 where the ranks do not divide the
+        parameter: the last part is padded, which is what happens here.
+        """
+        size = parameter.ds_tensor.numel()
+        start = size * torch.distributed.get_rank()
+
+        def part(whole: Tensor) -> Tensor:
+            piece = whole.flatten()[start : start + size]
+            return nn.functional.pad(piece, (0, size - len(piece)))
+
+        self._fragments.safe_set_local_fp32_param(parameter, part(state.weight))
+        for key in ParameterState._fields[1:]:
+            self._fragments.safe_set_local_optimizer_state(
+                parameter, part(getattr(state, key)), key
+            )
+
+    def _create_adam_state(self) -> None:
+        """Make Adam's state, zeros, as its first step would.
+
+        Otherwise DeepSpeed 0.19.8 links its fragments to the state after the first parameter
+        group's first step, when the second group still has none, and never again. A restored
+        run needs the state before its first step, too. The attribute names are DeepSpeed's.
+        """
+        wrapper = self._engine.optimizer
+        if self.plan.stage == 0:
+            tensors = [parameter for _, parameter in self._named]
+        elif self.plan.stage == 3:
+            tensors = wrapper.fp32_partitioned_groups_flat
+        else:
+            tensors = wrapper.single_partition_of_fp32_groups
+        for tensor in tensors:
+            self._optimizer.state[tensor] = {
+                "step": 0 if self.plan.deepspeed_adam else torch.zeros((), device=tensor.device),
+                "exp_avg": torch.zeros_like(tensor.detach()),
+                "exp_avg_sq": torch.zeros_like(tensor.detach()),
+            }
+        if self.plan.stage in (1, 2):
+            wrapper._lazy_init_hp_params_optimizer_state()
+
+
+def _check_norm(norm: Any) -> None:
+    if not math.isfinite(float(norm)):
+        raise ValueError(
+            f"the norm of the gradients is {float(norm)} although the loss is finite; resume from "
+            "the newest checkpoint with a lower optim.lr, or in fp32"
+        )
+
+
+def _deepspeed_adam(model: nn.Module, optim: OptimConfig, offload: bool) -> Any:
+    """DeepSpeed's AdamW, of the GPU or of the host; it compiles its kernel on first use."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
+
+    return (DeepSpeedCPUAdam if offload else FusedAdam)(
+        parameter_groups(model, optim.weight_decay),
+        lr=optim.warmup_lr,
+        betas=optim.betas,
+        eps=optim.eps,
+    )

@@ -1,0 +1,290 @@
+"""Pretrain Fus-MAE. `deepspeed train/pretrain.py --help` shows how.
+
+Everything that can be wrong with the files is found before any rank waits for another;
+then comes one training loop.
+"""
+
+import dataclasses
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import torch
+from torch import Tensor
+
+from fusmae.config import as_table
+from fusmae.data import Batch, Preprocess, TrainLoader
+from fusmae.model import FusMAE, draw_masks
+from fusmae.training.checkpoint import (
+    find_checkpoint,
+    read_state,
+    remove_leftovers,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from fusmae.training.engine import Engine, join_ranks
+from fusmae.training.export import export_encoder
+from fusmae.training.metrics import METRICS, Means, MetricsWriter, Stopwatch
+from fusmae.training.monitor import Monitor
+from fusmae.training.ranks import StopRequest
+from fusmae.training.record import describe_start, write_record
+from fusmae.training.run import Run, check_same_run, check_unused, is_complete, read_run
+
+EXAMPLES = """
+\b
+Examples:
+  deepspeed train/pretrain.py --recipe train/recipes/paper.toml \\
+      --data DATASET --out RUN --deepspeed_config ds_configs/zero1_autocast.json
+\b
+  # the same run again, from its newest checkpoint, on any number of GPUs
+  deepspeed train/pretrain.py ... --out RUN --resume auto
+\b
+  # two ranks without a GPU, another learning rate
+  OMP_NUM_THREADS=1 deepspeed --num_accelerators 2 train/pretrain.py \\
+      --recipe train/recipes/tiny.toml --data DATASET --out RUN \\
+      --deepspeed_config ds_configs/cpu.json --set optim.lr=1e-3
+\b
+  # one rank, without the launcher
+  python train/pretrain.py --recipe train/recipes/tiny.toml --data DATASET --out RUN \\
+      --deepspeed_config ds_configs/cpu.json
+"""
+
+
+class RankError(ValueError):
+    """An error that only this rank has met, so it must tell it itself."""
+
+
+@click.command(epilog=EXAMPLES)
+@click.option("--recipe", type=click.Path(path_type=Path), required=True, help="TOML file.")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Dataset folder.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
+@click.option(
+    "--deepspeed_config",
+    "ds_config",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="DeepSpeed json: micro-batch, ZeRO stage, precision, offload.",
+)
+@click.option(
+    "--resume",
+    type=click.Choice(["auto"]),
+    help="Continue from the newest checkpoint in --out, or start if there is none.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override one value of the recipe, such as optim.lr=1e-4; may be repeated.",
+)
+@click.option("--local_rank", type=int, hidden=True, help="Given by the deepspeed launcher.")
+def pretrain(
+    recipe: Path,
+    data: Path,
+    out: Path,
+    ds_config: Path,
+    resume: str | None,
+    overrides: tuple[str, ...],
+    local_rank: int | None,
+) -> None:
+    """Pretrain Fus-MAE on a dataset of fusmae-ingest.
+
+    Writes checkpoints, metrics.jsonl and run.json into --out, and at the end the encoder
+    into --out/encoder. SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and exit with 0.
+    """
+    run = read_run(recipe, data, out, ds_config, overrides)
+    if resume is None:
+        check_unused(out)
+    elif is_complete(run):
+        if run.ranks.rank == 0:
+            click.echo(f"{out} is complete: {run.encoder}")
+        return
+    train(run)
+
+
+def train(run: Run) -> None:
+    """Train to the end of the schedule, or until asked to stop, and export the encoder.
+
+    Raises:
+        ValueError: the run in `run.out` is another one, or a loss is not finite.
+        RankError: this rank cannot read its samples.
+    """
+    recipe, plan, total_steps = run.recipe, run.plan, run.schedule.total_steps
+    is_first = run.ranks.rank == 0
+    stop = StopRequest()
+    device = join_ranks(run.ranks, recipe.run.deterministic)
+    engine, preprocess, loader = build(run, device)
+    step, means = resume(run, engine, loader)
+    metrics = begin(run, step) if is_first else None
+    batches = iter(loader)
+    watch = Stopwatch()
+
+    # ------------------------------------------------------------------ the training loop
+    stopping = False
+    with Monitor(total_steps, step, shown=is_first) as monitor:
+        while step < total_steps and not stopping:
+            losses, sample_ids, waited_s = [], [], 0.0
+            for _ in range(plan.accumulation):
+                asked = time.perf_counter()
+                batch = next_batch(batches, run.ranks.rank)
+                waited_s += time.perf_counter() - asked
+                images = preprocess(batch.arrays)
+                masks = draw_masks(recipe.model, list(images), recipe.seed, batch.positions)
+                losses.append(engine.forward_backward(images, masks))
+                sample_ids.append(batch.sample_ids.clone())
+            step_means, stopping = agree(engine, losses, sample_ids, stop.requested, step)
+            rate = run.schedule.rate(step)
+            norm = engine.update(rate)
+            step += 1
+            means.add(step_means)
+            watch.add(recipe.optim.global_batch, waited_s)
+            monitor.advance(step)
+            if metrics and (step % recipe.run.log_every_steps == 0 or step == total_steps):
+                line: dict[str, Any] = {"step": step, "samples": step * recipe.optim.global_batch}
+                line |= means.take() | {"lr": rate, "grad_norm": norm} | watch.read()
+                metrics.write(line)
+                monitor.show(line, list(step_means))
+            if stopping or step % recipe.run.save_every_steps == 0 or step == total_steps:
+                save(run, engine, loader, step, means)
+        if stopping:
+            monitor.say(f"asked to stop: saved step {step}; go on with --resume auto")
+    # -------------------------------------------------------------------------------------
+
+    if is_first and step == total_steps:
+        export_encoder(run)
+        click.echo(f"{total_steps} steps done: {run.encoder}")
+    engine.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def build(run: Run, device: torch.device) -> tuple[Engine, Preprocess, TrainLoader]:
+    """The model under DeepSpeed, what makes its input on the device, and the stream of samples."""
+    recipe = run.recipe
+    torch.manual_seed(recipe.seed)  # the same initial weights on every rank
+    engine = Engine(FusMAE(recipe.model, run.channels), recipe.optim, run.plan)
+    loader = TrainLoader(
+        run.data,
+        recipe.data,
+        seed=recipe.seed,
+        global_batch=recipe.optim.global_batch,
+        rank=run.ranks.rank,
+        world_size=run.ranks.world_size,
+        micro_batch=run.plan.micro_batch,
+        pin=device.type == "cuda",
+        device=device,
+    )
+    data = recipe.data
+    preprocess = Preprocess(run.manifest, data.bands, recipe.model.image_px, data.resample)
+    return engine, preprocess.to(device), loader
+
+
+def resume(run: Run, engine: Engine, loader: TrainLoader) -> tuple[int, Means]:
+    """Restore the newest whole checkpoint, if any: steps made, and the means under way."""
+    found = find_checkpoint(run.out) if run.ranks.rank == 0 else None
+    checkpoint = engine.gather_over_ranks(found)[0]
+    if checkpoint is None:
+        return 0, Means()
+    state = read_state(checkpoint)
+    check_same_run(run, state)
+    restore_checkpoint(checkpoint, engine)
+    loader.load_state_dict(state["loader"])
+    return state["step"], Means(**state["means"])
+
+
+def begin(run: Run, step: int) -> MetricsWriter:
+    """Make the run's folder, record this start, and open its metrics; rank 0 only."""
+    run.out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(run.out)
+    start = describe_start(run.ranks.world_size, step, run.plan.config)
+    write_record(run.out, as_table(run.recipe), run.dataset, start)
+    return MetricsWriter(run.out / METRICS, step)
+
+
+def next_batch(batches: Iterator[Batch], rank: int) -> Batch:
+    """The next micro-batch; what goes wrong here, goes wrong on this rank alone."""
+    try:
+        return next(batches)
+    except (OSError, ValueError) as error:
+        raise RankError(f"rank {rank}: {error}") from error
+
+
+def agree(
+    engine: Engine,
+    losses: list[dict[str, Tensor]],
+    sample_ids: list[Tensor],
+    stop: bool,
+    step: int,
+) -> tuple[dict[str, float], bool]:
+    """The step's mean losses over ranks and micro-batches, and whether any rank is to stop.
+
+    Raises:
+        ValueError: a loss is not finite, before it has touched the weights.
+    """
+    names = list(losses[0])
+    table = torch.stack([torch.stack([micro[name] for name in names]) for micro in losses])
+    flags, *sums = engine.sum_over_ranks([float(stop), *table.double().mean(dim=0)])
+    ranks = torch.distributed.get_world_size()
+    means = {name: total / ranks for name, total in zip(names, sums, strict=True)}
+    if all(math.isfinite(mean) for mean in means.values()):
+        return means, flags > 0
+    bad = ~table.isfinite().all(dim=1)
+    mine = [
+        row for ids, is_bad in zip(sample_ids, bad, strict=True) if is_bad for row in ids.tolist()
+    ]
+    rows = [row for part in engine.gather_over_ranks(mine) for row in part]
+    shown = ", ".join(map(str, rows[:16])) + (", ..." if len(rows) > 16 else "")
+    raise ValueError(
+        f"step {step + 1}: the loss is not finite on a micro-batch with rows {shown} of the split; "
+        "it has not touched the weights. Look at these samples, lower optim.lr or set "
+        "optim.clip_norm, and go on with --resume auto"
+    )
+
+
+def save(run: Run, engine: Engine, loader: TrainLoader, step: int, means: Means) -> None:
+    """Write a checkpoint; called by all ranks together."""
+    state = {
+        "step": step,
+        "loader": loader.state_dict(),
+        "means": dataclasses.asdict(means),
+        "recipe": as_table(run.recipe),
+        "dataset": run.dataset,
+    }
+    save_checkpoint(run.out, engine, state, run.recipe.run.keep_checkpoints, run.ranks.rank)
+
+
+def main() -> None:
+    """Run the command; each error is one line of rank 0, exit code 2 for usage, else 1."""
+    rank = int(os.environ.get("RANK", 0))
+    try:
+        pretrain(standalone_mode=False)
+    except click.ClickException as error:
+        fail(rank, error.format_message(), error.exit_code)
+    except RankError as error:
+        fail(0, str(error), 1)
+    except ValueError as error:
+        fail(rank, str(error), 1)
+    except RuntimeError as error:
+        if "Connection closed by peer" not in str(error):
+            raise
+        fail(rank, "another rank has ended, see its message", 1)
+
+
+def fail(rank: int, message: str, code: int) -> NoReturn:
+    """Say what was wrong and exit: rank 0 at once, the others only after it.
+
+    At the first exit the launcher kills all other ranks, and the message with them.
+    """
+    if rank == 0:
+        click.echo(f"error: {message}", err=True)
+    else:
+        time.sleep(5)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
