@@ -6,7 +6,7 @@ they scale, because `preadv` runs without the interpreter lock.
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -157,11 +157,19 @@ def _work(jobs: "SimpleQueue[_Job | None]", stopped: Event, fill: Callable[[_Job
             job.slot.filled.put(None)
 
 
-def _stop(jobs: "SimpleQueue[_Job | None]", stopped: Event, num_threads: int) -> None:
-    """End the threads soon, without a wait: it may run in a garbage collection."""
+def _stop(jobs: "SimpleQueue[_Job | None]", stopped: Event, threads: Sequence[Thread]) -> None:
+    """End the threads; each finishes the rows that it is reading.
+
+    They are waited for, because a thread that is inside torch when the interpreter exits aborts
+    the process. A garbage collection may run this in one of the threads: there is no waiting
+    then.
+    """
     stopped.set()
-    for _ in range(num_threads):
+    for _ in threads:
         jobs.put(None)
+    if current_thread() not in threads:
+        for thread in threads:
+            thread.join()
 
 
 class Ring:
@@ -210,7 +218,7 @@ class Ring:
             )
             for i in range(options.num_threads)
         ]
-        self._finalize = weakref.finalize(self, _stop, self._jobs, stopped, options.num_threads)
+        self._finalize = weakref.finalize(self, _stop, self._jobs, stopped, self._threads)
         for thread in self._threads:
             thread.start()
         for slot in self._slots:
@@ -267,10 +275,7 @@ class Ring:
         return batch
 
     def close(self) -> None:
-        """End the threads; each finishes the rows that it is reading. May be called again."""
-        self._finalize()
+        """End the threads, and wake a consumer that waits. May be called again."""
         for slot in self._slots:
             slot.filled.put(ValueError("this loader is closed"))
-        for thread in self._threads:
-            if thread is not current_thread():
-                thread.join()
+        self._finalize()

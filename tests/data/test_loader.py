@@ -272,7 +272,7 @@ def test_program_that_never_closes_its_loader_ends(tiny_dataset):
     program = (
         "import sys; from pathlib import Path\n"
         "from fusmae.config import DataConfig; from fusmae.data import TrainLoader\n"
-        "loader = TrainLoader(Path(sys.argv[1]), DataConfig(), 0, 4, 0, 1, 4)\n"
+        "loader = TrainLoader(Path(sys.argv[1]), DataConfig(), 0, 4, 0, 1, 4, num_threads=4)\n"
         "next(loader); print('read')\n"
     )
     done = subprocess.run(
