@@ -1,0 +1,139 @@
+"""Figures of the report page, each as the bytes of a PNG."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+from fusmae.evaluation.reconstruction import Reconstruction
+from fusmae.sensors import REFLECTANCE_SCALE
+
+Image = npt.NDArray[np.floating[Any]]
+Mask = npt.NDArray[np.bool_]
+
+# Masked pixels; a colour that neither land nor a grey radar image has.
+_HIDDEN = (0.80, 0.84, 0.93)
+_COLUMNS = ("Input", "Masked input", "Reconstruction", "Reconstruction,\nvisible pixels pasted in")
+_DPI = 130
+# Shares of an input's pixels that may be darker or brighter than what is shown.
+_STRETCH = (1, 99)
+_LINE_COLOURS = ("#1f5fa8", "#c2571a", "#3d8a4d", "#7a4fa3")
+
+
+@dataclass(frozen=True)
+class View:
+    """Bands of one sensor as a picture: three as red, green and blue, one as grey.
+
+    `scale` turns stored units into `unit`. With `joint` the bands share one stretch, which
+    keeps natural colours; without, each has its own, since near infrared outshines the rest.
+    """
+
+    title: str
+    sensor: str
+    bands: tuple[str, ...]
+    scale: float
+    unit: str
+    decimals: int
+    joint: bool
+
+
+VIEWS = (
+    View("True colour", "s2", ("B04", "B03", "B02"), REFLECTANCE_SCALE, "reflectance", 3, True),
+    View("False colour", "s2", ("B08", "B04", "B03"), REFLECTANCE_SCALE, "reflectance", 3, False),
+    View("Radar backscatter", "s1", ("VV",), 1.0, "dB", 1, True),
+)
+
+
+def available_views(bands: dict[str, tuple[str, ...]]) -> list[View]:
+    """The views whose bands (sensor -> band names) the model has."""
+    return [view for view in VIEWS if set(view.bands) <= set(bands.get(view.sensor, ()))]
+
+
+def sample_figure(
+    reconstruction: Reconstruction, row: int, bands: dict[str, tuple[str, ...]]
+) -> bytes:
+    """A sample's views, one a line: input, masked input, reconstruction, and with pixels pasted.
+
+    The four pictures of a line share one stretch, taken from the input; it is printed beside
+    the line.
+    """
+    views = available_views(bands)
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    figure = Figure(figsize=(9.6, 0.5 + 1.97 * len(views)), layout=layout)
+    grid = figure.subplots(len(views), len(_COLUMNS), squeeze=False)
+    for line, view in zip(grid, views, strict=True):
+        channels = [bands[view.sensor].index(band) for band in view.bands]
+        truth = reconstruction.truth[view.sensor][row, channels].numpy() * view.scale
+        predicted = reconstruction.predicted[view.sensor][row, channels].numpy() * view.scale
+        hidden = reconstruction.masked[view.sensor][row].numpy()
+        _draw_line(figure, line, view, truth, predicted, hidden)
+    for axes, title in zip(grid[0], _COLUMNS, strict=True):
+        axes.set_title(title, fontsize=10)
+    return _png(figure)
+
+
+def _draw_line(
+    figure: Figure,
+    line: Sequence[Axes],
+    view: View,
+    truth: Image,
+    predicted: Image,
+    hidden: Mask,
+) -> None:
+    """One view: `truth` and `predicted` (bands, S, S) in the view's unit, `hidden` (S, S)."""
+    axis = (0, 1, 2) if view.joint else (1, 2)
+    low, high = np.percentile(truth, _STRETCH, axis=axis, keepdims=True)  # (bands or 1, 1, 1)
+    pasted = np.where(hidden, predicted, truth)
+    for axes, image, cover in zip(
+        line, (truth, truth, predicted, pasted), (None, hidden, None, None), strict=True
+    ):
+        axes.imshow(_colours(image, low, high, cover), interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    names = [", ".join(view.bands)] if view.joint else view.bands
+    ranges = [
+        f"{name}: {lowest:.{view.decimals}f} to {highest:.{view.decimals}f}"
+        for name, lowest, highest in zip(names, low.flat, high.flat, strict=True)
+    ]
+    text = "\n".join([view.title, *ranges, view.unit])
+    line[0].set_ylabel(text, fontsize=9, rotation=0, ha="right", va="center", labelpad=8)
+
+
+def _colours(image: Image, low: Image, high: Image, cover: Mask | None) -> Image:
+    """(bands, S, S) as RGB (S, S, 3), `low` at 0 and `high` at 1; covered pixels hidden."""
+    shown = np.clip((image - low) / np.maximum(high - low, 1e-6), 0, 1).transpose(1, 2, 0)
+    rgb = np.broadcast_to(shown, (*shown.shape[:2], 3)).copy()
+    if cover is not None:
+        rgb[cover] = _HIDDEN
+    return rgb
+
+
+def loss_figure(steps: Sequence[int], losses: Mapping[str, Sequence[float]]) -> bytes:
+    """Losses by name over the optimiser's steps."""
+    figure = Figure(figsize=(9.6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for (name, values), colour in zip(losses.items(), _LINE_COLOURS, strict=False):
+        axes.plot(steps, values, label=name, color=colour, linewidth=1.6)
+    axes.set_xlabel("step")
+    axes.set_ylabel("mean squared error,\nnormalised units")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # Without the software's version, which would change the bytes from release to release.
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,157 @@
+"""What a pretraining run reconstructs: its newest weights on a split, in stored units."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fusmae.config import ModelConfig, PretrainRecipe, build
+from fusmae.data import EvalLoader, Preprocess, SplitReader
+from fusmae.manifest import MANIFEST_NAME, read_manifest
+from fusmae.model import FusMAE, draw_masks
+from fusmae.training.checkpoint import find_checkpoint, read_state, read_weights
+from fusmae.training.record import RUN_RECORD
+
+# B batch, C bands of a sensor, S side of the model's grid, N tokens of a sensor
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A run's newest model, in float32 and on the CPU, after `step` updates."""
+
+    model: FusMAE
+    recipe: PretrainRecipe
+    step: int
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Samples on the model's grid, by sensor. Pixels are float32 in stored units.
+
+    truth, predicted: (B, C, S, S); every token is predicted, visible ones too.
+    masked: (B, S, S) bool, true where the encoder did not see the sensor's pixels.
+    """
+
+    keys: tuple[str, ...]
+    truth: dict[str, Tensor]
+    predicted: dict[str, Tensor]
+    masked: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class BandError:
+    """Root mean square errors over masked pixels, in stored units.
+
+    `visible_mean` is the error of filling a sample with the mean of its visible pixels.
+    """
+
+    sensor: str
+    band: str
+    rmse: float
+    visible_mean: float
+
+
+def load_pretrained(run: Path, dataset: Path) -> Pretrained:
+    """The run's newest whole checkpoint as a model.
+
+    Raises:
+        ValueError: `run` is no run, has no checkpoint yet, or was made from another dataset.
+    """
+    try:
+        record = json.loads((run / RUN_RECORD).read_text())
+    except OSError as error:
+        raise ValueError(
+            f"cannot read {run / RUN_RECORD}: {error.strerror}; "
+            f"is {run} a run of train/pretrain.py?"
+        ) from None
+    digest = hashlib.sha256((dataset / MANIFEST_NAME).read_bytes()).hexdigest()
+    if digest != record["dataset"]["manifest_sha256"]:
+        raise ValueError(
+            f"{run} was trained on {record['dataset']['path']}, and {dataset} is not the same"
+        )
+    checkpoint = find_checkpoint(run)
+    if checkpoint is None:
+        raise ValueError(f"{run} has no checkpoint yet")
+    recipe = build(PretrainRecipe, record["recipe"])
+    channels = {sensor: len(bands) for sensor, bands in recipe.data.bands.items()}
+    model = FusMAE(recipe.model, channels).eval()
+    model.load_state_dict(read_weights(checkpoint))
+    return Pretrained(model, recipe, read_state(checkpoint)["step"])
+
+
+def reconstruct(
+    pretrained: Pretrained, dataset: Path, split: str, num_samples: int
+) -> Iterator[Reconstruction]:
+    """Batches of the first `num_samples` samples of a split, or of all where there are fewer.
+
+    Their masks are those of the recipe's seed at positions 0, 1, ...
+
+    Raises:
+        ValueError: the dataset has no such split, or no samples in it.
+    """
+    recipe = pretrained.recipe
+    reader = SplitReader(dataset, split)
+    ids = np.arange(min(num_samples, reader.num_samples))
+    keys = reader.keys()
+    preprocess = Preprocess(
+        read_manifest(dataset), recipe.data.bands, recipe.model.image_px, recipe.data.resample
+    )
+    for batch in EvalLoader(dataset, split, recipe.data, BATCH, sample_ids=ids):
+        images = preprocess(batch.arrays)
+        masks = draw_masks(recipe.model, list(images), recipe.seed, batch.positions)
+        predicted = pretrained.model.reconstruct(images, masks)
+        yield Reconstruction(
+            tuple(keys[i] for i in batch.sample_ids.tolist()),
+            preprocess.denormalise(images),
+            preprocess.denormalise(predicted),
+            {sensor: token_pixels(masks.masked[sensor], recipe.model) for sensor in images},
+        )
+
+
+def token_pixels(tokens: Tensor, config: ModelConfig) -> Tensor:
+    """The pixels of the tokens numbered in (B, K): true in a (B, S, S) bool image."""
+    side, patch_px = config.image_px // config.patch_px, config.patch_px
+    grid = torch.zeros(len(tokens), side * side, dtype=torch.bool).scatter(1, tokens, True)
+    pixels = grid.view(-1, side, side).repeat_interleave(patch_px, dim=1)
+    return pixels.repeat_interleave(patch_px, dim=2)
+
+
+def squared_errors(part: Reconstruction) -> dict[str, Tensor]:
+    """Sums over the masked pixels of a batch, (3, C) float64 by sensor; add them up over batches.
+
+    Rows: squared error of the model, squared error of filling each sample with the mean of
+    its visible pixels, and the number of masked pixels.
+    """
+    sums: dict[str, Tensor] = {}
+    for sensor, stored in part.truth.items():
+        truth, predicted = stored.double(), part.predicted[sensor].double()
+        masked = part.masked[sensor][:, None]  # (B, 1, S, S)
+        visible = ~masked
+        fill = (truth * visible).sum((2, 3), keepdim=True) / visible.sum((2, 3), keepdim=True)
+        sums[sensor] = torch.stack(
+            [
+                (((predicted - truth) * masked) ** 2).sum((0, 2, 3)),
+                (((fill - truth) * masked) ** 2).sum((0, 2, 3)),
+                masked.sum().double().expand(truth.shape[1]),
+            ]
+        )
+    return sums
+
+
+def band_errors(sums: dict[str, Tensor], bands: dict[str, tuple[str, ...]]) -> list[BandError]:
+    """The error of every band from sums of `squared_errors`; `bands` names the channels."""
+    errors: list[BandError] = []
+    for sensor, names in bands.items():
+        model, fill, count = sums[sensor]
+        rmse, visible_mean = (model / count).sqrt().tolist(), (fill / count).sqrt().tolist()
+        errors += [
+            BandError(sensor, *values) for values in zip(names, rmse, visible_mean, strict=True)
+        ]
+    return errors

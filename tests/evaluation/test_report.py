@@ -1,0 +1,220 @@
+"""The picture page: right pixels, honest labels, one file, and plain errors."""
+
+import base64
+import dataclasses
+import hashlib
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor
+
+from fusmae.config import DataConfig, ModelConfig, PretrainRecipe, as_table
+from fusmae.data import SplitReader
+from fusmae.evaluation.pictures import available_views, sample_figure
+from fusmae.evaluation.reconstruction import (
+    Reconstruction,
+    band_errors,
+    load_pretrained,
+    reconstruct,
+    squared_errors,
+    token_pixels,
+)
+from fusmae.evaluation.report import main
+from fusmae.manifest import MANIFEST_NAME
+from fusmae.model import FusMAE
+from fusmae.model.patches import patchify
+from fusmae.training.checkpoint import save_checkpoint
+from fusmae.training.engine import ParameterState
+
+MODEL = ModelConfig(
+    preset="tiny", image_px=12, patch_px=3, width=16, depth=2, heads=2, decoder_width=8
+)
+BANDS = {"s1": ("VV", "VH"), "s2": ("B02", "B03", "B04", "B08", "B11")}
+
+
+class OneRank:
+    """What a checkpoint needs of the trainer's engine: whole states, one rank."""
+
+    adam_steps = 7
+
+    def __init__(self, model: FusMAE) -> None:
+        self.model = model
+
+    def states(self):
+        for name, weight in self.model.named_parameters():
+            yield name, ParameterState(weight, torch.zeros_like(weight), torch.zeros_like(weight))
+
+    def barrier(self) -> None: ...
+
+
+def write_run(folder: Path, dataset: Path, model: ModelConfig = MODEL) -> FusMAE:
+    """A run with one checkpoint at step 7, two log lines and a third one cut short."""
+    recipe = PretrainRecipe(model=model, data=DataConfig(bands=BANDS))
+    weights = FusMAE(model, {sensor: len(bands) for sensor, bands in BANDS.items()})
+    folder.mkdir()
+    save_checkpoint(folder, OneRank(weights), {"step": 7}, keep=2, rank=0)
+    digest = hashlib.sha256((dataset / MANIFEST_NAME).read_bytes()).hexdigest()
+    record = {
+        "recipe": as_table(recipe),
+        "dataset": {"path": str(dataset), "manifest_sha256": digest},
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    lines = [{"step": step, "loss": 2.0, "s1": 1.2, "s2": 0.8} for step in (5, 7)]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 8, "lo'
+    (folder / "metrics.jsonl").write_text(text)
+    return weights
+
+
+@pytest.fixture
+def run(dataset: Path, tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    write_run(tmp_path / "run", dataset)
+    return tmp_path / "run"
+
+
+def test_masked_pixels_are_those_of_the_masked_tokens() -> None:
+    image = torch.arange(144.0).view(1, 1, 12, 12)
+    chosen = torch.tensor([[0, 5, 14]])
+    inside = image[0, 0][token_pixels(chosen, MODEL)[0]]
+    expected = patchify(image, 3)[0, chosen[0]].flatten()
+    assert sorted(inside.tolist()) == sorted(expected.tolist())
+
+
+def test_reconstructions_are_in_stored_units_and_of_the_runs_weights(
+    run: Path, dataset: Path
+) -> None:
+    pretrained = load_pretrained(run, dataset)
+    assert pretrained.step == 7
+    parts = list(reconstruct(pretrained, dataset, "val", 100))
+    assert [key for part in parts for key in part.keys] == [f"val-0-{i}" for i in range(19)]
+    reader = SplitReader(dataset, "val")
+    stored = np.zeros((1, 4, 12, 12), np.uint16)
+    others = {s.name: np.zeros((1, *s.shape), s.dtype) for s in reader.arrays}
+    reader.read_into(np.array([18]), {**others, "s2_10m": stored})
+    # B02, B03, B04 and B08 at native resolution; normalised and back in float32.
+    np.testing.assert_allclose(parts[-1].truth["s2"][-1, :4], stored[0], atol=0.1)
+    assert parts[0].masked["s1"].float().mean().item() == pytest.approx(12 / 16)
+
+
+def test_band_errors_are_root_mean_squares_over_masked_pixels_of_all_batches() -> None:
+    rng = np.random.default_rng(0)
+
+    def part(size: int) -> Reconstruction:
+        truth, predicted = (torch.tensor(rng.normal(5, 2, (size, 2, 6, 6))) for _ in range(2))
+        masked = torch.tensor(rng.random((size, 6, 6)) < 0.7)
+        return Reconstruction(("k",) * size, {"s1": truth}, {"s1": predicted}, {"s1": masked})
+
+    parts = [part(3), part(2)]
+    sums = squared_errors(parts[0])["s1"] + squared_errors(parts[1])["s1"]
+    got = band_errors({"s1": sums}, {"s1": ("VV", "VH")})
+    for channel, error in enumerate(got):
+        squares, fills = [], []
+        for each in parts:
+            for truth, predicted, masked in zip(
+                each.truth["s1"], each.predicted["s1"], each.masked["s1"], strict=True
+            ):
+                hidden = truth[channel][masked].numpy()
+                squares += list((predicted[channel][masked].numpy() - hidden) ** 2)
+                fills += list((truth[channel][~masked].numpy().mean() - hidden) ** 2)
+        assert error.band == ("VV", "VH")[channel]
+        assert error.rmse == pytest.approx(np.sqrt(np.mean(squares)))
+        assert error.visible_mean == pytest.approx(np.sqrt(np.mean(fills)))
+
+
+def test_only_the_third_and_fourth_pictures_depend_on_the_prediction() -> None:
+    truth = {s: torch.rand(1, len(b), 12, 12) * 1000 for s, b in BANDS.items()}
+    masked: dict[str, Tensor] = {s: torch.zeros(1, 12, 12, dtype=torch.bool) for s in BANDS}
+    masked["s2"][0, :6] = True
+    wrong = {s: torch.full_like(x, 500) for s, x in truth.items()}
+    columns = {}
+    for name, predicted in (("perfect", truth), ("wrong", wrong)):
+        png = sample_figure(Reconstruction(("k",), truth, predicted, masked), 0, BANDS)
+        pixels = matplotlib.image.imread(io.BytesIO(png))
+        columns[name] = np.array_split(pixels[:, -pixels.shape[1] * 4 // 5 :], 4, axis=1)
+    # Input and masked input do not depend on the prediction; the other two do.
+    same = [np.array_equal(a, b) for a, b in zip(columns["perfect"], columns["wrong"], strict=True)]
+    assert same == [True, True, False, False]
+
+
+def test_views_need_their_bands() -> None:
+    titles = [view.title for view in available_views({"s1": ("VV",), "s2": ("B02", "B03", "B04")})]
+    assert titles == ["True colour", "Radar backscatter"]
+
+
+class _Page(HTMLParser):
+    """Collects what a page shows, and what it would fetch."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text, self.links, self.open = "", [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_one_whole_file_that_says_what_it_shows(run: Path, dataset: Path) -> None:
+    done = CliRunner().invoke(main, [str(run), "--data", str(dataset)])
+    assert done.exit_code == 0, done.output
+    page = _Page((run / "report.html").read_text())
+    assert page.open == []
+    assert len(page.links) == 1 + 4  # the loss curve and four samples
+    for link in page.links:
+        png = base64.b64decode(link.removeprefix("data:image/png;base64,"))
+        assert matplotlib.image.imread(io.BytesIO(png)).std() > 0
+    for text in ("simulated data", "after step 7", "19 samples of the val split", "val-0-3"):
+        assert text in page.text
+    assert re.findall("S[12] (?:V[VH]|B[0-9]{2})", page.text) == [
+        f"{sensor.upper()} {band}" for sensor, bands in BANDS.items() for band in bands
+    ]
+    assert "up to its mean" not in page.text
+
+
+def test_the_page_says_when_token_statistics_come_from_the_true_pixels(
+    dataset: Path, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "run", dataset, dataclasses.replace(MODEL, normalise_target=True))
+    out = tmp_path / "page.html"
+    CliRunner().invoke(main, [str(tmp_path / "run"), "--data", str(dataset), "--out", str(out)])
+    assert "up to its mean and standard deviation" in out.read_text()
+
+
+@pytest.mark.parametrize("damage", ["run.json", "checkpoints", "dataset", "split"])
+def test_a_page_that_cannot_be_made_is_one_line_that_says_why(
+    run: Path, dataset: Path, damage: str
+) -> None:
+    arguments = [str(run), "--data", str(dataset)]
+    if damage == "run.json":
+        (run / "run.json").unlink()
+        message = "a run of train/pretrain.py?"
+    elif damage == "checkpoints":
+        (run / "checkpoints").rename(run / "gone")
+        message = "has no checkpoint yet"
+    elif damage == "dataset":
+        record = json.loads((run / "run.json").read_text())
+        record["dataset"]["manifest_sha256"] = "0" * 64
+        (run / "run.json").write_text(json.dumps(record))
+        message = "is not the same"
+    else:
+        arguments += ["--split", "vaal"]
+        message = "there is no split 'vaal'"
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert message in done.output and "Traceback" not in done.output
+    assert not (run / "report.html").exists()
