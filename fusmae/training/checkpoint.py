@@ -80,10 +80,13 @@ def find_checkpoint(run: Path) -> Path | None:
     return None
 
 
-def latest_step(run: Path) -> int | None:
-    """The step of the newest checkpoint by name, None without one; its files are not checked."""
+def newest_state(run: Path) -> dict[str, Any] | None:
+    """The state of the newest checkpoint by name, its other files unchecked; None without one."""
     folders = _folders(run)
-    return int(folders[0].name.removeprefix("step-")) if folders else None
+    try:
+        return read_state(folders[0]) if folders else None
+    except (OSError, ValueError):
+        return None
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fusmae.config import PretrainRecipe, as_table, load_recipe
 from fusmae.manifest import Manifest, read_manifest
-from fusmae.training.checkpoint import latest_step
+from fusmae.training.checkpoint import newest_state
 from fusmae.training.ds_config import EnginePlan, plan_engine, read_ds_config
 from fusmae.training.ranks import Ranks, ranks_from_environment
 from fusmae.training.record import describe_dataset
@@ -83,9 +83,16 @@ def check_unused(out: Path) -> None:
 
 
 def is_complete(run: Run) -> bool:
-    """Whether every step is made and the encoder exported."""
-    exported = (run.encoder / "config.json").exists()
-    return exported and latest_step(run.out) == run.schedule.total_steps
+    """Whether every step is made and the encoder exported.
+
+    Raises:
+        ValueError: as `check_same_run`, of the run that is there.
+    """
+    state = newest_state(run.out)
+    if state is None or not (run.encoder / "config.json").exists():
+        return False
+    check_same_run(run, state)
+    return bool(state["step"] == run.schedule.total_steps)
 
 
 def check_same_run(run: Run, state: dict[str, Any]) -> None:

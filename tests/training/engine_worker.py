@@ -1,0 +1,100 @@
+"""One rank of the engine tests: trains the tiny model under each named configuration.
+
+    deepspeed --num_accelerators 2 engine_worker.py --plan plan.json --out FOLDER
+
+`plan.json` lists cases: {"name", "ds", "clip_norm", "steps", "restore", "save"}. Rank 0
+writes FOLDER/NAME.json with the losses and gradient norms of each step.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fusmae.config import ModelConfig, OptimConfig
+from fusmae.model import FusMAE, draw_masks
+from fusmae.training.checkpoint import read_state, restore_checkpoint, save_checkpoint
+from fusmae.training.ds_config import plan_engine
+from fusmae.training.engine import Engine, join_ranks
+from fusmae.training.ranks import ranks_from_environment
+
+GLOBAL_BATCH = 8
+RATES = (1e-3, 3e-3, 2e-3, 3e-3)
+CHANNELS = {"s1": 2, "s2": 3}
+# Odd sizes: neither 2 ranks nor ZeRO's alignment divide the parameters evenly.
+MODEL = ModelConfig(
+    preset="tiny",
+    image_px=12,
+    patch_px=3,
+    width=20,
+    depth=2,
+    heads=2,
+    decoder_width=12,
+    decoder_depth=1,
+    decoder_heads=2,
+)
+
+
+def optim_of(clip_norm: float) -> OptimConfig:
+    return OptimConfig(global_batch=GLOBAL_BATCH, epochs=1, warmup_epochs=0.5, clip_norm=clip_norm)
+
+
+def images_at(step: int) -> dict[str, torch.Tensor]:
+    """The global batch of a step, the same on every rank."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    return {
+        sensor: torch.randn(GLOBAL_BATCH, count, 12, 12, generator=generator)
+        for sensor, count in CHANNELS.items()
+    }
+
+
+def make_model() -> FusMAE:
+    torch.manual_seed(0)
+    return FusMAE(MODEL, CHANNELS)
+
+
+def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> None:
+    optim = optim_of(case.get("clip_norm", 0.0))
+    plan = plan_engine(case["ds"], optim, world_size)
+    engine = Engine(make_model(), optim, plan)
+    first, losses, norms = 0, [], []
+    if "restore" in case:
+        folder = out / case["restore"]
+        restore_checkpoint(folder, engine)
+        first = read_state(folder)["step"]
+    for step in range(first, case["steps"]):
+        images, total = images_at(step), 0.0
+        for micro in range(plan.accumulation):
+            start = (rank * plan.accumulation + micro) * plan.micro_batch
+            rows = slice(start, start + plan.micro_batch)
+            positions = torch.arange(GLOBAL_BATCH)[rows] + step * GLOBAL_BATCH
+            masks = draw_masks(MODEL, list(CHANNELS), 0, positions)
+            mine = {sensor: image[rows] for sensor, image in images.items()}
+            total += float(engine.forward_backward(mine, masks)["loss"])
+        norms.append(engine.update(RATES[step]))
+        losses.append(engine.sum_over_ranks([total])[0] / world_size / plan.accumulation)
+    if "save" in case:
+        state = {"step": case["steps"]}
+        save_checkpoint(out / case["save"], engine, state, keep=2, rank=rank)
+    if rank == 0:
+        result = {"losses": losses, "norms": norms}
+        (out / f"{case['name']}.json").write_text(json.dumps(result))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--plan", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--local_rank", type=int)
+    arguments = parser.parse_args()
+    ranks = ranks_from_environment()
+    join_ranks(ranks, deterministic=False)
+    for case in json.loads(arguments.plan.read_text()):
+        run_case(case, arguments.out, ranks.rank, ranks.world_size)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What the DeepSpeed json may hold, and what is added to it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusmae.config import OptimConfig
+from fusmae.training.ds_config import plan_engine, read_ds_config
+
+SHIPPED = sorted((Path(__file__).resolve().parents[2] / "ds_configs").glob("*.json"))
+MICRO = {"train_micro_batch_size_per_gpu": 50}
+OPTIM = OptimConfig(global_batch=400)
+
+
+def zero(stage: int) -> dict[str, Any]:
+    return {"zero_optimization": {"stage": stage}}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_configs_are_accepted_and_explained(path: Path) -> None:
+    table = read_ds_config(path)
+    micro_batch = table["train_micro_batch_size_per_gpu"]
+    plan = plan_engine(table, OptimConfig(global_batch=2 * micro_batch), world_size=2)
+    assert plan.accumulation == 1
+    readme = (path.parent / "README.md").read_text()
+    assert f"`{path.name}`" in readme
+    for key in keys_of(table):
+        assert f"`{key}`" in readme, f"{key} of {path.name} has no reason in the README"
+
+
+def keys_of(table: dict[str, Any]) -> set[str]:
+    inner = [keys_of(value) for value in table.values() if isinstance(value, dict)]
+    return set(table).union(*inner)
+
+
+@pytest.mark.parametrize(("ranks", "accumulation"), [(1, 8), (2, 4), (4, 2), (8, 1)])
+def test_accumulation_follows_from_the_global_batch(ranks: int, accumulation: int) -> None:
+    plan = plan_engine(MICRO, OPTIM, ranks)
+    assert plan.accumulation == plan.config["gradient_accumulation_steps"] == accumulation
+    assert plan.config["train_batch_size"] == 400
+
+
+def test_the_users_table_is_left_alone() -> None:
+    table = {**MICRO, **zero(1), "optimizer": {"type": "AdamW"}}
+    before = json.dumps(table)
+    plan_engine(table, OPTIM, 2)
+    assert json.dumps(table) == before
+
+
+def test_deepspeed_clips_from_stage_1_and_never_by_its_own_default() -> None:
+    clipping = OptimConfig(global_batch=400, clip_norm=2.0)
+    assert plan_engine(MICRO | zero(1), clipping, 1).config["gradient_clipping"] == 2.0
+    assert plan_engine(MICRO | zero(1), OPTIM, 1).config["gradient_clipping"] == 0.0
+    assert plan_engine(MICRO, clipping, 1).config["gradient_clipping"] == 0.0
+
+
+def test_the_json_chooses_which_fused_adam() -> None:
+    assert not plan_engine(MICRO, OPTIM, 1).deepspeed_adam
+    own = {"optimizer": {"type": "AdamW"}}
+    assert plan_engine(MICRO | own, OPTIM, 1).deepspeed_adam
+    torchs = {"optimizer": {"type": "AdamW", "params": {"torch_adam": True}}}
+    assert not plan_engine(MICRO | torchs, OPTIM, 1).deepspeed_adam
+
+
+@pytest.mark.parametrize(
+    ("extra", "ranks", "said"),
+    [
+        ({"train_batch_size": 400}, 1, "remove train_batch_size .* optim.global_batch"),
+        ({"gradient_accumulation_steps": 2}, 1, "remove gradient_accumulation_steps"),
+        ({"gradient_clipping": 1.0}, 1, "remove gradient_clipping .* optim.clip_norm"),
+        ({"scheduler": {"type": "WarmupLR"}}, 1, r"remove scheduler .* \[optim\]"),
+        (
+            {"optimizer": {"type": "AdamW", "params": {"lr": 1e-4}}},
+            1,
+            "remove optimizer.params.lr",
+        ),
+        ({"optimizer": {"type": "Lamb"}}, 1, "'Lamb' .* must be 'AdamW'"),
+        ({"fp16": {"enabled": True}}, 1, "fp16 is not supported"),
+        ({"bf16": {"enabled": True}}, 1, "bf16 with ZeRO stage 0 is refused"),
+        ({"torch_autocast": {"enabled": True, "dtype": "float16"}}, 1, "'float16' must be"),
+        (
+            {
+                "bf16": {"enabled": True},
+                "torch_autocast": {"enabled": True, "dtype": "bfloat16"},
+            },
+            1,
+            "both enabled",
+        ),
+        ({"train_micro_batch_size_per_gpu": "auto"}, 1, "'auto' .* whole number"),
+        ({"train_micro_batch_size_per_gpu": 0}, 1, "whole number"),
+        ({}, 3, "400 does not divide among 3 ranks"),
+        ({}, 5, "a divisor of 80, such as 40"),
+    ],
+)
+def test_what_is_refused_says_what_to_do(extra: dict[str, Any], ranks: int, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        plan_engine(MICRO | extra, OPTIM, ranks)
+
+
+def test_a_missing_micro_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="train_micro_batch_size_per_gpu = None"):
+        plan_engine({}, OPTIM, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{", "is not valid JSON"), ("[]", "expected an object")]
+)
+def test_a_broken_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"broken.json.*{said}"):
+        read_ds_config(path)
+    with pytest.raises(ValueError, match=r"cannot read the DeepSpeed config .*absent\.json"):
+        read_ds_config(tmp_path / "absent.json")

@@ -1,0 +1,179 @@
+"""Every ZeRO stage and precision on 2 ranks against one process of plain PyTorch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fusmae.model import draw_masks
+
+from .conftest import start_ranks, wait_for
+from .engine_worker import CHANNELS, GLOBAL_BATCH, MODEL, RATES, images_at, make_model
+
+WORKER = Path(__file__).parent / "engine_worker.py"
+STEPS = len(RATES)
+HALF = STEPS // 2
+CLIP_NORM = 1.0
+
+# fp32 differs by the order of sums alone: 1e-7 relative in each loss (measured), which six
+# steps of Adam at these rates carry on without growth.
+FP32 = 1e-6
+# bfloat16 has 8 bits of mantissa: 2^-8 = 4e-3 a product; measured 1.9e-3 (autocast against
+# autocast, whose gradients are summed in bf16) and 4.5e-3 (bf16 weights against fp32).
+AUTOCAST, BF16 = 5e-3, 1e-2
+
+MICRO = {"train_micro_batch_size_per_gpu": 4}
+BF16_JSON = {"bf16": {"enabled": True}}
+AUTOCAST_JSON = {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
+
+
+def zero(stage: int, **more: Any) -> dict[str, Any]:
+    return {**MICRO, "zero_optimization": {"stage": stage, **more}}
+
+
+def case(name: str, ds: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"name": name, "ds": ds, "steps": STEPS, **more}
+
+
+def half_way(name: str) -> str:
+    return f"{name}/checkpoints/step-{HALF:08d}"
+
+
+def exact_cases(stage: int) -> list[dict[str, Any]]:
+    """A whole run, its first half saved, and its second half resumed, plus one that accumulates
+    two micro-batches and clips."""
+    small = {**zero(stage), "train_micro_batch_size_per_gpu": 2}
+    return [
+        case(f"{stage}-whole", zero(stage)),
+        case(f"{stage}-half", zero(stage), steps=HALF, save=f"{stage}-half"),
+        case(f"{stage}-resumed", zero(stage), restore=half_way(f"{stage}-half")),
+        case(f"{stage}-accumulated-clipped", small, clip_norm=CLIP_NORM),
+    ]
+
+
+# DeepSpeed replaces torch.nn.functional.linear for good at stage 3, and its autocast marks the
+# process, too: what is compared bit for bit comes before them.
+CASES_ON_TWO = [
+    *exact_cases(0),
+    *exact_cases(1),
+    *exact_cases(2),
+    case("2-offload", zero(2, offload_optimizer={"device": "cpu"})),
+    *exact_cases(3),
+    case("0-from-3", zero(0), restore=half_way("3-half")),
+    case("1-from-2", zero(1), restore=half_way("2-half")),
+    case("2-from-0", zero(2), restore=half_way("0-half")),
+    case("3-from-one-rank", zero(3), restore=half_way("one-rank-half")),
+    *(case(f"{stage}-bf16", zero(stage) | BF16_JSON) for stage in (1, 2, 3)),
+    *(case(f"{stage}-autocast", zero(stage) | AUTOCAST_JSON) for stage in (0, 1, 2)),
+]
+ALONE = {"train_micro_batch_size_per_gpu": GLOBAL_BATCH}
+CASES_FIRST = [case("one-rank-half", ALONE, steps=HALF, save="one-rank-half")]
+CASES_LAST = [
+    case(f"one-rank-from-{stage}", ALONE, restore=half_way(f"{stage}-half")) for stage in range(4)
+]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[float]]]:
+    """Losses and gradient norms of every case: one rank, then two, then one again."""
+    out = tmp_path_factory.mktemp("engine")
+    for ranks, cases in ((1, CASES_FIRST), (2, CASES_ON_TWO), (1, CASES_LAST)):
+        plan = out / "plan.json"
+        plan.write_text(json.dumps(cases))
+        wait_for(start_ranks(ranks, WORKER, "--plan", plan, "--out", out))
+    names = [entry["name"] for entry in CASES_FIRST + CASES_ON_TWO + CASES_LAST]
+    return {name: json.loads((out / f"{name}.json").read_text()) for name in names}
+
+
+def plain_pytorch(
+    clip_norm: float = float("inf"), autocast: bool = False, lost_update: int | None = None
+) -> dict[str, Any]:
+    """The same steps with the global batch in one piece, written without our trainer."""
+    model = make_model()
+    matrices = [p for p in model.parameters() if p.ndim == 2 or p.ndim == 4]
+    others = [p for p in model.parameters() if p.ndim == 1 or p.ndim == 3]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    adam = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
+    losses, norms = [], []
+    for step, rate in enumerate(RATES):
+        positions = torch.arange(GLOBAL_BATCH) + step * GLOBAL_BATCH
+        masks = draw_masks(MODEL, list(CHANNELS), 0, positions)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = model(images_at(step), masks)["loss"]
+        adam.zero_grad()
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)))
+        for group in adam.param_groups:
+            group["lr"] = rate
+        if step != lost_update:
+            adam.step()
+        losses.append(float(loss.detach()))
+    return {"losses": losses, "norms": norms}
+
+
+@pytest.fixture(scope="module")
+def oracle() -> dict[str, Any]:
+    return plain_pytorch()
+
+
+Results = dict[str, dict[str, list[float]]]
+
+
+@pytest.mark.parametrize("name", ["0-whole", "1-whole", "2-whole", "3-whole", "2-offload"])
+def test_fp32_stages_train_as_plain_pytorch(results: Results, oracle: Any, name: str) -> None:
+    assert results[name]["losses"] == pytest.approx(oracle["losses"], rel=FP32)
+    assert results[name]["norms"] == pytest.approx(oracle["norms"], rel=FP32)
+
+
+@pytest.mark.parametrize("step", range(STEPS - 1))
+def test_the_tolerances_would_notice_one_lost_update(oracle: Any, step: int) -> None:
+    lacking = plain_pytorch(lost_update=step)
+    assert lacking["losses"] != pytest.approx(oracle["losses"], rel=BF16)
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_accumulation_and_clipping_equal_the_big_batch(results: Results, stage: int) -> None:
+    clipped = plain_pytorch(CLIP_NORM)
+    assert min(clipped["norms"]) > CLIP_NORM  # so that clipping is at work in every step
+    assert results[f"{stage}-accumulated-clipped"]["losses"] == pytest.approx(
+        clipped["losses"], rel=FP32
+    )
+    assert results[f"{stage}-accumulated-clipped"]["norms"] == pytest.approx(
+        clipped["norms"], rel=FP32
+    )
+
+
+@pytest.mark.parametrize("stage", (0, 1, 2))
+def test_autocast_trains_as_pytorch_under_autocast(results: Results, stage: int) -> None:
+    expected = plain_pytorch(autocast=True)
+    assert results[f"{stage}-autocast"]["losses"] == pytest.approx(expected["losses"], rel=AUTOCAST)
+
+
+@pytest.mark.parametrize("stage", (1, 2, 3))
+def test_bf16_trains_close_to_fp32(results: Results, oracle: Any, stage: int) -> None:
+    assert results[f"{stage}-bf16"]["losses"] == pytest.approx(oracle["losses"], rel=BF16)
+    assert results[f"{stage}-bf16"]["losses"] != pytest.approx(oracle["losses"], rel=FP32)
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_resuming_in_place_is_exact(results: Results, stage: int) -> None:
+    """Tolerance 0: same stage, same world size, fp32 on a CPU."""
+    for key in ("losses", "norms"):
+        halves = results[f"{stage}-half"][key] + results[f"{stage}-resumed"][key]
+        assert halves == results[f"{stage}-whole"][key]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("0-from-3", "1-from-2", "2-from-0", "3-from-one-rank"),
+        *(f"one-rank-from-{stage}" for stage in range(4)),
+    ],
+)
+def test_any_stage_and_world_size_restores_any_other(
+    results: Results, oracle: Any, name: str
+) -> None:
+    assert results[name]["losses"] == pytest.approx(oracle["losses"][HALF:], rel=FP32)
+    assert results[name]["norms"] == pytest.approx(oracle["norms"][HALF:], rel=FP32)

@@ -1,0 +1,56 @@
+"""The metrics file survives kills and resumes without doubled or torn lines."""
+
+import json
+from pathlib import Path
+
+from fusmae.training.metrics import Means, MetricsWriter
+
+
+def steps(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def test_resuming_drops_lines_that_will_be_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    writer = MetricsWriter(path, 0)
+    for step in (10, 20, 30):
+        writer.write({"step": step})
+    MetricsWriter(path, 20).write({"step": 30, "again": True})
+    assert steps(path) == [10, 20, 30]
+    assert "again" in path.read_text().splitlines()[-1]
+
+
+def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10}\n{"step": 2')
+    MetricsWriter(path, 20).write({"step": 20})
+    assert steps(path) == [10, 20]
+
+
+def test_a_new_run_starts_with_an_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10}\n')
+    MetricsWriter(path, 0)
+    assert path.read_bytes() == b""
+
+
+def test_means_are_those_of_the_steps_since_the_last_line() -> None:
+    means = Means()
+    means.add({"loss": 1.0})
+    means.add({"loss": 4.0})
+    assert means.take() == {"loss": 2.5}
+    means.add({"loss": 7.0})
+    assert means.take() == {"loss": 7.0}
+
+
+def test_means_kept_in_a_checkpoint_go_on_exactly() -> None:
+    values = [0.1, 0.7, 1e-9, 3.3]
+    whole, half = Means(), Means()
+    for value in values:
+        whole.add({"loss": value})
+    for value in values[:2]:
+        half.add({"loss": value})
+    resumed = Means(**json.loads(json.dumps({"count": half.count, "sums": half.sums})))
+    for value in values[2:]:
+        resumed.add({"loss": value})
+    assert resumed.take() == whole.take()
