@@ -4,13 +4,19 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.managers import SyncManager
 from queue import Queue
+from typing import Any
 
 from .convert import Job, convert
+
+_DIED = (
+    "a worker process died (out of memory, or killed): run the same command again to go on, "
+    "with fewer --workers if memory is short"
+)
 
 
 def run_blocks(jobs: Sequence[Job], workers: int, on_sample: Callable[[int], None]) -> None:
@@ -51,10 +57,7 @@ def _run_pool(
         for future in as_completed(futures):
             future.result()
     except BrokenProcessPool:
-        raise RuntimeError(
-            "a worker process died (out of memory, or killed): run the same command again to "
-            "go on, with fewer --workers if memory is short"
-        ) from None
+        raise RuntimeError(_DIED) from None
     finally:
         pool.shutdown(cancel_futures=True)
         counts.put(None)
@@ -75,6 +78,29 @@ def _follow_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def run_chunks(
+    function: Callable[..., int], tasks: Sequence[tuple[Any, ...]], workers: int
+) -> Iterator[int]:
+    """`function(*task)` for every task, in any order, as results come.
+
+    Raises:
+        RuntimeError: a worker process died.
+    """
+    if workers == 1:
+        for task in tasks:
+            yield function(*task)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+    try:
+        for future in as_completed([pool.submit(function, *task) for task in tasks]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise RuntimeError(_DIED) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 # Samples between two reports of a worker: often enough to watch, rarely enough to cost nothing.

@@ -1,0 +1,85 @@
+"""Small uncompressed GeoTIFFs, byte for byte in one piece: what the simulator writes.
+
+The layout is that of the real BigEarthNet files: little-endian TIFF, strips of about 8 kB,
+UTM zone on WGS 84 (OGC GeoTIFF 1.1, sec. 7). Only what those need; not a general writer.
+"""
+
+import struct
+from typing import Any
+
+import numpy.typing as npt
+
+_SHORT, _LONG, _DOUBLE, _ASCII = 3, 4, 12, 2
+_FORMAT = {_SHORT: "H", _LONG: "I", _DOUBLE: "d"}
+# GDAL's default: as many rows as fit in 8 kB.
+_STRIP_BYTES = 8192
+_SAMPLE_FORMAT = {"u": 1, "f": 3}
+
+
+def encode_geotiff(pixels: npt.NDArray[Any], epsg: int, left: float, top: float) -> bytes:
+    """A one-band GeoTIFF of `pixels` (height, width), square pixels over 1,200 m.
+
+    Args:
+        pixels: uint16 or float32.
+        epsg: a UTM zone on WGS 84, 32601 to 32660.
+        left: easting of the left edge in metres.
+        top: northing of the upper edge in metres.
+    """
+    height, width = pixels.shape
+    gsd = 1200 / width
+    row_bytes = width * pixels.itemsize
+    rows = max(1, min(height, _STRIP_BYTES // row_bytes))
+    counts = [min(rows, height - first) * row_bytes for first in range(0, height, rows)]
+    name = f"WGS 84 / UTM zone {epsg - 32600}N|WGS 84|".encode()
+    # GeoTIFF 1.1, sec. 7.1: key, tag that holds the value, count, value.
+    keys = [
+        *(1, 1, 0, 7),
+        *(1024, 0, 1, 1),
+        *(1025, 0, 1, 1),
+        *(1026, 34737, len(name) - 7, 0),
+        *(2049, 34737, 7, len(name) - 7),
+        *(2054, 0, 1, 9102),
+        *(3072, 0, 1, epsg),
+        *(3076, 0, 1, 9001),
+    ]
+    tags: list[tuple[int, int, tuple[Any, ...] | bytes]] = [
+        (256, _SHORT, (width,)),
+        (257, _SHORT, (height,)),
+        (258, _SHORT, (8 * pixels.itemsize,)),
+        (259, _SHORT, (1,)),  # not compressed
+        (262, _SHORT, (1,)),  # black is zero
+        (273, _LONG, tuple(0 for _ in counts)),
+        (277, _SHORT, (1,)),
+        (278, _SHORT, (rows,)),
+        (279, _LONG, tuple(counts)),
+        (284, _SHORT, (1,)),
+        (339, _SHORT, (_SAMPLE_FORMAT[pixels.dtype.kind],)),
+        (33550, _DOUBLE, (gsd, gsd, 0.0)),
+        (33922, _DOUBLE, (0.0, 0.0, 0.0, left, top, 0.0)),
+        (34735, _SHORT, tuple(keys)),
+        (34737, _ASCII, name + b"\0"),
+    ]
+    size = len(_directory(tags))
+    offsets = tuple(int(size + sum(counts[:strip])) for strip in range(len(counts)))
+    tags[5] = (273, _LONG, offsets)
+    return _directory(tags) + pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+
+
+def _directory(tags: list[tuple[int, int, tuple[Any, ...] | bytes]]) -> bytes:
+    """The TIFF header, its one directory, and the values that do not fit into it."""
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries, values = b"", b""
+    for tag, kind, value in tags:
+        packed = (
+            value
+            if isinstance(value, bytes)
+            else struct.pack(f"<{len(value)}{_FORMAT[kind]}", *value)
+        )
+        if len(packed) > 4:
+            place = struct.pack("<I", start + len(values))
+            values += packed + bytes(len(packed) % 2)
+        else:
+            place = packed.ljust(4, b"\0")
+        entries += struct.pack("<HHI", tag, kind, len(value)) + place
+    head = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags))
+    return head + entries + bytes(4) + values
