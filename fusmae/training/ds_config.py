@@ -5,6 +5,7 @@ fused Adam), the recipe everything else; each number has one owner.
 """
 
 import copy
+import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,22 @@ _OWNED_ELSEWHERE = {
     "gradient_clipping": "the recipe owns it as optim.clip_norm",
     "scheduler": "the recipe owns warm-up and decay in [optim]",
 }
+# What else may stand in the json. DeepSpeed itself ignores a key that it does not know, and
+# some that it knows (gradient_allreduce_op, managed_gradient_accumulation) would change results.
+_ALLOWED = (
+    "train_micro_batch_size_per_gpu",
+    "zero_optimization",
+    "torch_autocast",
+    "bf16",
+    "fp16",  # refused by name, with what to use instead
+    "optimizer",
+    "data_types",
+    "communication_data_type",
+    "aio",
+    "comms_logger",
+    "flops_profiler",
+    "wall_clock_breakdown",
+)
 # 100 MB of fp32 gradients a bucket. DeepSpeed's 5e8 elements never fill before the end of
 # the backward pass of a model of 100 million parameters: nothing would overlap.
 _BUCKET_ELEMENTS = 25_000_000
@@ -64,14 +81,21 @@ def plan_engine(table: dict[str, Any], optim: OptimConfig, world_size: int) -> E
     """The user's json completed for this recipe and this many ranks.
 
     Raises:
-        ValueError: a key that the recipe owns, no micro-batch or one that does not divide
-            the global batch, or a precision that is refused.
+        ValueError: an unknown key or one that the recipe owns, no micro-batch or one that does
+            not divide the global batch, or a precision that is refused.
     """
     for key, owner in _OWNED_ELSEWHERE.items():
         if key in table:
             raise ValueError(f"remove {key} from the DeepSpeed config: {owner}")
+    for key in table:
+        if key not in _ALLOWED:
+            near = difflib.get_close_matches(key, _ALLOWED, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f" (known: {', '.join(_ALLOWED)})"
+            raise ValueError(f"unknown key {key} in the DeepSpeed config{hint}")
     zero = table.get("zero_optimization", {})
-    stage = int(zero.get("stage", 0))
+    stage = zero.get("stage", 0)
+    if stage not in range(4):
+        raise ValueError(f"zero_optimization.stage = {stage!r} must be 0, 1, 2 or 3")
     precision = _precision(table, stage)
     deepspeed_adam = _wants_deepspeed_adam(table)
     micro_batch = table.get("train_micro_batch_size_per_gpu")
@@ -89,7 +113,7 @@ def plan_engine(table: dict[str, Any], optim: OptimConfig, world_size: int) -> E
     # At stage 0 the trainer clips; DeepSpeed's own default would be 1.0.
     config["gradient_clipping"] = optim.clip_norm if stage else 0.0
     # Its timers synchronise the device twice a step.
-    config.setdefault("timers", {})["throughput"] = {"enabled": False, "synchronized": False}
+    config["timers"] = {"throughput": {"enabled": False, "synchronized": False}}
     config["zero_optimization"] = {"reduce_bucket_size": _BUCKET_ELEMENTS, **zero}
     offload = "offload_optimizer" in zero
     if offload and not deepspeed_adam:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError  # comes with deepspeed, which raises it
 from torch import Tensor, nn
 
 from fusmae.config import OptimConfig
@@ -64,6 +65,7 @@ class Engine:
     """
 
     def __init__(self, model: nn.Module, optim: OptimConfig, plan: EnginePlan) -> None:
+        """Raises ValueError if DeepSpeed does not accept the configuration."""
         import deepspeed
 
         self.plan = plan
@@ -73,7 +75,13 @@ class Engine:
         else:
             adam = torch_adamw(model, optim)
         # DeepSpeed moves and casts the model; its parameters stay the same objects.
-        self._engine: Any = deepspeed.initialize(model=model, optimizer=adam, config=plan.config)[0]
+        try:
+            started = deepspeed.initialize(model=model, optimizer=adam, config=plan.config)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise ValueError(f"DeepSpeed refuses its config at {key}: {first['msg']}") from None
+        self._engine: Any = started[0]
         self._fragments = deepspeed.utils
         self._gathered = deepspeed.zero.GatheredParameters
         self._named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]

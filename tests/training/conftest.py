@@ -36,17 +36,17 @@ s2 = ["B02", "B8A", "B01"]
 [optim]
 lr = 1e-3
 global_batch = 8
-epochs = 6
+epochs = 4
 warmup_epochs = 1
 clip_norm = 5.0
 
 [run]
-save_every_steps = 4
+save_every_steps = 6
 log_every_steps = 3
 keep_checkpoints = 2
 """
-# ceil(6 * 41 / 8)
-TOTAL_STEPS = 31
+# ceil(4 * 41 / 8)
+TOTAL_STEPS = 21
 
 StartRanks = Callable[..., list[subprocess.Popen[str]]]
 

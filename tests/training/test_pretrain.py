@@ -1,13 +1,16 @@
 """`train/pretrain.py` as its users start it: launched, killed, stopped, resumed, misused."""
 
+import importlib.util
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,35 @@ def alone(*options: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.fixture
+def in_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The script's `main` as rank 0 of 1, for what ends before any rank is joined: exit code,
+    stdout and stderr. Saves three seconds of imports each time."""
+    spec = importlib.util.spec_from_file_location("pretrain_script", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+
+    def call(*options: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options])
+        code = 0
+        try:
+            script.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+InProcess = Callable[..., tuple[int, str, str]]
+
+
 def lines_of(run: Path) -> list[dict[str, Any]]:
     """The metrics without what the clock says."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -128,11 +160,13 @@ def test_a_run_writes_its_metrics_record_and_encoder(undisturbed: Path, tiny_dat
         assert np.array_equal(parameter.detach(), weights[f"encoder.{name}"])
 
 
-def test_a_finished_run_is_left_alone(undisturbed: Path, options: list[str]) -> None:
+def test_a_finished_run_is_left_alone(
+    undisturbed: Path, options: list[str], in_process: InProcess
+) -> None:
     before = (undisturbed / "run.json").read_bytes()
-    result = alone(*options, "--out", str(undisturbed), "--resume", "auto")
-    assert result.returncode == 0
-    assert "is complete" in result.stdout
+    code, output, _ = in_process(*options, "--out", str(undisturbed), "--resume", "auto")
+    assert code == 0
+    assert "is complete" in output
     assert (undisturbed / "run.json").read_bytes() == before
 
 
@@ -165,7 +199,7 @@ def test_a_killed_run_resumes_to_the_same_end(
     assert_same_run(run, undisturbed)
     first, second = json.loads((run / "run.json").read_text())["starts"]
     assert first["step"] == 0
-    assert second["step"] >= 4
+    assert second["step"] >= 6
 
 
 @pytest.mark.slow
@@ -174,7 +208,7 @@ def test_many_kills_at_random_points(undisturbed: Path, options: list[str], tmp_
     for number in range(12):
         run = tmp_path / f"run-{number}"
         arguments = [*options, "--out", str(run), "--resume", "auto"]
-        for step in sorted(rng.sample(range(0, 25, 3), 2)):
+        for step in sorted(rng.sample(range(0, 18, 3), 2)):
             if steps_written(run) < TOTAL_STEPS:
                 kill_at(run, step, rng.uniform(0, 0.3), arguments)
         wait_for(start_ranks(2, SCRIPT, *arguments))
@@ -183,7 +217,7 @@ def test_many_kills_at_random_points(undisturbed: Path, options: list[str], tmp_
 
 
 def test_sigterm_to_one_rank_saves_and_a_single_process_goes_on(
-    undisturbed: Path, options: list[str], tmp_path: Path
+    undisturbed: Path, options: list[str], tmp_path: Path, in_process: InProcess
 ) -> None:
     run = tmp_path / "run"
     arguments = [*options, "--out", str(run)]
@@ -195,15 +229,15 @@ def test_sigterm_to_one_rank_saves_and_a_single_process_goes_on(
     assert state is not None
     assert 3 <= state["step"] < TOTAL_STEPS
 
-    refused = alone(*arguments)
-    assert refused.returncode == 1
-    assert f"error: {run} is not empty: continue its run with --resume auto" in refused.stderr
+    code, _, error = in_process(*arguments)
+    assert code == 1
+    assert f"error: {run} is not empty: continue its run with --resume auto" in error
 
     result = alone(*arguments, "--resume", "auto")
     assert result.returncode == 0, result.stderr
     mine, expected = lines_of(run), lines_of(undisturbed)
     assert [line["step"] for line in mine] == [line["step"] for line in expected]
-    # Another world size sums in another order, as in test_engine; Adam carries it for 31 steps.
+    # Another world size sums in another order, as in test_engine; Adam carries it for 21 steps.
     for key in ("s1", "s2", "loss"):
         assert [line[key] for line in mine] == pytest.approx(
             [line[key] for line in expected], rel=1e-5
@@ -223,7 +257,7 @@ def test_sigterm_to_the_deepspeed_command_saves(
     assert "asked to stop" in output
     state = newest_state(run)
     assert state is not None
-    assert state["step"] < 300
+    assert state["step"] < 10 * TOTAL_STEPS
 
 
 def test_pixels_that_are_not_finite_stop_the_run_by_name(
@@ -263,29 +297,46 @@ def test_pixels_that_are_not_finite_stop_the_run_by_name(
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line(
-    options: list[str], tmp_path: Path, extra: list[str], code: int, said: str
+    options: list[str],
+    tmp_path: Path,
+    extra: list[str],
+    code: int,
+    said: str,
+    in_process: InProcess,
 ) -> None:
-    result = alone(*options, "--out", str(tmp_path / "run"), *extra)
-    assert result.returncode == code
-    (line,) = result.stderr.splitlines()
+    got, _, error = in_process(*options, "--out", str(tmp_path / "run"), *extra)
+    assert got == code
+    (line,) = error.splitlines()
     assert line.startswith("error: ")
     assert said in line
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_is_not_resumed_with_other_numbers(undisturbed: Path, options: list[str]) -> None:
-    result = alone(
-        *options, "--out", str(undisturbed), "--resume", "auto", "--set", "optim.lr=2e-3"
-    )
-    assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
+def test_an_error_of_all_ranks_is_told_by_one(options: list[str], tmp_path: Path) -> None:
+    arguments = [*options, "--out", tmp_path / "run", "--set", "optim.lrr=1"]
+    ranks = start_ranks(2, SCRIPT, *arguments)
+    first, second = (rank.communicate(timeout=60)[0] for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [1, 1]
+    assert len(first.splitlines()) == 1
+    assert second == ""
+
+
+def test_a_run_is_not_resumed_with_other_numbers(
+    undisturbed: Path, options: list[str], in_process: InProcess
+) -> None:
+    changed = [*options, "--resume", "auto", "--set", "optim.lr=2e-3"]
+    code, _, error = in_process(*changed, "--out", str(undisturbed))
+    assert code == 1
+    (line,) = error.splitlines()
     assert "was started with optim.lr = 0.001, the recipe now says 0.002" in line
 
 
-def test_options_are_those_of_the_readme() -> None:
-    result = alone("--help")
-    assert result.returncode == 0
-    shown = {word.split("=")[0] for word in result.stdout.split() if word.startswith("--")}
-    options = {"--recipe", "--data", "--out", "--deepspeed_config", "--resume", "--set", "--help"}
-    assert options <= shown
-    assert "Examples" in result.stdout
+def test_the_options_are_these_and_no_more(in_process: InProcess) -> None:
+    """A new option needs a reason; it is added here with it."""
+    code, output, _ = in_process("--help")
+    assert code == 0
+    usage, examples = output.split("Examples:")
+    assert "deepspeed train/pretrain.py" in examples
+    shown = set(re.findall(r"^  (--\w+)", usage, flags=re.MULTILINE))
+    named = {"--recipe", "--data", "--out", "--deepspeed_config", "--resume", "--set", "--help"}
+    assert shown == named
