@@ -29,3 +29,29 @@ test: check ## the suite, within 10 minutes on 2 cores
 
 test-slow: env ## what takes longer: many kills, seeds
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --timeout 3600
+
+# The demo: every step says so and returns at once when its result is there already.
+DEMO := demo
+GPUS = $(shell $(BIN)/python -c "import torch; print(torch.cuda.device_count())")
+RANKS = $(if $(filter 0,$(GPUS)),2,$(GPUS))
+DS_CONFIG = ds_configs/$(if $(filter 0,$(GPUS)),cpu,zero1_autocast).json
+PROBE = $(BIN)/python train/linear_probe.py --recipe train/recipes/probe.toml \
+	--data $(DEMO)/dataset --pretrained $(DEMO)/run/encoder --fraction 0.5
+
+demo: env ## simulated archive -> shards -> pretraining -> probes -> table and pictures
+	$(BIN)/fusmae-ingest simulate bigearthnet --out $(DEMO)/archive --patches 4000 --seed 0 --workers 2
+	$(BIN)/fusmae-ingest bigearthnet --s2 $(DEMO)/archive/BigEarthNet-v1.0 \
+		--s1 $(DEMO)/archive/BigEarthNet-S1-v1.0 --out $(DEMO)/dataset --workers 2 \
+		--samples-per-shard 256 --format shards --format zarr
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" deepspeed --num_accelerators $(RANKS) \
+		train/pretrain.py --recipe train/recipes/demo.toml --data $(DEMO)/dataset \
+		--out $(DEMO)/run --deepspeed_config $(DS_CONFIG) --resume auto
+	for features in pretrained random band-statistics; do for sensors in s1 s2 s1,s2; do \
+		$(PROBE) --features $$features --sensors $$sensors \
+			--out $(DEMO)/probes/$$features-$$sensors || exit 1; \
+	done; done
+	$(BIN)/python -m fusmae.evaluation.report $(DEMO)/run --data $(DEMO)/dataset
+	$(BIN)/python -m fusmae.evaluation.tables $(DEMO)/probes
+
+clean-demo: ## remove what the demo made
+	rm -rf $(DEMO)

@@ -14,6 +14,7 @@ from .bigearthnet_archive import Pair, detect_version, read_json, scan_v1, scan_
 from .bigearthnet_pair import read_pair
 from .dataset import Request, build
 from .progress import SampleProgress
+from .simulate import SIMULATED_NAME
 
 _ORIGIN = {
     "v1": {
@@ -34,9 +35,6 @@ _SIMULATED_LICENCE = {"licence": "CC0-1.0 (simulated pixels)", "licence_id": "cc
 
 # v2 publishes its labels in the 19-class nomenclature only.
 _STORED_LABELS = {"v1": ("bigearthnet-19", "bigearthnet-43"), "v2": ("bigearthnet-19",)}
-
-# What `fusmae-ingest simulate` leaves in an archive's folder.
-SIMULATED_NAME = "SIMULATED.json"
 
 _EXAMPLES = """
 \b

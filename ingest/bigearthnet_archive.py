@@ -204,12 +204,12 @@ def _read_table(path: Path) -> Iterable[dict[str, object]]:
     import pyarrow.parquet
 
     try:
+        missing = set(_V2_COLUMNS) - set(pyarrow.parquet.read_schema(path).names)
+        if missing:
+            raise ValueError(f"--metadata {path} lacks the columns {sorted(missing)}")
         table = pyarrow.parquet.read_table(path, columns=list(_V2_COLUMNS))
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"--metadata {path}: {' '.join(str(error).split())}") from None
-    missing = set(_V2_COLUMNS) - set(table.column_names)
-    if missing:
-        raise ValueError(f"--metadata {path} lacks the columns {sorted(missing)}")
     rows: list[dict[str, object]] = table.to_pylist()
     return rows
 

@@ -5,6 +5,7 @@ UTM zone on WGS 84 (OGC GeoTIFF 1.1, sec. 7). Only what those need; not a genera
 """
 
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -16,17 +17,20 @@ _STRIP_BYTES = 8192
 _SAMPLE_FORMAT = {"u": 1, "f": 3}
 
 
-def encode_geotiff(pixels: npt.NDArray[Any], epsg: int, left: float, top: float) -> bytes:
-    """A one-band GeoTIFF of `pixels` (height, width), square pixels over 1,200 m.
+def write_geotiff(
+    path: Path, pixels: npt.NDArray[Any], epsg: int, left: float, top: float, gsd_m: float
+) -> None:
+    """Write a one-band GeoTIFF of `pixels` (height, width).
 
     Args:
+        path: the file to write.
         pixels: uint16 or float32.
         epsg: a UTM zone on WGS 84, 32601 to 32660.
         left: easting of the left edge in metres.
         top: northing of the upper edge in metres.
+        gsd_m: side of a pixel in metres.
     """
     height, width = pixels.shape
-    gsd = 1200 / width
     row_bytes = width * pixels.itemsize
     rows = max(1, min(height, _STRIP_BYTES // row_bytes))
     counts = [min(rows, height - first) * row_bytes for first in range(0, height, rows)]
@@ -54,7 +58,7 @@ def encode_geotiff(pixels: npt.NDArray[Any], epsg: int, left: float, top: float)
         (279, _LONG, tuple(counts)),
         (284, _SHORT, (1,)),
         (339, _SHORT, (_SAMPLE_FORMAT[pixels.dtype.kind],)),
-        (33550, _DOUBLE, (gsd, gsd, 0.0)),
+        (33550, _DOUBLE, (float(gsd_m), float(gsd_m), 0.0)),
         (33922, _DOUBLE, (0.0, 0.0, 0.0, left, top, 0.0)),
         (34735, _SHORT, tuple(keys)),
         (34737, _ASCII, name + b"\0"),
@@ -62,7 +66,7 @@ def encode_geotiff(pixels: npt.NDArray[Any], epsg: int, left: float, top: float)
     size = len(_directory(tags))
     offsets = tuple(int(size + sum(counts[:strip])) for strip in range(len(counts)))
     tags[5] = (273, _LONG, offsets)
-    return _directory(tags) + pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    path.write_bytes(_directory(tags) + pixels.astype(pixels.dtype.newbyteorder("<")).tobytes())
 
 
 def _directory(tags: list[tuple[int, int, tuple[Any, ...] | bytes]]) -> bytes:

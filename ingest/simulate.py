@@ -1,21 +1,16 @@
 """`fusmae-ingest simulate`: archives in a genuine layout with pixels that nobody observed."""
 
 import json
-import multiprocessing
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from .pool import run_tasks
 from .progress import SampleProgress
 from .simulated_archive import SCRATCH, write_patch, write_tables
 from .simulated_names import MAX_PATCHES
-from .worker_process import follow_parent
 
 # What marks a finished simulated archive. Until then its facts stand under the second name.
 SIMULATED_NAME = "SIMULATED.json"
@@ -33,10 +28,19 @@ def simulate() -> None:
     """Write a simulated archive of real GeoTIFFs, for demos and tests."""
 
 
-@simulate.command()
+_EXAMPLES = """
+\b
+Example:
+  fusmae-ingest simulate bigearthnet --out archive --patches 2000 --seed 0 --workers 2
+"""
+
+
+@simulate.command(epilog=_EXAMPLES)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Archive to make.")
-@click.option("--patches", type=click.IntRange(1, MAX_PATCHES), required=True)
-@click.option("--seed", type=click.IntRange(0), required=True)
+@click.option(
+    "--patches", type=click.IntRange(1, MAX_PATCHES), required=True, help="Number of S1/S2 pairs."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--version", type=click.Choice(["v1", "v2"]), default="v1", show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
 def bigearthnet(out: Path, patches: int, seed: int, version: str, workers: int) -> None:
@@ -51,8 +55,9 @@ def bigearthnet(out: Path, patches: int, seed: int, version: str, workers: int) 
     rows = []
     with SampleProgress("Simulating") as progress:
         progress.update(0, patches)
-        write = partial(_write_patches, out, version, seed)
-        for done in _run(write, patches, workers):
+        chunks = [range(i, min(i + _CHUNK, patches)) for i in range(0, patches, _CHUNK)]
+        tasks = [(out, version, seed, chunk) for chunk in chunks]
+        for done in run_tasks(_write_patches, tasks, workers):
             rows += done
             progress.update(len(rows), patches)
     if version == "v2":
@@ -102,31 +107,3 @@ def _begin(out: Path, marker: dict[str, Any]) -> bool:
 
 def _write_patches(out: Path, version: str, seed: int, indices: range) -> list[dict[str, Any]]:
     return [write_patch(out, version, seed, index) for index in indices]
-
-
-def _run(
-    write: Callable[[range], list[dict[str, Any]]], patches: int, workers: int
-) -> Iterator[list[dict[str, Any]]]:
-    """The table rows of each chunk as it is done, in any order.
-
-    Raises:
-        OSError: a file cannot be written.
-        RuntimeError: a worker process died.
-    """
-    chunks = [range(i, min(i + _CHUNK, patches)) for i in range(0, patches, _CHUNK)]
-    if workers == 1 or len(chunks) == 1:
-        yield from map(write, chunks)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        min(workers, len(chunks)), mp_context=context, initializer=follow_parent
-    )
-    try:
-        for future in as_completed([pool.submit(write, chunk) for chunk in chunks]):
-            yield future.result()
-    except BrokenProcessPool:
-        raise RuntimeError(
-            "a worker process died (out of memory, or killed): run the same command again to go on"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -5,7 +5,6 @@ The layout, file names and keys are those of BigEarthNet-MM v1 (arXiv:2105.07921
 """
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -177,4 +176,4 @@ def write_tables(root: Path, rows: Sequence[dict[str, Any]]) -> None:
         ]
         growing = root / f"{SCRATCH}-{name}"
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(chosen, _TABLE_SCHEMA), growing)
-        os.replace(growing, root / name)
+        growing.replace(root / name)

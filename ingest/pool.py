@@ -1,0 +1,58 @@
+"""Tasks on spawned worker processes, results as they come."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+R = TypeVar("R")
+
+
+def run_tasks(
+    function: Callable[..., R], tasks: Sequence[tuple[Any, ...]], workers: int
+) -> Iterator[R]:
+    """`function(*task)` for every task, in any order; in this process if `workers` is 1.
+
+    Workers are spawned, since forking after GDAL was used can deadlock. The first error ends
+    the rest.
+
+    Raises:
+        RuntimeError: a worker process died.
+    """
+    if workers == 1 or len(tasks) == 1:
+        for task in tasks:
+            yield function(*task)
+        return
+    context = multiprocessing.get_context("spawn")
+    size = min(workers, len(tasks))
+    pool = ProcessPoolExecutor(size, mp_context=context, initializer=_follow_parent)
+    try:
+        for future in as_completed([pool.submit(function, *task) for task in tasks]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "a worker process died (out of memory, or killed): run the same command again to "
+            "go on, with fewer --workers if memory is short"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """In a worker: die quietly at Ctrl-C, and at once when the parent is gone.
+
+    Without it a worker whose parent was killed would wait for its next task for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
