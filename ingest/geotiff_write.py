@@ -1,7 +1,8 @@
 """Small uncompressed GeoTIFFs, byte for byte in one piece: what the simulator writes.
 
-The layout is that of the real BigEarthNet files: little-endian TIFF, strips of about 8 kB,
-UTM zone on WGS 84 (OGC GeoTIFF 1.1, sec. 7). Only what those need; not a general writer.
+The layout is that of the real BigEarthNet files, to the byte: little-endian TIFF, strips of
+about 8 kB, UTM zone on WGS 84 (OGC GeoTIFF 1.1, sec. 7). Only what those need; not a general
+writer.
 """
 
 import struct
@@ -15,6 +16,7 @@ _FORMAT = {_SHORT: "H", _LONG: "I", _DOUBLE: "d"}
 # GDAL's default: as many rows as fit in 8 kB.
 _STRIP_BYTES = 8192
 _SAMPLE_FORMAT = {"u": 1, "f": 3}
+_STRIP_COUNTS = 279
 
 
 def write_geotiff(
@@ -55,7 +57,7 @@ def write_geotiff(
         (273, _LONG, tuple(0 for _ in counts)),
         (277, _SHORT, (1,)),
         (278, _SHORT, (rows,)),
-        (279, _LONG, tuple(counts)),
+        (_STRIP_COUNTS, _LONG, tuple(counts)),
         (284, _SHORT, (1,)),
         (339, _SHORT, (_SAMPLE_FORMAT[pixels.dtype.kind],)),
         (33550, _DOUBLE, (float(gsd_m), float(gsd_m), 0.0)),
@@ -72,8 +74,10 @@ def write_geotiff(
 def _directory(tags: list[tuple[int, int, tuple[Any, ...] | bytes]]) -> bytes:
     """The TIFF header, its one directory, and the values that do not fit into it."""
     start = 8 + 2 + 12 * len(tags) + 4
-    entries, values = b"", b""
-    for tag, kind, value in tags:
+    entries: dict[int, bytes] = {}
+    values = b""
+    # As libtiff lays them: the strips' byte counts first, then all in order of their tags.
+    for tag, kind, value in sorted(tags, key=lambda item: (item[0] != _STRIP_COUNTS, item[0])):
         packed = (
             value
             if isinstance(value, bytes)
@@ -84,6 +88,6 @@ def _directory(tags: list[tuple[int, int, tuple[Any, ...] | bytes]]) -> bytes:
             values += packed + bytes(len(packed) % 2)
         else:
             place = packed.ljust(4, b"\0")
-        entries += struct.pack("<HHI", tag, kind, len(value)) + place
+        entries[tag] = struct.pack("<HHI", tag, kind, len(value)) + place
     head = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags))
-    return head + entries + bytes(4) + values
+    return head + b"".join(entries[tag] for tag, _, _ in tags) + bytes(4) + values

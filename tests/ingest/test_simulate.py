@@ -70,6 +70,16 @@ def test_the_geotiff_writer_is_read_back_by_rasterio(tmp_path, dtype, size):
         assert tuple(file.bounds) == (404_400, 5_341_200, 405_600, 5_342_400)
 
 
+def test_the_geotiff_writer_gives_the_bytes_of_every_real_file(real_v1, tmp_path):
+    paths = sorted(real_v1.rglob("*.tif"))
+    assert len(paths) == 84
+    for path in paths:
+        with rasterio.open(path) as file:
+            pixels, epsg, grid = file.read(1), file.crs.to_epsg(), file.transform
+        write_geotiff(tmp_path / "x.tif", pixels, epsg, grid.c, grid.f, grid.a)
+        assert (tmp_path / "x.tif").read_bytes() == path.read_bytes(), path
+
+
 def tree(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
