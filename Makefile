@@ -34,9 +34,11 @@ test-slow: env ## what takes longer: many kills, seeds
 DEMO := demo
 SEED := 0
 RUN = $(DEMO)/run-$(SEED)
-GPUS = $(shell $(BIN)/python -c "import torch; print(torch.cuda.device_count())")
-RANKS = $(if $(filter 0,$(GPUS)),2,$(GPUS))
-DS_CONFIG = ds_configs/$(if $(filter 0,$(GPUS)),cpu,zero1_autocast).json
+GPUS = $(eval GPUS := $(shell $(BIN)/python -c \
+	"import torch; print(torch.cuda.device_count())"))$(GPUS)
+# The GPUs there are, as far as they divide a global batch of 64; without one, 2 CPU ranks.
+RANKS = $(or $(lastword $(foreach n,1 2 4 8,$(shell [ $(n) -le $(GPUS) ] && echo $(n)))),2)
+DS_CONFIG = ds_configs/$(if $(filter 0,$(GPUS)),cpu,demo_gpu).json
 # 0.6 of the train split's 1,789 samples: at least 1,000 labels.
 PROBE = $(BIN)/python train/linear_probe.py --recipe train/recipes/probe.toml --fraction 0.6 \
 	--data $(DEMO)/dataset --pretrained $(RUN)/encoder --seed $(SEED)
