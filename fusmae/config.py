@@ -27,6 +27,18 @@ MODEL_PRESETS: dict[str, tuple[int, int, int, int, int, int]] = {
 }
 
 
+def _check_positive(section: str, config: object, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{section}.{name} = {getattr(config, name)} must be more than 0")
+
+
+def _check_not_negative(section: str, config: object, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{section}.{name} = {getattr(config, name)} must not be negative")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Fus-MAE's shape. A field left at 0 takes the preset's number.
@@ -54,6 +66,7 @@ class ModelConfig:
         for name, value in zip(names, MODEL_PRESETS[self.preset], strict=True):
             if getattr(self, name) == 0:
                 object.__setattr__(self, name, value)
+        _check_positive("model", self, "image_px", "patch_px", "mlp_ratio", *names)
         if self.image_px % self.patch_px:
             raise ValueError(
                 f"model.image_px = {self.image_px} is not a multiple of "
@@ -133,6 +146,9 @@ class OptimConfig:
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_positive("optim", self, "lr", "global_batch", "epochs", "eps")
+        _check_not_negative("optim", self, "warmup_epochs", "warmup_lr", "min_lr", "clip_norm")
+        _check_not_negative("optim", self, "weight_decay")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"optim.warmup_epochs = {self.warmup_epochs} must be less than "
@@ -148,6 +164,9 @@ class RunConfig:
     keep_checkpoints: int = 2
     log_every_steps: int = 10
     deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        _check_positive("run", self, "save_every_steps", "keep_checkpoints", "log_every_steps")
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ Its presence means that the dataset is complete. `docs/FORMAT.md` is its specifi
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fusmae.sample import ShardLayout
 from fusmae.sensors import ArraySpec, Band
+
+T = TypeVar("T")
 
 MANIFEST_NAME = "dataset.json"
 FORMAT_NAME = "fusmae-dataset"
@@ -167,12 +169,17 @@ def from_json(text: str, where: str = MANIFEST_NAME) -> Manifest:
         raise ValueError(f"{where} has a broken or missing field: {error}") from None
 
 
+def _known(cls: type[T], entry: dict[str, Any]) -> T:
+    """A record of the fields that it knows; those of a newer minor version are ignored."""
+    return cls(**{f.name: entry[f.name] for f in fields(cls) if f.name in entry})  # type: ignore[arg-type]
+
+
 def _parse(table: dict[str, Any]) -> Manifest:
     arrays = tuple(
         ArraySpec(
             entry["name"],
             entry["sensor"],
-            tuple(Band(**band) for band in entry["bands"]),
+            tuple(_known(Band, band) for band in entry["bands"]),
             entry["size_px"],
             entry["dtype"],
             entry["unit"],
@@ -186,9 +193,9 @@ def _parse(table: dict[str, Any]) -> Manifest:
     splits = {
         name: SplitRecord(
             entry["num_samples"],
-            tuple(ShardRecord(**shard) for shard in entry["shards"]),
-            FileRecord(**entry["index"]) if entry["index"] else None,
-            tuple(FileRecord(**item) for item in entry["zarr"]),
+            tuple(_known(ShardRecord, shard) for shard in entry["shards"]),
+            _known(FileRecord, entry["index"]) if entry["index"] else None,
+            tuple(_known(FileRecord, item) for item in entry["zarr"]),
         )
         for name, entry in table["splits"].items()
     }
@@ -210,7 +217,7 @@ def _parse(table: dict[str, Any]) -> Manifest:
         statistics=statistics,
         statistics_split=table["statistics_split"],
         options=table["options"],
-        files=tuple(FileRecord(**entry) for entry in table["files"]),
+        files=tuple(_known(FileRecord, entry) for entry in table["files"]),
         format_version=table["format_version"],
     )
 

@@ -55,6 +55,19 @@ def test_bands_are_found_by_sensor_and_name(manifest):
         manifest.find_band("dem", "B10")
 
 
+def test_fields_of_a_newer_minor_version_are_ignored_everywhere(manifest):
+    table = json.loads(to_json(manifest))
+    table["format_version"] = "1.9"
+    for record in (
+        table["arrays"][0]["bands"][0],
+        table["splits"]["train"]["shards"][0],
+        table["splits"]["train"]["index"],
+        table["files"][0],
+    ):
+        record["new"] = 1
+    assert from_json(json.dumps(table)).splits == manifest.splits
+
+
 def test_a_newer_major_version_is_refused_and_a_newer_minor_is_not(manifest):
     table = json.loads(to_json(manifest))
     with pytest.raises(ValueError, match=r"format version 2\.0"):
