@@ -98,7 +98,7 @@ def labels_43_to_19(labels: Iterable[str]) -> list[str]:
     """
     mapped: set[str] = set()
     for label in labels:
-        if label not in BIGEARTHNET_43_TO_19:
+        if not isinstance(label, str) or label not in BIGEARTHNET_43_TO_19:
             raise ValueError(f"label {label!r} is not one of BigEarthNet's 43 classes")
         target = BIGEARTHNET_43_TO_19[label]
         if target is not None:

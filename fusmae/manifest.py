@@ -133,6 +133,15 @@ class Manifest:
         raise ValueError(f"sensor {sensor!r} has no band {band!r}; it has {names}")
 
 
+def all_files(manifest: Manifest) -> list[FileRecord]:
+    """Every file that the manifest vouches for."""
+    files = list(manifest.files)
+    for split in manifest.splits.values():
+        files += [FileRecord(s.path, s.bytes, s.sha256) for s in split.shards]
+        files += [*([split.index] if split.index else []), *split.zarr]
+    return files
+
+
 def to_json(manifest: Manifest) -> str:
     """The text of `dataset.json`: fields in their order here, one trailing newline."""
     table: dict[str, Any] = {"format": FORMAT_NAME, **asdict(manifest)}

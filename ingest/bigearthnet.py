@@ -1,5 +1,8 @@
 """`fusmae-ingest bigearthnet`: BigEarthNet-MM v1 and v2 archives to a dataset."""
 
+import hashlib
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from .bigearthnet_archive import Pair, detect_version, read_json, scan_v1, scan_
 from .bigearthnet_pair import read_pair
 from .dataset import Request, build
 from .progress import SampleProgress
-from .simulate import SIMULATED_NAME
+from .simulate import SIMULATED_NAME, UNFINISHED_NAME
 
 _ORIGIN = {
     "v1": {
@@ -99,26 +102,42 @@ def bigearthnet(
     limit: int | None,
 ) -> None:
     """Turn BigEarthNet-MM GeoTIFFs into WebDataset shards and zarr stores."""
+    excluded = _excluded(exclude)
     version = detect_version(s2, s1)
     if version == "v1" and (metadata or maps):
         raise ValueError("--metadata and --maps belong to BigEarthNet v2; these folders are v1")
     rule = split or {"v1": "google", "v2": "v2"}[version]
     if rule == "v2" and version == "v1":
         raise ValueError("--split v2 needs BigEarthNet v2; v1 has google and official")
+    if excluded and version == "v1" and split_lists is None:
+        raise ValueError(
+            "--exclude needs to know which patches have snow or cloud: give --split-lists"
+        )
     if rule == "official" and split_lists is None:
         raise ValueError("--split official needs --split-lists, the folder of the published lists")
     click.echo(f"Listing BigEarthNet {version} ...", err=True)
-    pairs = (
+    pairs, absent = (
         scan_v1(s2, s1, split_lists)
         if version == "v1"
         else scan_v2(s2, s1, metadata, maps, split_lists)
     )
-    chosen = choose(pairs, rule, _excluded(exclude))
+    if absent:
+        told = "S1 patches" if version == "v1" else "patches of the tables"
+        click.echo(
+            f"warning: {absent:,} {told} have no S2 folder in {s2}: not extracted?", err=True
+        )
+    chosen = choose(pairs, rule, excluded)
     if limit:
         chosen = plan.limit(chosen, limit, seed)
     if not chosen:
         raise ValueError("no pair is left after --split, --exclude and --limit")
-    options = {"split": rule, "exclude": sorted(_excluded(exclude)), "maps": maps is not None}
+    options = {
+        "split": rule,
+        "exclude": sorted(excluded),
+        "maps": maps is not None,
+        "facts": facts_digest(pairs),
+        "without_s2": absent,
+    }
     request = Request(
         **_origin(version, s2),
         arrays=(*BIGEARTHNET_ARRAYS, *((CLC_MAP,) if maps else ())),
@@ -140,6 +159,15 @@ def bigearthnet(
     click.echo(f"Check it with: fusmae-ingest verify {out}")
 
 
+def facts_digest(pairs: list[Pair]) -> str:
+    """A sha256 of all that lists and tables say of the pairs, and of nothing about paths."""
+    digest = hashlib.sha256()
+    for pair in sorted(pairs, key=lambda pair: pair.name):
+        told = {**asdict(pair), "s1": pair.s1_name, "s2": None, "map": pair.map is not None}
+        digest.update(json.dumps(told, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
 def _excluded(text: str) -> frozenset[str]:
     words = frozenset(word.strip() for word in text.split(",") if word.strip())
     unknown = words - {"snow", "cloud"}
@@ -149,18 +177,10 @@ def _excluded(text: str) -> frozenset[str]:
 
 
 def choose(pairs: list[Pair], rule: str, excluded: frozenset[str]) -> dict[str, str]:
-    """The split of each pair that the rule covers and `excluded` does not take out.
-
-    Raises:
-        ValueError: snow or cloud is to be left out but nothing says where it is.
-    """
+    """The split of each pair that the rule covers and `excluded` does not take out."""
     split_of: dict[str, str] = {}
     for pair in pairs:
         flags = {"snow": pair.seasonal_snow, "cloud": pair.cloud_or_shadow}
-        if any(flags[word] is None for word in excluded):
-            raise ValueError(
-                "--exclude needs to know which patches have snow or cloud: give --split-lists"
-            )
         split = getattr(pair, f"split_{rule}")
         if split is not None and not any(flags[word] for word in excluded):
             split_of[pair.name] = split
@@ -169,7 +189,13 @@ def choose(pairs: list[Pair], rule: str, excluded: frozenset[str]) -> dict[str, 
 
 def _origin(version: str, s2: Path) -> dict[str, Any]:
     """A request's name, origin and simulated flag; the simulator signs its archives."""
-    marker = s2.resolve().parent / SIMULATED_NAME
+    archive = s2.resolve().parent
+    marker = archive / SIMULATED_NAME
+    if (archive / UNFINISHED_NAME).exists():
+        raise ValueError(
+            f"{archive} is a simulated archive that is not finished: run fusmae-ingest simulate "
+            "again with the same options"
+        )
     origin: dict[str, Any] = {**_ORIGIN[version], **_LICENCE}
     name = f"bigearthnet-{version}"
     if marker.exists():

@@ -17,6 +17,7 @@ from fusmae.splits import V2_SPLIT_NAMES, google_split
 _V1_S2 = re.compile(r"S2[AB]_MSIL2A_\d{8}T\d{1,6}_\d+_\d+")
 _V1_S1 = re.compile(r"S1[AB]_IW_GRDH_1SDV_\d{8}T\d{6}_\d{2}[A-Z]{3}_\d+_\d+")
 _V2_TILE = re.compile(r"S2[AB]_MSIL2A_\d{8}T\d{6}_N\d{4}_R\d{3}_T\d{2}[A-Z]{3}")
+_V2_S2 = re.compile(_V2_TILE.pattern + r"_\d+_\d+")
 _V2_SCENE = re.compile(r"S1[AB]_IW_GRDH_1SDV_\d{8}T\d{6}")
 
 # Names of the published v1 lists, with or without .bz2; one name (or "s2,s1") a line.
@@ -96,8 +97,10 @@ def _folders(root: Path, option: str) -> list[Path]:
         raise ValueError(f"{option} {root}: {error.strerror}") from None
 
 
-def scan_v1(s2: Path, s1: Path, lists: Path | None) -> list[Pair]:
+def scan_v1(s2: Path, s1: Path, lists: Path | None) -> tuple[list[Pair], int]:
     """Every pair of a v1 archive, paired by the S1 patches' JSON files.
+
+    The second value is the number of S1 patches whose S2 patch is not there.
 
     Raises:
         ValueError: an S1 JSON file is broken, an S2 patch has no S1 patch or two, or a name
@@ -123,16 +126,19 @@ def scan_v1(s2: Path, s1: Path, lists: Path | None) -> list[Pair]:
             raise ValueError(f"{folder} has no S1 patch in {s1}: is that archive complete?")
         google = google_split(folder.name)
         pairs.append(Pair("v1", folder.name, folder, s1_of[folder.name], split_google=google))
+    absent = len(s1_of) - len(pairs)
     if lists is None:
-        return pairs
+        return pairs, absent
     known = _NameLists(lists)
-    return [_with_lists(pair, pair.name, known) for pair in pairs]
+    return [_with_lists(pair, pair.name, known) for pair in pairs], absent
 
 
 def scan_v2(
     s2: Path, s1: Path, tables: Sequence[Path], maps: Path | None, lists: Path | None
-) -> list[Pair]:
+) -> tuple[list[Pair], int]:
     """Every pair of a v2 archive that the metadata tables list and whose S2 folder is there.
+
+    The second value is the number of listed patches whose S2 folder is not there.
 
     Raises:
         ValueError: no table was given, one lacks a column or cannot be read, an S2 patch on
@@ -147,6 +153,7 @@ def scan_v2(
         for tile in _folders(s2, "--s2")
         if _V2_TILE.fullmatch(tile.name)
         for patch in _folders(tile, "--s2")
+        if _V2_S2.fullmatch(patch.name)
     }
     unlisted = sorted(present.keys() - listed.keys())
     if unlisted:
@@ -159,18 +166,21 @@ def scan_v2(
     for name in sorted(present):
         pair = _v2_pair(listed[name], present[name], s1, maps)
         pairs.append(_with_lists(pair, str(pair.s2v1_name), known) if known else pair)
-    return pairs
+    return pairs, len(listed) - len(present)
 
 
 def _v2_pair(row: dict[str, object], s2: Path, s1: Path, maps: Path | None) -> Pair:
     name, s1_name, v1_name = str(row["patch_id"]), str(row["s1_name"]), str(row["s2v1_name"])
     scene, tile = s1_name.rsplit("_", 3)[0], name.rsplit("_", 2)[0]
     # Names from a table become paths: nothing but one plain folder name may pass.
-    for part in (name, s1_name):
-        if "/" in part or part.startswith("."):
-            raise ValueError(f"metadata row {name}: {part!r} is not a patch name")
-    labels = row["labels"]
-    assert isinstance(labels, list)
+    if not _V1_S1.fullmatch(s1_name):
+        raise ValueError(f"metadata row {name}: s1_name {s1_name!r} is not an S1 patch name")
+    labels, split = row["labels"], V2_SPLIT_NAMES.get(str(row["split"]))
+    if not isinstance(labels, list) or split is None:
+        raise ValueError(
+            f"metadata row {name}: labels {labels!r} or split {row['split']!r} is not what the "
+            f"published tables hold (a list; one of {', '.join(V2_SPLIT_NAMES)})"
+        )
     return Pair(
         "v2",
         name,
@@ -181,7 +191,7 @@ def _v2_pair(row: dict[str, object], s2: Path, s1: Path, maps: Path | None) -> P
         country=str(row["country"]),
         s2v1_name=v1_name,
         split_google=google_split(v1_name),
-        split_v2=V2_SPLIT_NAMES[str(row["split"])],
+        split_v2=split,
         seasonal_snow=bool(row["contains_seasonal_snow"]),
         cloud_or_shadow=bool(row["contains_cloud_or_shadow"]),
     )

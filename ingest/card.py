@@ -2,9 +2,7 @@
 
 from fusmae.manifest import Manifest
 
-_READ = """\
-## Read it
-
+_READ_SHARDS = """\
 WebDataset, one dict a sample:
 
 ```python
@@ -70,7 +68,9 @@ def card_text(manifest: Manifest) -> str:
                 f"| {spec.name} | {band.name} | {band.gsd_m} m | {spec.unit} | "
                 f"{stats.mean[i]:.3f} | {stats.std[i]:.3f} | {stats.min[i]:g} | {stats.max[i]:g} |"
             )
-    text = "\n".join(lines) + "\n\n" + _READ.format(split=split)
+    text = "\n".join(lines) + "\n\n## Read it\n\n"
+    if manifest.splits[split].shards:
+        text += _READ_SHARDS.format(split=split)
     if manifest.splits[split].zarr:
         text += _READ_ZARR.format(split=split)
     return text + _READ_TABLE

@@ -23,6 +23,7 @@ from fusmae.manifest import (
     FileRecord,
     Manifest,
     SplitRecord,
+    all_files,
     read_manifest,
     to_json,
 )
@@ -70,7 +71,9 @@ def build(root: Path, request: Request, workers: int, progress: Callable[[int, i
     """
     plan = _plan_table(request)
     if (root / MANIFEST_NAME).exists():
-        _refuse_other_plan(root, read_manifest(root).options["plan"], plan)
+        manifest = read_manifest(root)
+        _refuse_other_plan(root, manifest.options["plan"], plan)
+        _refuse_damage(root, manifest)
         shutil.rmtree(root / SCRATCH, ignore_errors=True)
         return False
     if root.exists() and not (root / SCRATCH).is_dir() and any(root.iterdir()):
@@ -108,6 +111,17 @@ def _refuse_other_plan(root: Path, old: dict[str, Any], new: dict[str, Any]) -> 
             f"--out {root} was begun with other options ({changes}): "
             "use the same options to go on, or a new folder"
         )
+
+
+def _refuse_damage(root: Path, manifest: Manifest) -> None:
+    """A finished dataset is not mended in place: what damaged it may have done more."""
+    for file in all_files(manifest):
+        path = root / file.path
+        if not path.is_file() or path.stat().st_size != file.bytes:
+            raise ValueError(
+                f"{path} is missing or not {file.bytes:,} bytes long: see fusmae-ingest verify, "
+                "then copy it back, or remove the dataset and make it again"
+            )
 
 
 @contextmanager

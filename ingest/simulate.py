@@ -14,7 +14,7 @@ from .simulated_names import MAX_PATCHES
 
 # What marks a finished simulated archive. Until then its facts stand under the second name.
 SIMULATED_NAME = "SIMULATED.json"
-_UNFINISHED_NAME = ".SIMULATED.json.unfinished"
+UNFINISHED_NAME = ".SIMULATED.json.unfinished"
 
 # Raised whenever the same seed gives other bytes.
 SIMULATOR_VERSION = 1
@@ -63,7 +63,7 @@ def bigearthnet(out: Path, patches: int, seed: int, version: str, workers: int) 
     if version == "v2":
         write_tables(out, rows)
     shutil.rmtree(out / SCRATCH, ignore_errors=True)
-    (out / _UNFINISHED_NAME).rename(out / SIMULATED_NAME)
+    (out / UNFINISHED_NAME).rename(out / SIMULATED_NAME)
     click.echo(f"{out}: {patches:,} simulated patches in the layout of BigEarthNet {version}")
 
 
@@ -86,7 +86,7 @@ def _begin(out: Path, marker: dict[str, Any]) -> bool:
     Raises:
         ValueError: the folder holds another simulated archive, or anything else.
     """
-    finished, unfinished = out / SIMULATED_NAME, out / _UNFINISHED_NAME
+    finished, unfinished = out / SIMULATED_NAME, out / UNFINISHED_NAME
     for path in (finished, unfinished):
         if path.exists():
             there = json.loads(path.read_text())

@@ -7,7 +7,14 @@ import click
 import numpy as np
 import pyarrow.parquet as pq
 
-from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord, read_manifest
+from fusmae.manifest import (
+    MANIFEST_NAME,
+    FileRecord,
+    Manifest,
+    ShardRecord,
+    all_files,
+    read_manifest,
+)
 from fusmae.sample import decode
 
 from .progress import SampleProgress
@@ -34,15 +41,6 @@ def verify(dataset: Path) -> None:
     click.echo(f"{dataset}: {total:,} samples verified")
 
 
-def all_files(manifest: Manifest) -> list[FileRecord]:
-    """Every file that the manifest vouches for."""
-    files = list(manifest.files)
-    for split in manifest.splits.values():
-        files += [FileRecord(s.path, s.bytes, s.sha256) for s in split.shards]
-        files += [*([split.index] if split.index else []), *split.zarr]
-    return files
-
-
 def find_problems(
     root: Path, manifest: Manifest, progress: Callable[[int, int], None]
 ) -> Iterator[str]:
@@ -59,7 +57,7 @@ def find_problems(
     known = {file.path for file in files} | {MANIFEST_NAME}
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         if str(path.relative_to(root)) not in known:
-            yield f"{path}: not in the manifest; remove it or run the ingest again"
+            yield f"{path}: not in the manifest; remove it"
     if broken:
         return  # Samples of files that are not what was written would only repeat it.
     done = len(files)

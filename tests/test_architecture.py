@@ -27,6 +27,28 @@ ALLOWED = {
         "fusmae.sensors",
         "fusmae.labels",
     },
+    "fusmae/training": {
+        "fusmae.training",
+        "fusmae.model",
+        "fusmae.data",
+        "fusmae.config",
+        "fusmae.manifest",
+    },
+    # Of the trainer, evaluation reads what a run has left behind and its way of writing files.
+    "fusmae/evaluation": {
+        "fusmae.evaluation",
+        "fusmae.model",
+        "fusmae.data",
+        "fusmae.config",
+        "fusmae.manifest",
+        "fusmae.labels",
+        "fusmae.sensors",
+        "fusmae.torchvision_repair",
+        "fusmae.training.checkpoint",
+        "fusmae.training.durable",
+        "fusmae.training.metrics",
+        "fusmae.training.record",
+    },
 }
 FORBIDDEN = {
     "fusmae/training": ("fusmae.evaluation",),

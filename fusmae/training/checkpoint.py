@@ -56,7 +56,10 @@ def save_checkpoint(run: Path, engine: Engine, state: dict[str, Any], keep: int,
     engine.barrier()
     if rank == 0:
         replace_file(run / CHECKPOINTS / LATEST, f"{folder.name}\n".encode())
-        for old in _folders(run)[keep:]:
+        # One of a later step is damaged, or this run would have gone on from it.
+        others = [old for old in _folders(run) if old != folder]
+        later = [old for old in others if old > folder]
+        for old in later + [old for old in others if old < folder][keep - 1 :]:
             _remove(old)
     engine.barrier()
 

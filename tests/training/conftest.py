@@ -13,7 +13,13 @@ from ..data.tiny_dataset import write_tiny_dataset  # noqa: TID252
 
 ROOT = Path(__file__).resolve().parents[2]
 # Without it every rank takes every core, which is ten times slower.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+# The ranks here are CPU ranks, also on a machine that has GPUs.
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "DS_ACCELERATOR": "cpu",
+    "CUDA_VISIBLE_DEVICES": "",
+}
 
 RECIPE = """
 seed = 3
