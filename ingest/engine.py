@@ -3,10 +3,18 @@
 import multiprocessing
 import threading
 from collections.abc import Callable, Sequence
-from queue import Queue
+from multiprocessing.queues import SimpleQueue
 
 from .convert import Job, convert
 from .pool import run_tasks
+
+Counts = SimpleQueue[int | None]
+
+# Samples between two reports of a worker: often enough to watch, rarely enough to cost nothing.
+_REPORT_EVERY = 32
+
+# Where this process reports the samples it has done; set once in each worker.
+_counts: Counts | None = None
 
 
 def run_blocks(jobs: Sequence[Job], workers: int, on_sample: Callable[[int], None]) -> None:
@@ -23,24 +31,26 @@ def run_blocks(jobs: Sequence[Job], workers: int, on_sample: Callable[[int], Non
         for job in jobs:
             convert(job, lambda: on_sample(1))
         return
-    with multiprocessing.get_context("spawn").Manager() as manager:
-        counts: Queue[int | None] = manager.Queue()
-        listener = threading.Thread(target=_listen, args=(counts, on_sample), daemon=True)
-        listener.start()
-        try:
-            for _ in run_tasks(_convert_and_count, [(job, counts) for job in jobs], workers):
-                pass
-        finally:
-            counts.put(None)
-            listener.join()
+    counts: Counts = multiprocessing.get_context("spawn").SimpleQueue()
+    listener = threading.Thread(target=_listen, args=(counts, on_sample), daemon=True)
+    listener.start()
+    tasks = [(job,) for job in jobs]
+    try:
+        for _ in run_tasks(_convert_and_count, tasks, workers, _report_to, (counts,)):
+            pass
+    finally:
+        counts.put(None)
+        listener.join()
 
 
-# Samples between two reports of a worker: often enough to watch, rarely enough to cost nothing.
-_REPORT_EVERY = 32
+def _report_to(counts: Counts) -> None:
+    global _counts
+    _counts = counts
 
 
-def _convert_and_count(job: Job, counts: "Queue[int | None]") -> None:
-    done = 0
+def _convert_and_count(job: Job) -> None:
+    assert _counts is not None
+    counts, done = _counts, 0
 
     def count() -> None:
         nonlocal done
@@ -52,6 +62,6 @@ def _convert_and_count(job: Job, counts: "Queue[int | None]") -> None:
     counts.put(done % _REPORT_EVERY)
 
 
-def _listen(counts: "Queue[int | None]", on_sample: Callable[[int], None]) -> None:
+def _listen(counts: Counts, on_sample: Callable[[int], None]) -> None:
     while (count := counts.get()) is not None:
         on_sample(count)

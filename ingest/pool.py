@@ -13,23 +13,32 @@ R = TypeVar("R")
 
 
 def run_tasks(
-    function: Callable[..., R], tasks: Sequence[tuple[Any, ...]], workers: int
+    function: Callable[..., R],
+    tasks: Sequence[tuple[Any, ...]],
+    workers: int,
+    setup: Callable[..., None] | None = None,
+    setup_args: tuple[Any, ...] = (),
 ) -> Iterator[R]:
     """`function(*task)` for every task, in any order; in this process if `workers` is 1.
 
     Workers are spawned, since forking after GDAL was used can deadlock. The first error ends
-    the rest.
+    the rest. `setup(*setup_args)` is called once in each process that runs tasks; its arguments
+    may hold queues of the `spawn` context.
 
     Raises:
         RuntimeError: a worker process died.
     """
     if workers == 1 or len(tasks) == 1:
+        if setup:
+            setup(*setup_args)
         for task in tasks:
             yield function(*task)
         return
     context = multiprocessing.get_context("spawn")
     size = min(workers, len(tasks))
-    pool = ProcessPoolExecutor(size, mp_context=context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(
+        size, mp_context=context, initializer=_start_worker, initargs=(setup, setup_args)
+    )
     try:
         for future in as_completed([pool.submit(function, *task) for task in tasks]):
             yield future.result()
@@ -40,6 +49,12 @@ def run_tasks(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(setup: Callable[..., None] | None, setup_args: tuple[Any, ...]) -> None:
+    _follow_parent()
+    if setup:
+        setup(*setup_args)
 
 
 def _follow_parent() -> None:

@@ -1,7 +1,10 @@
 """SIGKILL at any moment leaves something that a rerun completes, byte for byte."""
 
+import fcntl
 import hashlib
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,9 +72,37 @@ def test_killed_runs_end_in_the_same_bytes_as_an_undisturbed_one(
     assert sum(kills) > 0
 
 
-def test_a_killed_pool_leaves_no_worker_and_the_same_bytes(
-    archive_v1, undisturbed, paths, tmp_path
-):
+def processes_of(out: Path) -> list[str]:
+    """Command lines of living processes that were started for this output, and their children."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"FUSMAE_TEST={out}".encode() in entry.read_bytes():
+                found.append((entry.parent / "cmdline").read_bytes().decode())
+        except OSError:
+            continue  # it has just ended, or is another user's
+    return found
+
+
+def test_a_killed_pool_leaves_no_process_behind(archive_v1, paths, tmp_path):
+    out = tmp_path / "d"
+    command = [sys.executable, "-m", "fusmae_ingest.cli", "bigearthnet", *OPTIONS]
+    args = [*command, *map(str, paths(archive_v1)), "--out", str(out), "--workers", "2"]
+    environment = {**os.environ, "FUSMAE_TEST": str(out)}
+    process = subprocess.Popen(args, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(out.glob(".ingest/blocks/*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(processes_of(out)) > 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while processes_of(out) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes_of(out) == []
+
+
+def test_a_killed_pool_ends_in_the_same_bytes(archive_v1, undisturbed, paths, tmp_path):
     draw = random.Random(9)
     check_kills(archive_v1, tmp_path / "d", undisturbed, paths, draw, "--workers", "2")
 
@@ -99,8 +130,6 @@ def test_workers_and_a_second_run_change_no_byte(
 def test_verify_names_a_flipped_byte_a_missing_and_an_extra_file(
     undisturbed, fusmae_ingest, tmp_path
 ):
-    import shutil
-
     whole = shutil.copytree(undisturbed[0], tmp_path / "d")
     files = sorted(p for p in whole.rglob("*") if p.is_file() and p.name != "dataset.json")
     for path in (files[0], next(p for p in files if p.suffix == ".tar"), files[-1]):
@@ -121,9 +150,17 @@ def test_verify_names_a_flipped_byte_a_missing_and_an_extra_file(
     assert fusmae_ingest("verify", whole).returncode == 0
 
 
-def test_two_runs_on_one_output_do_not_mix(archive_v1, fusmae_ingest, paths, tmp_path):
-    import fcntl
+def test_a_rerun_refuses_a_finished_dataset_that_lacks_a_file(
+    archive_v1, undisturbed, fusmae_ingest, paths, tmp_path
+):
+    whole = shutil.copytree(undisturbed[0], tmp_path / "d")
+    lost = next(whole.glob("zarr/*/s1/c/*/0/0/0"))
+    lost.unlink()
+    result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", whole, *OPTIONS)
+    assert result.returncode == 1 and f"{lost} is missing" in result.stderr
 
+
+def test_two_runs_on_one_output_do_not_mix(archive_v1, fusmae_ingest, paths, tmp_path):
     lock = tmp_path / "d" / ".ingest" / "lock"
     lock.parent.mkdir(parents=True)
     with lock.open("w") as file:

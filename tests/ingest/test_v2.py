@@ -1,5 +1,6 @@
 """BigEarthNet v2: tables, reference maps, splits and exclusions, on a simulated archive."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,43 @@ def test_without_tables_or_with_too_few_the_missing_one_is_named(
     first = ("--metadata", archive_v2 / "metadata.parquet")
     one = fusmae_ingest("bigearthnet", *paths(archive_v2), *first, "--out", tmp_path / "d")
     assert one.returncode == 1 and "the table of patches with snow" in one.stderr
+
+
+def test_a_broken_row_and_an_absent_folder_are_said(archive_v2, fusmae_ingest, paths, tmp_path):
+    copy = shutil.copytree(archive_v2, tmp_path / "archive")
+    shutil.rmtree(next(copy.glob("BigEarthNet-S2/*/*")))
+    (next(copy.glob("BigEarthNet-S2/*")) / ".ipynb_checkpoints").mkdir()
+    tables = [item for path in sorted(copy.glob("*.parquet")) for item in ("--metadata", path)]
+    result = fusmae_ingest("bigearthnet", *paths(copy), *tables, "--out", tmp_path / "d")
+    assert result.returncode == 0 and "warning: 1 patches of the tables" in result.stderr
+    for column, value in (("split", "holdout"), ("labels", None), ("s1_name", "../x")):
+        table = pandas.read_parquet(copy / "metadata.parquet").astype({"split": object})
+        table[column] = [value] * len(table)
+        table.to_parquet(tmp_path / "broken.parquet")
+        args = ("--metadata", tmp_path / "broken.parquet", *tables[2:], "--out", tmp_path / "e")
+        result = fusmae_ingest("bigearthnet", *paths(copy), *args)
+        assert result.returncode == 1 and "error: metadata row" in result.stderr, result.stderr
+
+
+def test_other_lists_than_a_runs_own_are_refused(archive_v1, fusmae_ingest, paths, tmp_path):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    names = ("train", "val", "test", "patches_with_seasonal_snow", "patches_with_cloud_and_shadow")
+    for name in names:
+        (lists / f"{name}.csv").write_text("")
+    args = ("bigearthnet", *paths(archive_v1), "--out", tmp_path / "d")
+    assert fusmae_ingest(*args).returncode == 0
+    result = fusmae_ingest(*args, "--split-lists", lists)
+    assert result.returncode == 1 and "facts:" in result.stderr
+
+
+def test_an_unfinished_simulation_is_not_taken_for_an_archive(
+    archive_v1, fusmae_ingest, paths, tmp_path
+):
+    copy = shutil.copytree(archive_v1, tmp_path / "archive")
+    (copy / "SIMULATED.json").rename(copy / ".SIMULATED.json.unfinished")
+    result = fusmae_ingest("bigearthnet", *paths(copy), "--out", tmp_path / "d")
+    assert result.returncode == 1 and "not finished" in result.stderr
 
 
 def test_a_table_without_the_columns_is_refused(archive_v2, fusmae_ingest, paths, tmp_path):
