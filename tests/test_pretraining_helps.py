@@ -3,14 +3,13 @@
 import json
 import subprocess
 from pathlib import Path
-from statistics import mean
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 SENSORS = ("s1", "s2", "s1,s2")
-# The least gain in points of macro mAP that makes the pretraining worth its name here.
-MIN_MEAN_GAIN = 3.0
+# Points of macro mAP; measured when this was set: 3.8 at the least, 5.1 to 8.9 on average.
+MIN_GAIN = 3.0
 
 
 @pytest.mark.slow
@@ -23,8 +22,7 @@ def test_pretraining_beats_random_weights_for_every_sensor_and_seed(tmp_path):
             - macro_map(tmp_path, seed, "random", sensors)
             for seed in range(3)
         ]
-        assert min(gains) > 0, (sensors, gains)
-        assert mean(gains) >= MIN_MEAN_GAIN, (sensors, gains)
+        assert min(gains) >= MIN_GAIN, (sensors, gains)
 
 
 def macro_map(demo: Path, seed: int, features: str, sensors: str) -> float:
