@@ -1,6 +1,7 @@
 """The shard contract against tarfile and numpy."""
 
 import io
+import json
 import tarfile
 
 import numpy as np
@@ -54,6 +55,23 @@ def test_constant_offsets_point_at_every_arrays_pixels(shapes, dtype, info):
             assert data[start + offset : start + offset + len(pixels)] == pixels
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert len(tar.getmembers()) == 2 * (len(shapes) + 1)
+
+
+@given(st.text("aZ09_", min_size=1, max_size=88), st.integers(0, 2000), st.integers(0, 250))
+def test_members_are_tarfiles_own_to_the_byte(key, letters, pixel):
+    array = np.full((1, 3, 3), pixel, np.uint8)
+    layout = ShardLayout((ArraySpec("a", "s", (Band("B", 10),), 3, "|u1", "", ""),))
+    info = {"x": "y" * letters}
+    npy, text = io.BytesIO(), json.dumps(info, separators=(",", ":")).encode()
+    np.save(npy, array)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in ((f"{key}.a.npy", npy.getvalue()), (f"{key}.json", text)):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    ours = encode(layout, key, {"a": array}, info)
+    assert buffer.getvalue().startswith(ours + TAR_END)
 
 
 def test_equal_input_gives_equal_bytes_without_clock_or_owner():
