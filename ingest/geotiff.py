@@ -1,6 +1,8 @@
 """One raster file in, its pixels and its grid out, checked: the only user of rasterio here.
 
-Stands at the head of ingest: everything after it works on numpy arrays.
+Stands at the head of ingest: everything after it works on numpy arrays. Files as the archives
+hold them are read by `geotiff_fast`; rasterio reads the rest and has the last word on what is
+broken. It is imported where it is used, since a run over sound archives can do without.
 """
 
 from collections.abc import Sequence
@@ -11,12 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
-from rasterio.errors import RasterioError
-from rasterio.warp import transform as warp_transform
 
-# (a, b, c, d, e, f): x = a * column + b * row + c, y = d * column + e * row + f.
-Transform = tuple[float, float, float, float, float, float]
+from . import geotiff_fast
+from .geotiff_fast import Transform
 
 # No directory listing at every open, no sidecar files: the archives have none.
 _GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
@@ -49,62 +48,111 @@ class Grid:
         return f"EPSG:{self.epsg} {self.bounds} at {self.gsd_m:g} m"
 
 
-@lru_cache(maxsize=4096)
-def _epsg(wkt: str) -> int | None:
-    # PROJ needs a millisecond for this lookup; an archive holds a few dozen systems.
-    code = rasterio.crs.CRS.from_wkt(wkt).to_epsg()
-    return None if code is None else int(code)
-
-
 def read_raster(path: Path) -> tuple[npt.NDArray[Any], Grid]:
-    """Every band of a raster, shape (bands, height, width), native dtype, and its grid.
+    """Every band of a raster file, shape (bands, height, width), native dtype, and its grid.
 
     Raises:
-        ValueError: the file is missing, truncated or not a GeoTIFF, or has no EPSG code, or
-            its grid is rotated or not north-up.
+        OSError: the file is there but cannot be read.
+        ValueError: the file is missing, or as `decode_raster`.
     """
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: extract it again from the publisher's archive")
-    try:
-        with rasterio.Env(**_GDAL_OPTIONS), rasterio.open(path, driver="GTiff") as dataset:
-            pixels: npt.NDArray[Any] = dataset.read()
-            wkt = dataset.crs.to_wkt() if dataset.crs else ""
-            affine = tuple(float(v) for v in dataset.transform[:6])
-            height, width = dataset.height, dataset.width
-    except RasterioError as error:
-        raise ValueError(
-            f"{path} cannot be read as a GeoTIFF ({_one_line(error)}): "
-            "extract it again from the publisher's archive"
-        ) from None
-    epsg = _epsg(wkt) if wkt else None
-    if epsg is None:
-        raise ValueError(f"{path} has no coordinate reference system with an EPSG code")
-    a, b, c, d, e, f = affine
-    if b or d or a <= 0 or e != -a:
-        raise ValueError(f"{path}: expected a north-up grid of square pixels, got {affine}")
-    return pixels, Grid(epsg, (a, b, c, d, e, f), width, height)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error.__cause__ or error).split())
+    return decode_raster(_file_bytes(path), str(path))
 
 
 def read_band(
     path: Path, size_px: int, gsd_m: int, dtype: np.dtype[Any]
 ) -> tuple[npt.NDArray[Any], Grid]:
-    """The one band of a raster, shape (size_px, size_px), of exactly this dtype and GSD.
+    """The one band of a raster file, shape (size_px, size_px), of exactly this dtype and GSD.
 
     Raises:
-        ValueError: as `read_raster`, or another shape, dtype or GSD than expected.
+        OSError: the file is there but cannot be read.
+        ValueError: the file is missing, or as `decode_band`.
     """
-    pixels, grid = read_raster(path)
+    return decode_band(_file_bytes(path), str(path), size_px, gsd_m, dtype)
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb", buffering=0) as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise ValueError(
+            f"{path} is missing: extract it again from the publisher's archive"
+        ) from None
+
+
+def decode_raster(data: bytes, where: str) -> tuple[npt.NDArray[Any], Grid]:
+    """Every band of a GeoTIFF, shape (bands, height, width), native dtype, and its grid.
+
+    Args:
+        data: the whole file. The pixels may be a read-only view of it.
+        where: what errors call the file: its path, or its archive and member.
+
+    Raises:
+        ValueError: the file is truncated or not a GeoTIFF, or has no EPSG code, or its grid is
+            rotated or not north-up.
+    """
+    decoded = geotiff_fast.decode(data)
+    pixels, epsg, transform = _decode_by_gdal(data, where) if decoded is None else decoded
+    a, b, _, d, e, _ = transform
+    if b or d or a <= 0 or e != -a:
+        raise ValueError(f"{where}: expected a north-up grid of square pixels, got {transform}")
+    _, height, width = pixels.shape
+    return pixels, Grid(epsg, transform, width, height)
+
+
+def decode_band(
+    data: bytes, where: str, size_px: int, gsd_m: int, dtype: np.dtype[Any]
+) -> tuple[npt.NDArray[Any], Grid]:
+    """The one band of a GeoTIFF, shape (size_px, size_px), of exactly this dtype and GSD.
+
+    Raises:
+        ValueError: as `decode_raster`, or another shape, dtype or GSD than expected.
+    """
+    pixels, grid = decode_raster(data, where)
     expected = (1, size_px, size_px)
     if pixels.shape != expected or pixels.dtype != dtype or grid.gsd_m != gsd_m:
         raise ValueError(
-            f"{path} holds {pixels.dtype}{pixels.shape} at {grid.gsd_m:g} m, "
+            f"{where} holds {pixels.dtype}{pixels.shape} at {grid.gsd_m:g} m, "
             f"expected {dtype}{expected} at {gsd_m} m"
         )
     return pixels[0], grid
+
+
+def _decode_by_gdal(data: bytes, where: str) -> tuple[npt.NDArray[Any], int, Transform]:
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    if not data:  # rasterio would take it for a file to be written
+        raise ValueError(_unreadable(where, "it is empty"))
+    with rasterio.Env(**_GDAL_OPTIONS), rasterio.MemoryFile(data, filename="raster") as memory:
+        try:
+            with memory.open(driver="GTiff") as dataset:
+                pixels: npt.NDArray[Any] = dataset.read()
+                wkt = dataset.crs.to_wkt() if dataset.crs else ""
+                a, b, c, d, e, f = (float(value) for value in dataset.transform[:6])
+        except RasterioError as error:
+            cause = " ".join(str(error.__cause__ or error).split())
+            raise ValueError(_unreadable(where, cause.replace(memory.name, where))) from None
+    epsg = _epsg(wkt) if wkt else None
+    if epsg is None:
+        raise ValueError(f"{where} has no coordinate reference system with an EPSG code")
+    return pixels, epsg, (a, b, c, d, e, f)
+
+
+def _unreadable(where: str, cause: str) -> str:
+    return (
+        f"{where} cannot be read as a GeoTIFF ({cause}): "
+        "extract it again from the publisher's archive"
+    )
+
+
+@lru_cache(maxsize=4096)
+def _epsg(wkt: str) -> int | None:
+    from rasterio.crs import CRS
+
+    # PROJ needs a millisecond for this lookup; an archive holds a few dozen systems.
+    code = CRS.from_wkt(wkt).to_epsg()
+    return None if code is None else int(code)
 
 
 def footprints(grids: Sequence[Grid]) -> npt.NDArray[np.float64]:
@@ -112,6 +160,8 @@ def footprints(grids: Sequence[Grid]) -> npt.NDArray[np.float64]:
 
     Counter-clockwise from the lower left, as GeoJSON and GeoParquet ask for.
     """
+    from rasterio.warp import transform as warp_transform
+
     rings = np.empty((len(grids), 5, 2))
     for epsg in sorted({grid.epsg for grid in grids}):
         rows = [i for i, grid in enumerate(grids) if grid.epsg == epsg]
