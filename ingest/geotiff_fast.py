@@ -53,7 +53,12 @@ _OPTIONAL = {_EXTRA_SAMPLES: {_SHORT}, _GEO_DOUBLES: {_DOUBLE}, _NODATA: {_ASCII
 _ALLOWED = _REQUIRED | _OPTIONAL
 
 # (SampleFormat, BitsPerSample) to numpy's kind and size.
-_DTYPES = {(1, 8): "u1", (1, 16): "u2", (1, 32): "u4", (2, 16): "i2", (2, 32): "i4"} | {
+_DTYPES = {
+    (1, 8): "u1",
+    (1, 16): "u2",
+    (1, 32): "u4",
+    (2, 16): "i2",
+    (2, 32): "i4",
     (3, 32): "f4",
     (3, 64): "f8",
 }
