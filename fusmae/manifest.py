@@ -16,7 +16,7 @@ T = TypeVar("T")
 MANIFEST_NAME = "dataset.json"
 FORMAT_NAME = "fusmae-dataset"
 FORMAT_MAJOR = 1
-FORMAT_MINOR = 0
+FORMAT_MINOR = 1
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class SplitRecord:
 class BandStatistics:
     """Statistics of one array over a split, a number for each band, in stored units.
 
-    `count` is the number of pixels of each band; `std` is the population's.
+    `count` is the number of pixels of each band; `std` is the population's. `percentiles` are
+    nearest-rank, by names like `p98`: exact for integers, to 0.005 dB for SAR; empty in
+    datasets of format 1.0.
     """
 
     count: int
@@ -64,6 +66,7 @@ class BandStatistics:
     std: tuple[float, ...]
     min: tuple[float, ...]
     max: tuple[float, ...]
+    percentiles: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,9 @@ def _parse(table: dict[str, Any]) -> Manifest:
     }
     statistics = {
         name: BandStatistics(
-            entry["count"], *(tuple(entry[key]) for key in ("mean", "std", "min", "max"))
+            count=entry["count"],
+            **{key: tuple(entry[key]) for key in ("mean", "std", "min", "max")},
+            percentiles={k: tuple(values) for k, values in entry.get("percentiles", {}).items()},
         )
         for name, entry in table["statistics"].items()
     }

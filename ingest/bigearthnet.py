@@ -15,8 +15,9 @@ from fusmae.splits import SPLITS
 from . import plan
 from .bigearthnet_archive import Pair, detect_version, read_json, scan_v1, scan_v2
 from .bigearthnet_pair import read_pair
-from .dataset import Request, build
-from .progress import SampleProgress
+from .dataset import Request
+from .dataset_options import DatasetOptions, dataset_options, make_dataset
+from .facts import BIGEARTHNET_FACTS
 from .simulate import SIMULATED_NAME, UNFINISHED_NAME
 
 _ORIGIN = {
@@ -54,7 +55,6 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
 @click.command(epilog=_EXAMPLES)
 @click.option("--s2", type=click.Path(path_type=Path), required=True, help="Folder of S2 patches.")
 @click.option("--s1", type=click.Path(path_type=Path), required=True, help="Folder of S1 patches.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Dataset to make.")
 @click.option(
     "--metadata",
     type=click.Path(path_type=Path),
@@ -73,33 +73,16 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
     help="Folder of the published v1 lists: official split, seasonal snow, cloud and shadow.",
 )
 @click.option("--exclude", default="", help="snow, cloud or snow,cloud: leave such patches out.")
-@click.option(
-    "--format",
-    "formats",
-    type=click.Choice(["shards", "zarr"]),
-    multiple=True,
-    default=("shards",),
-    show_default=True,
-    help="What to write; may be given twice.",
-)
-@click.option("--samples-per-shard", type=click.IntRange(1), default=1024, show_default=True)
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--limit", type=click.IntRange(1), help="A uniform draw of this many pairs only.")
+@dataset_options
 def bigearthnet(
+    options: DatasetOptions,
     s2: Path,
     s1: Path,
-    out: Path,
     metadata: tuple[Path, ...],
     maps: Path | None,
     split: str | None,
     split_lists: Path | None,
     exclude: str,
-    formats: tuple[str, ...],
-    samples_per_shard: int,
-    workers: int,
-    seed: int,
-    limit: int | None,
 ) -> None:
     """Turn BigEarthNet-MM GeoTIFFs into WebDataset shards and zarr stores."""
     excluded = _excluded(exclude)
@@ -127,11 +110,11 @@ def bigearthnet(
             f"warning: {absent:,} {told} have no S2 folder in {s2}: not extracted?", err=True
         )
     chosen = choose(pairs, rule, excluded)
-    if limit:
-        chosen = plan.limit(chosen, limit, seed)
+    if options.limit:
+        chosen = plan.limit(chosen, options.limit, options.seed)
     if not chosen:
         raise ValueError("no pair is left after --split, --exclude and --limit")
-    options = {
+    choices = {
         "split": rule,
         "exclude": sorted(excluded),
         "maps": maps is not None,
@@ -142,21 +125,18 @@ def bigearthnet(
         **_origin(version, s2),
         arrays=(*BIGEARTHNET_ARRAYS, *((CLC_MAP,) if maps else ())),
         label_sets={name: LABEL_SETS[name] for name in _STORED_LABELS[version]},
+        facts=BIGEARTHNET_FACTS,
         split_of=chosen,
         splits=SPLITS,
         sources={pair.name: pair for pair in pairs if pair.name in chosen},
         read=read_pair,
-        formats=frozenset(formats),
-        samples_per_shard=samples_per_shard,
-        seed=seed,
-        options=options,
+        archives=tuple(path for path in (s2, s1, maps) if path),
+        formats=frozenset(options.formats),
+        samples_per_shard=options.samples_per_shard,
+        seed=options.seed,
+        options=choices,
     )
-    with SampleProgress("Converting") as progress:
-        made = build(out, request, workers, progress.update)
-    left_out = len(pairs) - len(chosen)
-    state = "written" if made else "already complete"
-    click.echo(f"{out}: {state}, {len(chosen):,} samples, {left_out:,} pairs left out by options")
-    click.echo(f"Check it with: fusmae-ingest verify {out}")
+    make_dataset(request, options, len(pairs) - len(chosen))
 
 
 def facts_digest(pairs: list[Pair]) -> str:

@@ -53,6 +53,11 @@ class Pair:
     def s1_name(self) -> str:
         return self.s1.name
 
+    @property
+    def position(self) -> str:
+        """Sorts pairs as their archive does."""
+        return self.name
+
 
 def detect_version(s2: Path, s1: Path) -> str:
     """`v1` or `v2`, from the names of the folders inside.

@@ -4,10 +4,9 @@ Runs in any process: a job holds all it needs, touches no other block's files, a
 twice does no harm. Its record, written last, is what marks it done.
 """
 
-import json
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fusmae.manifest import FileRecord, ShardRecord
-from fusmae.sample import TAR_END, ShardLayout, encode
+from fusmae.sample import TAR_END, ShardLayout, encode_parts
 
 from . import statistics
 from .geotiff import Grid, footprints
 from .plan import Block
-from .storage import SCRATCH, AtomicFile, write_file
+from .record import BlockRecord, statistics_path, write_bad, write_record
+from .storage import AtomicFile, write_file
 from .zarr_store import encode_shard, shard_path
 
 
@@ -39,7 +39,7 @@ class Job:
     """A block, its sources in the block's order, and where and how to write it.
 
     `read` turns a source into a Sample; it must be a module-level function, so that worker
-    processes find it by name.
+    processes find it by name. A source's `position` orders the sources as their archive does.
     """
 
     root: Path
@@ -50,83 +50,91 @@ class Job:
     layout: ShardLayout
     samples_per_shard: int
     formats: frozenset[str]
+    quarantine: bool
 
     @property
     def shard_path(self) -> str:
         return f"shards/{self.block.split}/{self.name}-{self.block.label}.tar"
 
 
-@dataclass(frozen=True)
-class BlockRecord:
-    """What the finishing step needs to know of a block that is done.
-
-    `rows` has an entry a sample: key, offset in the shard, footprint ring and facts.
-    """
-
-    split: str
-    index: int
-    shard: ShardRecord | None
-    zarr: tuple[FileRecord, ...]
-    statistics: dict[str, statistics.Partial]
-    rows: tuple[dict[str, Any], ...]
-
-
-def record_path(block: Block) -> str:
-    return f"{SCRATCH}/blocks/{block.label}.json"
-
-
-def convert(job: Job, on_sample: Callable[[], None] = lambda: None) -> BlockRecord:
+def convert(job: Job, on_sample: Callable[[], None] = lambda: None) -> int:
     """Write the block's files and its record; `on_sample` is called after each sample.
 
+    Returns the number of bad samples. Where there are any, the block's other files are not
+    written; the names and the reasons are noted.
+
     Raises:
-        ValueError: a source is bad; nothing of the block is left looking complete.
+        ValueError: a source is bad and `job.quarantine` is off; nothing of the block is left
+            looking complete.
         OSError: the disk is full or not writable.
     """
-    rows: list[dict[str, Any]] = []
-    grids: list[Grid] = []
-    partials: dict[str, list[statistics.Partial]] = {s.name: [] for s in job.layout.arrays}
-    stacks = _empty_stacks(job)
-    shard = AtomicFile(job.root, job.shard_path) if "shards" in job.formats else None
-    with shard or nullcontext():
-        for row, source in enumerate(job.sources):
-            sample = job.read(source)
-            rows.append(
-                {"key": sample.key, "offset": shard.size if shard else None, "facts": sample.facts}
-            )
-            grids.append(sample.grid)
-            for name, pixels in sample.arrays.items():
-                partials[name].append(statistics.partial(pixels))
-                if stacks:
-                    stacks[name][row] = pixels
-            if shard:
-                shard.write(encode(job.layout, sample.key, sample.arrays, sample.facts))
-            on_sample()
-        if shard:
-            shard.write(TAR_END)
-    for entry, ring in zip(rows, footprints(grids), strict=True):
-        entry["footprint"] = ring.tolist()
+    stacks = _stacks(job.layout, len(job.sources))
+    samples, bad = _read(job, stacks, on_sample)
+    if bad:
+        write_bad(job.root, bad)
+        return len(bad)
+    sums = {name: statistics.measure(stack) for name, stack in stacks.items()}
+    shard, offsets = _write_shard(job, samples, stacks)
+    zarr = _write_zarr(job, stacks)
+    rings = footprints([sample.grid for sample in samples])
+    rows = [
+        {"key": sample.key, "offset": offset, "footprint": ring.tolist(), "facts": sample.facts}
+        for sample, offset, ring in zip(samples, offsets, rings, strict=True)
+    ]
+    partials = write_file(job.root, statistics_path(job.block), statistics.encode(sums))
     record = BlockRecord(
-        job.block.split,
-        job.block.index,
-        ShardRecord(*_fields(shard.record), num_samples=len(rows)) if shard else None,
-        tuple(_write_zarr(job, stacks)),
-        {name: statistics.merge(items) for name, items in partials.items()},
-        tuple(rows),
+        job.block.split, job.block.index, shard, tuple(zarr), partials, tuple(rows)
     )
-    write_file(job.root, record_path(job.block), json.dumps(asdict(record)).encode())
-    return record
+    write_record(job.root, job.block, record)
+    return 0
 
 
-def _fields(record: FileRecord | None) -> tuple[str, int, str]:
-    assert record is not None
-    return record.path, record.bytes, record.sha256
+def _read(
+    job: Job, stacks: Mapping[str, npt.NDArray[Any]], on_sample: Callable[[], None]
+) -> tuple[list[Sample], dict[str, str]]:
+    """Every sample, its pixels moved into its row of the stacks; bad names -> reasons.
+
+    Reads go in the archive's order, so a disk or a network store sees one sweep a block.
+    """
+    samples: list[Any] = [None] * len(job.sources)
+    bad: dict[str, str] = {}
+    for row in sorted(range(len(samples)), key=lambda row: job.sources[row].position):
+        try:
+            sample = job.read(job.sources[row])
+        except ValueError as error:
+            if not job.quarantine:
+                raise
+            bad[job.block.names[row]] = str(error)
+        else:
+            for name, pixels in sample.arrays.items():
+                stacks[name][row] = pixels
+            samples[row] = replace(sample, arrays={})
+        on_sample()
+    return samples, bad
 
 
-def _empty_stacks(job: Job) -> dict[str, npt.NDArray[Any]]:
-    if "zarr" not in job.formats:
-        return {}
-    count = len(job.sources)
-    return {s.name: np.empty((count, *s.shape), s.dtype) for s in job.layout.arrays}
+@lru_cache(maxsize=1)
+def _stacks(layout: ShardLayout, count: int) -> dict[str, npt.NDArray[Any]]:
+    """Room for `count` samples, kept from block to block: fresh pages cost more than reading."""
+    return {spec.name: np.empty((count, *spec.shape), spec.dtype) for spec in layout.arrays}
+
+
+def _write_shard(
+    job: Job, samples: Sequence[Sample], stacks: Mapping[str, npt.NDArray[Any]]
+) -> tuple[ShardRecord | None, list[int | None]]:
+    """The tar shard's record, and the offset of each sample in it."""
+    if "shards" not in job.formats:
+        return None, [None] * len(samples)
+    offsets: list[int | None] = []
+    with AtomicFile(job.root, job.shard_path) as file:
+        for row, sample in enumerate(samples):
+            offsets.append(file.size)
+            pixels = {name: stack[row] for name, stack in stacks.items()}
+            file.write(*encode_parts(job.layout, sample.key, pixels, sample.facts))
+        file.write(TAR_END)
+    assert file.record is not None
+    record = ShardRecord(file.record.path, file.record.bytes, file.record.sha256, len(samples))
+    return record, offsets
 
 
 def _write_zarr(job: Job, stacks: dict[str, npt.NDArray[Any]]) -> list[FileRecord]:
@@ -137,21 +145,5 @@ def _write_zarr(job: Job, stacks: dict[str, npt.NDArray[Any]]) -> list[FileRecor
             encode_shard(spec, stacks[spec.name], job.samples_per_shard),
         )
         for spec in job.layout.arrays
-        if stacks
+        if "zarr" in job.formats
     ]
-
-
-def read_record(root: Path, block: Block) -> BlockRecord | None:
-    """The record of a block that is done, or None."""
-    path = root / record_path(block)
-    if not path.exists():
-        return None
-    table = json.loads(path.read_bytes())
-    return BlockRecord(
-        table["split"],
-        table["index"],
-        ShardRecord(**table["shard"]) if table["shard"] else None,
-        tuple(FileRecord(**item) for item in table["zarr"]),
-        table["statistics"],
-        tuple(table["rows"]),
-    )

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from fusmae.labels import multi_hot
 from fusmae.manifest import (
     MANIFEST_NAME,
     FileRecord,
@@ -32,9 +31,12 @@ from fusmae.sensors import ArraySpec
 
 from . import statistics
 from .card import card_text
-from .convert import BlockRecord, Job, Sample, read_record
+from .convert import Job, Sample
+from .coordinates import auxiliary_names, sample_coordinates
 from .engine import run_blocks
+from .facts import Fact
 from .plan import Block, names_digest, plan_blocks
+from .record import BlockRecord, forget_bad, read_bad, read_record, write_bad
 from .samples_table import encode_table
 from .storage import SCRATCH, write_file
 from .zarr_store import band_coordinates, encode_group, store_path
@@ -42,31 +44,54 @@ from .zarr_store import band_coordinates, encode_group, store_path
 
 @dataclass(frozen=True)
 class Request:
-    """What to make of an archive. Everything here but `sources` and `read` changes the bytes."""
+    """What to make of an archive.
+
+    Everything but `sources`, `read` and `archives` changes the bytes; `archives` are the paths
+    that messages about sources begin with.
+    """
 
     name: str
     simulated: bool
     origin: dict[str, Any]
     arrays: tuple[ArraySpec, ...]
     label_sets: dict[str, tuple[str, ...]]
+    facts: tuple[Fact, ...]
     split_of: dict[str, str]
     splits: tuple[str, ...]
     sources: dict[str, Any]
     read: Callable[[Any], Sample]
+    archives: tuple[Path, ...]
     formats: frozenset[str]
     samples_per_shard: int
     seed: int
     options: dict[str, Any]
 
 
-def build(root: Path, request: Request, workers: int, progress: Callable[[int, int], None]) -> bool:
-    """Make the dataset in `root`, or complete it; False if it was complete already.
+@dataclass(frozen=True)
+class Tolerance:
+    """What to do about bad samples: end the run at the first, or leave them out by name.
+
+    `max_bad` is the largest share of all samples, 0 to 1, that may be left out.
+    """
+
+    quarantine: bool = False
+    max_bad: float = 0.001
+
+
+def build(
+    root: Path,
+    request: Request,
+    workers: int,
+    progress: Callable[[int, int], None],
+    tolerance: Tolerance,
+) -> Manifest:
+    """Make the dataset in `root`, or complete it, or find it complete; its manifest.
 
     `progress(done, total)` is called with numbers of samples.
 
     Raises:
-        ValueError: a sample is bad, the folder holds something else or a dataset made with
-            other options, or another run is at work on it.
+        ValueError: a sample is bad, or too many are; the folder holds something else or a
+            dataset made with other options; another run is at work on it.
         OSError: a file cannot be written.
     """
     plan = _plan_table(request)
@@ -75,19 +100,16 @@ def build(root: Path, request: Request, workers: int, progress: Callable[[int, i
         _refuse_other_plan(root, manifest.options["plan"], plan)
         _refuse_damage(root, manifest)
         shutil.rmtree(root / SCRATCH, ignore_errors=True)
-        return False
+        return manifest
     if root.exists() and not (root / SCRATCH).is_dir() and any(root.iterdir()):
         raise ValueError(f"--out {root} is not empty and is not a dataset: give a new folder")
     with _locked(root):
         _write_or_check_plan(root, plan)
         shutil.rmtree(root / SCRATCH / "tmp", ignore_errors=True)
-        blocks = plan_blocks(
-            request.split_of, request.splits, request.samples_per_shard, request.seed
-        )
-        _run(root, request, blocks, workers, progress)
-        _finish(root, request, [_done(root, block) for block in blocks], plan)
+        records, bad = _run(root, request, workers, progress, tolerance)
+        manifest = _finish(root, request, records, bad, plan)
         shutil.rmtree(root / SCRATCH)
-    return True
+    return manifest
 
 
 def _plan_table(request: Request) -> dict[str, Any]:
@@ -150,12 +172,67 @@ def _write_or_check_plan(root: Path, plan: dict[str, Any]) -> None:
 def _run(
     root: Path,
     request: Request,
-    blocks: Sequence[Block],
     workers: int,
     progress: Callable[[int, int], None],
-) -> None:
-    total = sum(len(block.names) for block in blocks)
-    todo = [block for block in blocks if not _complete(root, block)]
+    tolerance: Tolerance,
+) -> tuple[list[BlockRecord], dict[str, str]]:
+    """The records of all blocks, and the bad names with their reasons.
+
+    A block with bad samples says which, and is planned again without them; so are the
+    blocks that lend samples to it. That ends, since bad samples only become more.
+    """
+    bad = _still_bad(root, request) if tolerance.quarantine else {}
+    while True:
+        blocks = plan_blocks(
+            request.split_of, request.splits, request.samples_per_shard, request.seed, bad.keys()
+        )
+        records = [read_record(root, block) for block in blocks]
+        todo = [block for block, record in zip(blocks, records, strict=True) if record is None]
+        if not todo:
+            if not records:
+                raise ValueError(f"every sample is bad; the first: {min(bad.items())}")
+            return [record for record in records if record], bad
+        num_bad = len(bad)
+        for found in _convert(root, request, todo, workers, progress, tolerance):
+            num_bad += found
+            _refuse_too_many(root, num_bad, len(request.split_of), tolerance)
+        bad |= read_bad(root)
+
+
+def _still_bad(root: Path, request: Request) -> dict[str, str]:
+    """What an earlier run found bad and is bad still: files may have been mended since."""
+    noted = read_bad(root)
+    forget_bad(root)
+    bad: dict[str, str] = {}
+    for name in noted:
+        try:
+            request.read(request.sources[name])
+        except ValueError as error:
+            bad[name] = str(error)
+    if bad:
+        write_bad(root, bad)
+    return bad
+
+
+def _refuse_too_many(root: Path, num_bad: int, total: int, tolerance: Tolerance) -> None:
+    if num_bad > tolerance.max_bad * total:
+        name, reason = min(read_bad(root).items())
+        raise ValueError(
+            f"{num_bad:,} of {total:,} samples are bad, more than --max-bad "
+            f"{tolerance.max_bad:g} allows; the first: {name}: {reason}"
+        )
+
+
+def _convert(
+    root: Path,
+    request: Request,
+    todo: Sequence[Block],
+    workers: int,
+    progress: Callable[[int, int], None],
+    tolerance: Tolerance,
+) -> Iterator[int]:
+    """Run these blocks; yields the number of bad samples of each."""
+    total = len(request.split_of)
     done = total - sum(len(block.names) for block in todo)
     progress(done, total)
 
@@ -174,43 +251,42 @@ def _run(
             ShardLayout(request.arrays),
             request.samples_per_shard,
             request.formats,
+            tolerance.quarantine,
         )
         for block in todo
     ]
-    if jobs:
-        run_blocks(jobs, workers, on_sample)
+    yield from run_blocks(jobs, workers, on_sample)
 
 
-def _complete(root: Path, block: Block) -> bool:
-    """Whether the block has its record, and its files the recorded sizes."""
-    record = read_record(root, block)
-    if record is None:
-        return False
-    expected = {file.path: file.bytes for file in record.zarr}
-    if record.shard:
-        expected[record.shard.path] = record.shard.bytes
-    return all(
-        (root / path).is_file() and (root / path).stat().st_size == size
-        for path, size in expected.items()
-    )
-
-
-def _done(root: Path, block: Block) -> BlockRecord:
-    record = read_record(root, block)
-    assert record is not None
-    return record
-
-
-def _finish(root: Path, request: Request, records: list[BlockRecord], plan: dict[str, Any]) -> None:
+def _finish(
+    root: Path,
+    request: Request,
+    records: list[BlockRecord],
+    bad: dict[str, str],
+    plan: dict[str, Any],
+) -> Manifest:
     """Write everything that is not a block, `dataset.json` last."""
+    _sweep(root, request, records)
     splits = {
         split: _finish_split(root, request, split, [r for r in records if r.split == split])
         for split in request.splits
     }
     # Normalisation must not look at test images: statistics are the first split's.
     basis = next(split for split in request.splits if splits[split].num_samples)
-    chosen = [record.statistics for record in records if record.split == basis]
-    table = write_file(root, "samples.parquet", encode_table(records, list(request.label_sets)))
+    sums = {
+        split: statistics.merge(
+            [
+                statistics.decode((root / record.statistics.path).read_bytes(), request.arrays)
+                for record in records
+                if record.split == split
+            ]
+        )
+        for split in request.splits
+        if splits[split].num_samples
+    }
+    table = write_file(
+        root, "samples.parquet", encode_table(records, list(request.label_sets), request.facts)
+    )
     manifest = Manifest(
         name=request.name,
         simulated=request.simulated,
@@ -220,17 +296,41 @@ def _finish(root: Path, request: Request, records: list[BlockRecord], plan: dict
         arrays=request.arrays,
         label_sets=request.label_sets,
         splits=splits,
-        statistics={
-            spec.name: statistics.finish(statistics.merge([p[spec.name] for p in chosen]))
-            for spec in request.arrays
-        },
+        statistics=statistics.finish(request.arrays, sums[basis]),
         statistics_split=basis,
         options={"plan": plan},
         files=(table,),
     )
+    left_out = [write_file(root, "quarantine.jsonl", _quarantine(request, bad))] if bad else []
     card = write_file(root, "README.md", card_text(manifest).encode())
-    manifest = replace(manifest, files=(table, card))
+    manifest = replace(manifest, files=(table, *left_out, card))
     write_file(root, MANIFEST_NAME, to_json(manifest).encode())
+    return manifest
+
+
+def _quarantine(request: Request, bad: dict[str, str]) -> bytes:
+    """A line of JSON a bad sample, by split and name: key, split, reason."""
+    lines = []
+    for split in request.splits:
+        for name in sorted(name for name in bad if request.split_of[name] == split):
+            reason = bad[name]
+            for archive in request.archives:
+                # Where the archive lies on this machine is no fact about the dataset.
+                reason = reason.replace(f"{archive}/", "")
+            entry = {"key": name, "split": split, "reason": reason}
+            lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
+    return "".join(lines).encode()
+
+
+def _sweep(root: Path, request: Request, records: Sequence[BlockRecord]) -> None:
+    """Remove blocks that were written before their names turned out to be needed elsewhere."""
+    kept = {root / file.path for record in records for file in record.files}
+    for split in request.splits:
+        shards = (root / "shards" / split).glob(f"{request.name}-{split}-*.tar")
+        pixels = (root / store_path(split)).glob("*/c/*/0/0/0")
+        for path in [*shards, *pixels]:
+            if path not in kept:
+                path.unlink()
 
 
 def _finish_split(
@@ -245,11 +345,13 @@ def _finish_split(
     zarr = [file for record in records for file in record.zarr]
     if "zarr" in request.formats and rows:
         bands = band_coordinates(request.arrays)
-        auxiliary = sorted({*_COORDINATES, *(n for n in bands if n.endswith("_wavelength"))})
+        auxiliary = sorted(
+            {*auxiliary_names(request.facts), *(n for n in bands if n.endswith("_wavelength"))}
+        )
         objects = encode_group(
             request.arrays,
             request.samples_per_shard,
-            {**bands, **_sample_coordinates(request, rows)},
+            {**bands, **sample_coordinates(rows, request.facts, request.label_sets)},
             {
                 "title": f"{request.name}, {split} split",
                 "simulated": request.simulated,
@@ -263,36 +365,3 @@ def _finish_split(
         index,
         tuple(sorted(zarr, key=lambda file: file.path)),
     )
-
-
-# What xarray shows as coordinates rather than as data, by the CF attribute of that name.
-_COORDINATES = ("sample_id", "time", "time_s1", "crs", "transform")
-
-
-def _sample_coordinates(request: Request, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Coordinates and labels along the sample axis, as `encode_group` takes them."""
-    facts = [row["facts"] for row in rows]
-    per_sample = ("sample",)
-    epoch = {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian"}
-    coordinates: dict[str, Any] = {
-        "sample_id": (per_sample, np.array([row["key"] for row in rows], np.str_), {}),
-        "crs": (
-            per_sample,
-            np.array([int(fact["crs"].removeprefix("EPSG:")) for fact in facts], np.int32),
-            {"long_name": "EPSG code of the sample's coordinate reference system"},
-        ),
-        "transform": (
-            ("sample", "affine"),
-            np.array([fact["transform"] for fact in facts], np.float64),
-            {"long_name": "affine transform of the 10 m grid: a, b, c, d, e, f"},
-        ),
-    }
-    for name, sensor in (("time", "time_s2"), ("time_s1", "time_s1")):
-        seconds = np.array([fact[sensor] for fact in facts], "datetime64[s]").astype(np.int64)
-        coordinates[name] = (per_sample, seconds, epoch)
-    for label_set, classes in request.label_sets.items():
-        hot = multi_hot([fact["labels"][label_set] for fact in facts], classes)
-        name, dimension = f"labels_{label_set.replace('-', '_')}", f"class_{len(classes)}"
-        coordinates[name] = (("sample", dimension), hot, {"long_name": label_set})
-        coordinates[dimension] = ((dimension,), np.array(classes, np.str_), {})
-    return coordinates

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.queues import SimpleQueue
 
 from .convert import Job, convert
@@ -17,8 +17,12 @@ _REPORT_EVERY = 32
 _counts: Counts | None = None
 
 
-def run_blocks(jobs: Sequence[Job], workers: int, on_sample: Callable[[int], None]) -> None:
+def run_blocks(
+    jobs: Sequence[Job], workers: int, on_sample: Callable[[int], None]
+) -> Iterator[int]:
     """Convert every job's block; `on_sample(n)` is called as samples are done.
+
+    Yields the number of bad samples of each block, as blocks end.
 
     No pixels pass between processes: a worker reads, writes and reports a count.
 
@@ -29,15 +33,14 @@ def run_blocks(jobs: Sequence[Job], workers: int, on_sample: Callable[[int], Non
     """
     if workers == 1 or len(jobs) == 1:
         for job in jobs:
-            convert(job, lambda: on_sample(1))
+            yield convert(job, lambda: on_sample(1))
         return
     counts: Counts = multiprocessing.get_context("spawn").SimpleQueue()
     listener = threading.Thread(target=_listen, args=(counts, on_sample), daemon=True)
     listener.start()
     tasks = [(job,) for job in jobs]
     try:
-        for _ in run_tasks(_convert_and_count, tasks, workers, _report_to, (counts,)):
-            pass
+        yield from run_tasks(_convert_and_count, tasks, workers, _report_to, (counts,))
     finally:
         counts.put(None)
         listener.join()
@@ -48,7 +51,7 @@ def _report_to(counts: Counts) -> None:
     _counts = counts
 
 
-def _convert_and_count(job: Job) -> None:
+def _convert_and_count(job: Job) -> int:
     assert _counts is not None
     counts, done = _counts, 0
 
@@ -58,8 +61,9 @@ def _convert_and_count(job: Job) -> None:
         if done % _REPORT_EVERY == 0:
             counts.put(_REPORT_EVERY)
 
-    convert(job, count)
+    num_bad = convert(job, count)
     counts.put(done % _REPORT_EVERY)
+    return num_bad
 
 
 def _listen(counts: Counts, on_sample: Callable[[int], None]) -> None:

@@ -5,7 +5,7 @@ arrays, so blocks never share a byte and any of them can be redone alone.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 
@@ -32,6 +32,17 @@ def shuffle(names: Iterable[str], seed: int, split: str) -> list[str]:
     return sorted(names, key=lambda name: (order_key(seed, split, name), name))
 
 
+def fill(order: Sequence[str], bad: Set[str]) -> list[str]:
+    """The order without the bad names and without holes.
+
+    The place of each bad name, in ascending position, is taken by the last good name that
+    is still unused, so a bad name changes its own block and the tail, and nothing else.
+    """
+    num_good = sum(name not in bad for name in order)
+    spare = [name for name in order[num_good:] if name not in bad]
+    return [spare.pop() if name in bad else name for name in order[:num_good]]
+
+
 def limit(split_of: dict[str, str], count: int, seed: int) -> dict[str, str]:
     """A seeded uniform draw of `count` samples over all splits."""
     kept = sorted(split_of, key=lambda name: (order_key(seed, "limit", name), name))[:count]
@@ -39,17 +50,23 @@ def limit(split_of: dict[str, str], count: int, seed: int) -> dict[str, str]:
 
 
 def plan_blocks(
-    split_of: dict[str, str], splits: Sequence[str], samples_per_shard: int, seed: int
+    split_of: dict[str, str],
+    splits: Sequence[str],
+    samples_per_shard: int,
+    seed: int,
+    bad: Set[str] = frozenset(),
 ) -> list[Block]:
     """Every block of every split, in order; a split without samples has none.
 
     Args:
         split_of: the split of each sample name.
         splits: the splits in the order of the dataset.
+        bad: names to leave out; others take their places, see `fill`.
     """
     blocks: list[Block] = []
     for split in splits:
-        names = shuffle((n for n, s in split_of.items() if s == split), seed, split)
+        order = shuffle((n for n, s in split_of.items() if s == split), seed, split)
+        names = fill(order, bad)
         for index, start in enumerate(range(0, len(names), samples_per_shard)):
             blocks.append(Block(split, index, tuple(names[start : start + samples_per_shard])))
     return blocks

@@ -10,18 +10,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .convert import BlockRecord
+from .facts import Fact
+from .record import BlockRecord
 
-_STRINGS = (
-    "s1_name",
-    "s2_name",
-    "s2v1_name",
-    "country",
-    "split_google",
-    "split_official",
-    "split_v2",
-)
-_FLAGS = ("seasonal_snow", "cloud_or_shadow")
+# The column type of each kind of fact.
+_TYPES: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "flag": pa.bool_(),
+    "time": pa.timestamp("ms"),
+    "fractions": pa.list_(pa.float64()),
+}
 
 
 def label_column(label_set: str) -> str:
@@ -29,10 +27,13 @@ def label_column(label_set: str) -> str:
     return f"labels_{label_set.replace('-', '_')}"
 
 
-def encode_table(records: Sequence[BlockRecord], label_sets: Sequence[str]) -> bytes:
+def encode_table(
+    records: Sequence[BlockRecord], label_sets: Sequence[str], told: Sequence[Fact]
+) -> bytes:
     """The file's bytes; rows in the order of splits, shards and samples.
 
-    Footprints are WKB polygons in OGC:CRS84 (longitude, latitude in degrees).
+    Footprints are WKB polygons in OGC:CRS84 (longitude, latitude in degrees). `told` are the
+    facts that become columns, in their order.
     """
     rows = [
         {"split": r.split, "shard": r.index, "row": i, **row}
@@ -49,18 +50,16 @@ def encode_table(records: Sequence[BlockRecord], label_sets: Sequence[str]) -> b
     }
     for name in label_sets:
         columns[label_column(name)] = pa.array(
-            [fact["labels"].get(name) for fact in facts], pa.list_(pa.string())
+            [entry["labels"].get(name) for entry in facts], pa.list_(pa.string())
         )
-    columns["crs"] = pa.array([fact["crs"] for fact in facts], pa.string())
-    columns["transform"] = pa.array([fact["transform"] for fact in facts], pa.list_(pa.float64()))
+    columns["crs"] = pa.array([entry["crs"] for entry in facts], pa.string())
+    columns["transform"] = pa.array([entry["transform"] for entry in facts], pa.list_(pa.float64()))
     columns["footprint"] = pa.array([_wkb(row["footprint"]) for row in rows], pa.binary())
-    for name in ("time_s1", "time_s2"):
-        times = [datetime.fromisoformat(fact[name]) for fact in facts]
-        columns[name] = pa.array(times, pa.timestamp("ms"))
-    for name in _STRINGS:
-        columns[name] = pa.array([fact[name] for fact in facts], pa.string())
-    for name in _FLAGS:
-        columns[name] = pa.array([fact[name] for fact in facts], pa.bool_())
+    for fact in told:
+        values = [entry[fact.name] for entry in facts]
+        if fact.kind == "time":
+            values = [datetime.fromisoformat(value) for value in values]
+        columns[fact.name] = pa.array(values, _TYPES[fact.kind])
     table = pa.table(columns).replace_schema_metadata({"geo": json.dumps(_geo(rows))})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")

@@ -5,6 +5,7 @@ Everything ingest writes goes through here, so a SIGKILL leaves at most temporar
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -32,13 +33,24 @@ class AtomicFile:
     def __enter__(self) -> "AtomicFile":
         self._temporary.parent.mkdir(parents=True, exist_ok=True)
         self._target.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._temporary.open("wb")
+        self._file = self._temporary.open("wb", buffering=0)
         return self
 
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._sha256.update(data)
-        self._size += len(data)
+    def write(self, *parts: bytes | memoryview) -> None:
+        """Append the parts, in their order."""
+        self._append(parts)
+        for part in parts:
+            self._sha256.update(part)
+            self._size += len(part)
+
+    def _append(self, parts: Sequence[bytes | memoryview]) -> None:
+        # One system call for all parts and no copy of ours, unless it was cut short by a
+        # signal or a disk that fills up, which the next call then reports.
+        descriptor = self._file.fileno()
+        written = os.writev(descriptor, parts)
+        rest = memoryview(b"".join(parts))[written:] if written < sum(map(len, parts)) else b""
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
 
     @property
     def size(self) -> int:
@@ -53,7 +65,6 @@ class AtomicFile:
     ) -> None:
         try:
             if kind is None:
-                self._file.flush()
                 os.fsync(self._file.fileno())
         finally:
             self._file.close()

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusmae_ingest.plan import limit, names_digest, plan_blocks, shuffle
+from fusmae_ingest.plan import fill, limit, names_digest, plan_blocks, shuffle
 
 SPLITS = ("train", "val", "test")
 split_maps = st.dictionaries(st.text(min_size=1, max_size=8), st.sampled_from(SPLITS), max_size=60)
@@ -48,3 +48,41 @@ def test_digest_sees_names_and_splits_but_not_order():
     assert (
         len({names_digest(a), names_digest({"x": "train"}), names_digest({**a, "y": "test"})}) == 3
     )
+
+
+def fill_by_hand(order, bad):
+    """Walk the places from the front; each hole takes the last good name not yet used."""
+    filled, unused = [], list(order)
+    while unused:
+        name = unused.pop(0)
+        while name in bad and unused:
+            name = unused.pop()
+        if name not in bad:
+            filled.append(name)
+    return filled
+
+
+@given(st.lists(st.integers(0, 40), unique=True), st.sets(st.integers(0, 40)))
+def test_holes_are_filled_from_the_end(order, bad):
+    filled = fill(order, bad)
+    assert filled == fill_by_hand(order, bad)
+    assert sorted(filled) == sorted(set(order) - bad)
+    # Only holes and the tail change.
+    kept = [name for place, name in enumerate(filled) if order[place] == name]
+    assert len(filled) - len(kept) <= len(bad & set(order))
+
+
+@given(split_maps, st.integers(1, 5), st.randoms())
+def test_bad_names_change_their_own_blocks_and_the_tail(split_of, size, random):
+    bad = {name for name in split_of if random.random() < 0.2}
+    before = plan_blocks(split_of, SPLITS, size, 0)
+    after = plan_blocks(split_of, SPLITS, size, 0, bad)
+    good = {name: split for name, split in split_of.items() if name not in bad}
+    assert sorted(n for block in after for n in block.names) == sorted(good)
+    last = {block.split: block.index for block in after}
+    for old, new in zip(
+        [b for b in before if b.index < last.get(b.split, 0)],
+        [b for b in after if b.index < last[b.split]],
+        strict=True,
+    ):
+        assert (old == new) == (not bad & set(old.names))

@@ -1,31 +1,125 @@
-"""Merged partial statistics against one numpy pass."""
+"""Histograms and sums of blocks against one numpy pass."""
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fusmae_ingest.statistics import finish, merge, partial
+from fusmae.sensors import ArraySpec, Band
+from fusmae_ingest.statistics import PERCENTILES, decode, encode, finish, measure, merge
 
 
-@pytest.mark.parametrize(("dtype", "rtol"), [("<u2", 1e-12), ("<f4", 1e-9)])
-def test_merged_partials_equal_one_numpy_pass(dtype, rtol):
-    """rtol: integers are exact; float64 sums of 1e4 float32 numbers round at 1e-16 each."""
-    rng = np.random.default_rng(0)
-    samples = (
-        rng.normal(-12, 5, (10, 3, 32, 32))
-        if dtype == "<f4"
-        else rng.integers(0, 65536, (10, 3, 32, 32))
-    ).astype(dtype)
-    result = finish(merge([merge([partial(s) for s in samples[i : i + 4]]) for i in (0, 4, 8)]))
-    flat = samples.transpose(1, 0, 2, 3).reshape(3, -1).astype("f8")
+def spec(dtype: str, bands: int = 3) -> ArraySpec:
+    return ArraySpec("a", "s", tuple(Band(f"B{i}", 10) for i in range(bands)), 32, dtype, "", "")
+
+
+def in_blocks(pixels: np.ndarray, sizes: list[int]):
+    """The statistics of a stack that was measured, stored and read back block by block."""
+    arrays = (spec(pixels.dtype.str, pixels.shape[1]),)
+    ends = np.cumsum(sizes)
+    blocks = [pixels[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    stored = [encode({"a": measure(block)}) for block in blocks]
+    return finish(arrays, merge([decode(data, arrays) for data in stored]))["a"]
+
+
+def one_pass(pixels: np.ndarray) -> np.ndarray:
+    return pixels.transpose(1, 0, 2, 3).reshape(pixels.shape[1], -1).astype("f8")
+
+
+@given(st.integers(0, 99), st.sampled_from(["<u2", "|u1"]), st.integers(1, 65535))
+@settings(max_examples=20, deadline=None)
+def test_integers_are_counted_exactly(seed, dtype, top):
+    rng = np.random.default_rng(seed)
+    top = min(top, np.iinfo(dtype).max)
+    pixels = rng.integers(0, top + 1, (21, 3, 8, 8)).astype(dtype)
+    result, flat = in_blocks(pixels, [17, 1, 3]), one_pass(pixels)
     assert result.count == flat.shape[1]
-    np.testing.assert_allclose(result.mean, flat.mean(1), rtol=rtol)
-    np.testing.assert_allclose(result.std, flat.std(1), rtol=rtol)
+    # The oracle rounds in float64; 1e-12 is a thousand times its last digit.
+    np.testing.assert_allclose(result.mean, flat.mean(1), rtol=1e-12)
+    np.testing.assert_allclose(result.std, flat.std(1), rtol=1e-12, atol=1e-9)
     np.testing.assert_array_equal(result.min, flat.min(1))
     np.testing.assert_array_equal(result.max, flat.max(1))
+    for percent in PERCENTILES:
+        expected = np.percentile(flat, percent, axis=1, method="inverted_cdf")
+        np.testing.assert_array_equal(result.percentiles[f"p{percent}"], expected)
+
+
+def test_backscatter_is_within_its_stated_tolerance():
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(-12, 5, (40, 2, 32, 32)).astype("<f4")
+    result, flat = in_blocks(pixels, [16, 24]), one_pass(pixels)
+    # 8e4 float64 additions of float32 numbers: rounding of some 1e-16 each.
+    np.testing.assert_allclose(result.mean, flat.mean(1), rtol=1e-12)
+    np.testing.assert_allclose(result.std, flat.std(1), rtol=1e-10)
+    np.testing.assert_array_equal(result.min, flat.min(1))
+    np.testing.assert_array_equal(result.max, flat.max(1))
+    for percent in PERCENTILES:
+        expected = np.percentile(flat, percent, axis=1, method="inverted_cdf")
+        # Half a bin, and float32's own grain of some 1e-6 dB at a bin's edge.
+        np.testing.assert_allclose(
+            result.percentiles[f"p{percent}"], expected, rtol=0, atol=0.005 + 1e-4
+        )
+
+
+def test_backscatter_out_of_range_is_counted_and_never_invented():
+    pixels = np.full((1, 1, 32, 32), -300, "<f4")
+    pixels[0, 0, 0] = 200
+    result = in_blocks(pixels, [1])
+    assert result.min == (-300,) and result.max == (200,)
+    assert all(-300 <= values[0] <= 200 for values in result.percentiles.values())
 
 
 def test_integer_sums_do_not_lose_small_variance_on_a_large_mean():
-    pixels = np.full((1, 120, 120), 60_000, np.uint16)
-    pixels[0, 0, 0] += 1
-    result = finish(merge([partial(pixels)] * 1000))
-    assert result.std[0] == pytest.approx(pixels.astype("f8").std(), rel=1e-9)
+    pixels = np.full((1000, 1, 32, 32), 60_000, np.uint16)
+    pixels[:, 0, 0, 0] += 1
+    assert in_blocks(pixels, [1000]).std[0] == pytest.approx(pixels.astype("f8").std(), rel=1e-9)
+
+
+def test_the_split_into_blocks_changes_integers_not_at_all():
+    pixels = np.random.default_rng(1).integers(0, 9000, (20, 2, 16, 16)).astype("<u2")
+    assert in_blocks(pixels, [20]) == in_blocks(pixels, [1, 9, 10])
+
+
+def test_float_sums_of_a_stack_are_its_samples_added_one_by_one_to_the_last_bit():
+    """So the number of pixels counted at once is not part of the result."""
+    pixels = np.random.default_rng(2).normal(-12, 5, (37, 2, 120, 120)).astype("<f4")
+    wide = pixels.astype("f8").reshape(37, 2, -1)
+    partial = measure(pixels)
+    for key, values in (("sum", wide), ("square", wide * wide)):
+        expected = np.zeros(2)
+        for sample in values.sum(axis=2):
+            expected += sample
+        assert partial[key].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_backscatter_that_is_not_finite_is_refused(bad):
+    pixels = np.zeros((3, 2, 8, 8), "<f4")
+    pixels[1, 1, 2, 2] = bad
+    with pytest.raises(ValueError, match="not finite"):
+        measure(pixels)
+
+
+def test_pixels_of_another_type_are_refused():
+    with pytest.raises(ValueError, match="int16"):
+        measure(np.zeros((1, 1, 8, 8), "<i2"))
+
+
+@pytest.mark.parametrize("dtype", ["|u1", "<u2", "<f4"])
+def test_stored_partials_are_equal_bytes_and_come_back_as_they_were(dtype):
+    pixels = np.random.default_rng(3).integers(0, 250, (5, 3, 16, 16)).astype(dtype)
+    partial = measure(pixels)
+    data = encode({"a": partial})
+    assert data == encode({"a": measure(pixels)})
+    back = decode(data, (spec(dtype),))["a"]
+    assert back.keys() == partial.keys()
+    for key, values in partial.items():
+        assert back[key].dtype == values.dtype
+        np.testing.assert_array_equal(back[key], values)
+
+
+def test_blocks_are_merged_one_at_a_time_and_not_changed():
+    blocks = [{"a": measure(np.full((1, 1, 8, 8), value, "<u2"))} for value in (3, 5)]
+    total = merge(block for block in blocks)
+    assert [int(total["a"]["histogram"][0, v]) for v in (3, 5)] == [64, 64]
+    assert int(blocks[0]["a"]["histogram"].sum()) == 64

@@ -1,0 +1,94 @@
+"""What the archive verbs have in common: the options of the dataset to make, and making it."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fusmae.manifest import MANIFEST_NAME
+
+from .dataset import Request, Tolerance, build
+from .progress import SampleProgress
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """The shared options as given; `quarantine` and `max_bad` as in `dataset.Tolerance`."""
+
+    out: Path
+    formats: tuple[str, ...]
+    samples_per_shard: int
+    workers: int
+    seed: int
+    limit: int | None
+    on_error: str
+    max_bad: float
+
+
+_OPTIONS = (
+    click.option("--out", type=click.Path(path_type=Path), required=True, help="Dataset to make."),
+    click.option(
+        "--format",
+        "formats",
+        type=click.Choice(["shards", "zarr"]),
+        multiple=True,
+        default=("shards",),
+        show_default=True,
+        help="What to write; may be given twice.",
+    ),
+    click.option("--samples-per-shard", type=click.IntRange(1), default=1024, show_default=True),
+    click.option("--workers", type=click.IntRange(1), default=1, show_default=True),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+    click.option("--limit", type=click.IntRange(1), help="A uniform draw of so many samples only."),
+    click.option(
+        "--on-error",
+        type=click.Choice(["fail", "quarantine"]),
+        default="fail",
+        show_default=True,
+        help="A bad sample ends the run, or is left out and named in quarantine.jsonl.",
+    ),
+    click.option(
+        "--max-bad",
+        type=click.FloatRange(0, 1),
+        default=0.001,
+        show_default=True,
+        help="The largest share of samples that quarantine may leave out.",
+    ),
+)
+
+
+def dataset_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the shared options to a verb, which gets them as one argument `options`."""
+
+    @functools.wraps(function)
+    def gathered(**given: Any) -> None:
+        shared = {field.name: given.pop(field.name) for field in fields(DatasetOptions)}
+        function(options=DatasetOptions(**shared), **given)
+
+    for option in reversed(_OPTIONS):
+        gathered = option(gathered)
+    return gathered
+
+
+def make_dataset(request: Request, options: DatasetOptions, num_left_out: int) -> None:
+    """Build with a progress bar and say what was made; `num_left_out` samples by options.
+
+    Raises:
+        ValueError, OSError: as `dataset.build`.
+    """
+    tolerance = Tolerance(options.on_error == "quarantine", options.max_bad)
+    state = "already complete" if (options.out / MANIFEST_NAME).exists() else "written"
+    with SampleProgress("Converting") as progress:
+        manifest = build(options.out, request, options.workers, progress.update, tolerance)
+    num_samples = sum(split.num_samples for split in manifest.splits.values())
+    num_bad = len(request.split_of) - num_samples
+    click.echo(
+        f"{options.out}: {state}, {num_samples:,} samples; left out: {num_left_out:,} by options, "
+        f"{num_bad:,} bad ones"
+    )
+    if num_bad:
+        click.echo(f"What is bad about them: {options.out / 'quarantine.jsonl'}")
+    click.echo(f"Check it with: fusmae-ingest verify {options.out}")

@@ -1,0 +1,105 @@
+"""What a block leaves in the scratch folder: its record when it is done, or its bad samples.
+
+The record is written after the block's other files, so its presence means that they are
+there; the finishing step makes indexes, tables and the manifest from records alone.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fusmae.manifest import FileRecord, ShardRecord
+
+from .plan import Block
+from .storage import SCRATCH, write_file
+
+_BAD = f"{SCRATCH}/bad"
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    """A block that is done.
+
+    `statistics` is the file of its partial statistics. `rows` has an entry a sample: key,
+    offset in the shard, footprint ring and facts.
+    """
+
+    split: str
+    index: int
+    shard: ShardRecord | None
+    zarr: tuple[FileRecord, ...]
+    statistics: FileRecord
+    rows: tuple[dict[str, Any], ...]
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """Every file of the block."""
+        shard = self.shard
+        tar = (FileRecord(shard.path, shard.bytes, shard.sha256),) if shard else ()
+        return (*tar, *self.zarr, self.statistics)
+
+
+def _path(block: Block) -> str:
+    return f"{SCRATCH}/blocks/{block.label}.json"
+
+
+def statistics_path(block: Block) -> str:
+    return f"{SCRATCH}/statistics/{block.label}.npz"
+
+
+def write_record(root: Path, block: Block, record: BlockRecord) -> None:
+    table = {
+        "shard": asdict(record.shard) if record.shard else None,
+        "zarr": [asdict(file) for file in record.zarr],
+        "statistics": asdict(record.statistics),
+        "rows": record.rows,
+    }
+    write_file(root, _path(block), json.dumps(table).encode())
+
+
+def read_record(root: Path, block: Block) -> BlockRecord | None:
+    """The record of a block that is done with just these samples, or None.
+
+    None too where a file of the block is missing or has another size.
+    """
+    path = root / _path(block)
+    if not path.exists():
+        return None
+    table = json.loads(path.read_bytes())
+    if tuple(row["key"] for row in table["rows"]) != block.names:
+        return None
+    record = BlockRecord(
+        block.split,
+        block.index,
+        ShardRecord(**table["shard"]) if table["shard"] else None,
+        tuple(FileRecord(**item) for item in table["zarr"]),
+        FileRecord(**table["statistics"]),
+        tuple(table["rows"]),
+    )
+    whole = all(
+        (root / file.path).is_file() and (root / file.path).stat().st_size == file.bytes
+        for file in record.files
+    )
+    return record if whole else None
+
+
+def write_bad(root: Path, bad: dict[str, str]) -> None:
+    """Note bad samples: name -> reason. Notes add up; the same names replace their note."""
+    names = hashlib.sha256("\n".join(sorted(bad)).encode()).hexdigest()[:16]
+    write_file(root, f"{_BAD}/{names}.json", json.dumps(bad).encode())
+
+
+def read_bad(root: Path) -> dict[str, str]:
+    """Every bad sample noted so far: name -> reason."""
+    bad: dict[str, str] = {}
+    for path in sorted((root / _BAD).glob("*.json")):
+        bad |= json.loads(path.read_bytes())
+    return bad
+
+
+def forget_bad(root: Path) -> None:
+    """Drop the notes of bad samples: they are read again, since files may have been mended."""
+    shutil.rmtree(root / _BAD, ignore_errors=True)

@@ -1,0 +1,111 @@
+"""Bad samples: left out by name, their places filled, the rest as if they had never been."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from fusmae.manifest import read_manifest
+from fusmae.sample import decode
+from fusmae_ingest.plan import plan_blocks
+
+OPTIONS = ("--samples-per-shard", 4, "--format", "shards", "--format", "zarr")
+TOLERANT = ("--on-error", "quarantine", "--max-bad", 0.5)
+
+
+def spoil(path: Path, value: float) -> None:
+    """Every pixel of a raster becomes `value`."""
+    with rasterio.open(path) as file:
+        profile, pixels = file.profile, file.read()
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(np.full_like(pixels, value))
+
+
+@pytest.fixture(scope="module")
+def spoilt(archive_v1, tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """An archive with five bad pairs, and a word of the reason of each, by S2 name."""
+    archive = shutil.copytree(archive_v1, tmp_path_factory.mktemp("spoilt") / "archive")
+    s2 = sorted((archive / "BigEarthNet-v1.0").iterdir())
+    s1_of = {}
+    for folder in (archive / "BigEarthNet-S1-v1.0").iterdir():
+        facts = json.loads((folder / f"{folder.name}_labels_metadata.json").read_text())
+        s1_of[facts["corresponding_s2_patch"]] = folder
+    (s2[1] / f"{s2[1].name}_B05.tif").unlink()
+    os.truncate(s2[4] / f"{s2[4].name}_B02.tif", 5000)
+    vv, vh = (s1_of[s2[i].name] for i in (7, 11))
+    spoil(vv / f"{vv.name}_VV.tif", np.nan)
+    spoil(vh / f"{vh.name}_VH.tif", np.inf)
+    (s2[16] / f"{s2[16].name}_labels_metadata.json").write_text("{}")
+    reasons = ("B05.tif is missing", "B02.tif", "VV.tif", "VH.tif", "list of labels")
+    return archive, {s2[i].name: r for i, r in zip((1, 4, 7, 11, 16), reasons, strict=True)}
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(spoilt, fusmae_ingest, paths, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "dataset"
+    result = fusmae_ingest("bigearthnet", *paths(spoilt[0]), "--out", out, *OPTIONS, *TOLERANT)
+    assert result.returncode == 0, result.stderr
+    assert "5 bad ones" in result.stdout and "quarantine.jsonl" in result.stdout
+    return out
+
+
+def test_each_bad_sample_is_named_with_its_reason_and_no_other(spoilt, made):
+    lines = [json.loads(line) for line in (made / "quarantine.jsonl").read_text().splitlines()]
+    assert {line["key"] for line in lines} == set(spoilt[1])
+    for line in lines:
+        assert spoilt[1][line["key"]] in line["reason"]
+        assert str(spoilt[0]) not in line["reason"]
+
+
+def test_the_dataset_is_dense_and_as_planned_without_the_bad_names(spoilt, made, fusmae_ingest):
+    manifest = read_manifest(made)
+    split_of = {}
+    for entry in (json.loads(line) for line in (made / "quarantine.jsonl").open()):
+        split_of[entry["key"]] = entry["split"]
+    stored = {}
+    for split, record in manifest.splits.items():
+        keys = [s["__key__"] for x in record.shards for s in decode((made / x.path).read_bytes())]
+        stored[split] = keys
+        split_of |= dict.fromkeys(keys, split)
+        assert [x.num_samples for x in record.shards[:-1]] == [4] * (len(record.shards) - 1)
+    planned = plan_blocks(split_of, list(manifest.splits), 4, 0, set(spoilt[1]))
+    for split, keys in stored.items():
+        assert keys == [name for b in planned if b.split == split for name in b.names]
+    assert fusmae_ingest("verify", made).returncode == 0
+
+
+def test_workers_and_an_earlier_failed_run_change_no_byte(
+    spoilt, made, fusmae_ingest, paths, tmp_path
+):
+    args = ("bigearthnet", *paths(spoilt[0]), "--out", tmp_path / "d", *OPTIONS)
+    assert fusmae_ingest(*args).returncode == 1
+    assert fusmae_ingest(*args, *TOLERANT[:2]).returncode == 1
+    assert fusmae_ingest(*args, *TOLERANT, "--workers", 2).returncode == 0
+    assert tree(tmp_path / "d") == tree(made)
+
+
+def test_more_bad_samples_than_allowed_end_the_run(spoilt, fusmae_ingest, paths, tmp_path):
+    args = ("bigearthnet", *paths(spoilt[0]), "--out", tmp_path / "d", *OPTIONS, *TOLERANT[:2])
+    result = fusmae_ingest(*args)
+    assert result.returncode == 1 and "--max-bad 0.001" in result.stderr
+    assert not (tmp_path / "d" / "dataset.json").exists()
+
+
+def test_mended_files_come_back(archive_v1, spoilt, fusmae_ingest, paths, tmp_path):
+    archive = shutil.copytree(spoilt[0], tmp_path / "archive")
+    args = ("bigearthnet", *paths(archive), "--out", tmp_path / "d", *OPTIONS)
+    assert fusmae_ingest(*args, "--on-error", "quarantine").returncode == 1
+    shutil.copytree(archive_v1, archive, dirs_exist_ok=True)
+    result = fusmae_ingest(*args, "--on-error", "quarantine")
+    assert result.returncode == 0, result.stderr
+    whole = ("bigearthnet", *paths(archive_v1), "--out", tmp_path / "whole", *OPTIONS)
+    assert fusmae_ingest(*whole).returncode == 0
+    assert tree(tmp_path / "d") == tree(tmp_path / "whole")
