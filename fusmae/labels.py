@@ -1,6 +1,6 @@
-"""Class names, the 43 -> 19 map of BigEarthNet and multi-hot encoding, always by name.
+"""Class names, the 43 -> 19 map of BigEarthNet, the 17 -> 10 map of IGBP, multi-hot; by name.
 
-Order and map: Sumbul et al. 2021, arXiv:2105.07921; equal to `OLD2NEW_LABELS_DICT` of
+BigEarthNet: order and map: Sumbul et al. 2021, arXiv:2105.07921; equal to `OLD2NEW_LABELS_DICT` of
 kai-tub/bigearthnet_common. BigEarthNet v2 spells classes as the 19-class list here.
 """
 
@@ -83,10 +83,31 @@ BIGEARTHNET_19: tuple[str, ...] = (
     "Marine waters",
 )
 
+# The simplified IGBP scheme of SEN12MS: each class with the IGBP codes that it merges (Schmitt
+# and Wu 2021, arXiv:2104.00704; schmitt-muc/SEN12MS, classification/dataset.py).
+IGBP_10_CODES: dict[str, tuple[int, ...]] = {
+    "Forest": (1, 2, 3, 4, 5),
+    "Shrubland": (6, 7),
+    "Savanna": (8, 9),
+    "Grassland": (10,),
+    "Wetlands": (11,),
+    "Croplands": (12, 14),
+    "Urban/Built-up": (13,),
+    "Snow/Ice": (15,),
+    "Barren": (16,),
+    "Water": (17,),
+}
+
+IGBP_10: tuple[str, ...] = tuple(IGBP_10_CODES)
+
+# A class is a label of a patch from this fraction of its pixels on (same source).
+IGBP_10_MIN_FRACTION = 0.1
+
 # Label sets by the name under which a dataset stores them.
 LABEL_SETS: dict[str, tuple[str, ...]] = {
     "bigearthnet-19": BIGEARTHNET_19,
     "bigearthnet-43": BIGEARTHNET_43,
+    "sen12ms-igbp10": IGBP_10,
 }
 
 
@@ -104,6 +125,28 @@ def labels_43_to_19(labels: Iterable[str]) -> list[str]:
         if target is not None:
             mapped.add(target)
     return [name for name in BIGEARTHNET_19 if name in mapped]
+
+
+def igbp_fractions(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """The fraction of the pixels that each class of IGBP_10 covers, shape (10,), 0 to 1.
+
+    Args:
+        codes: IGBP codes of a patch, any shape. Codes other than 1 to 17 (255 is unclassified)
+            belong to no class, but count as pixels: the fractions then add up to less than 1.
+    """
+    counts = np.bincount(codes.ravel(), minlength=256)
+    return np.array([counts[list(merged)].sum() for merged in IGBP_10_CODES.values()]) / codes.size
+
+
+def igbp_labels(fractions: npt.NDArray[np.float64]) -> list[str]:
+    """The classes of IGBP_10 that cover IGBP_10_MIN_FRACTION or more, in their order."""
+    shares = zip(IGBP_10, fractions, strict=True)
+    return [name for name, share in shares if share >= IGBP_10_MIN_FRACTION]
+
+
+def igbp_single_label(fractions: npt.NDArray[np.float64]) -> str | None:
+    """The class of the largest fraction, the first of equal ones; None where nothing is classed."""
+    return IGBP_10[int(fractions.argmax())] if fractions.any() else None
 
 
 def multi_hot(labels: Iterable[Sequence[str]], classes: Sequence[str]) -> npt.NDArray[np.uint8]:

@@ -59,6 +59,7 @@ _S2_WAVELENGTH_NM = {
     "B08": 832.8,
     "B8A": 864.7,
     "B09": 945.1,
+    "B10": 1373.5,
     "B11": 1613.7,
     "B12": 2202.4,
 }
@@ -118,6 +119,36 @@ CLC_MAP = ArraySpec(
 )
 
 BIGEARTHNET_ARRAYS = (S1, S2_10M, S2_20M, S2_60M)
+
+# SEN12MS publishes every band on one grid of 10 m: what was coarser is resampled already. The
+# GSD here is that of the stored pixels.
+SEN12MS_S1 = ArraySpec(
+    "s1",
+    "s1",
+    (Band("VV", 10), Band("VH", 10)),
+    256,
+    "<f4",
+    "dB",
+    "Sentinel-1 GRD backscatter (sigma nought)",
+)
+SEN12MS_S2 = ArraySpec(
+    "s2",
+    "s2",
+    _s2(10, *sorted(_S2_WAVELENGTH_NM, key=lambda name: _S2_WAVELENGTH_NM[name])),
+    256,
+    "<u2",
+    "reflectance * 10000",
+    "Sentinel-2 L1C top-of-atmosphere reflectance, all bands on the 10 m grid",
+)
+SEN12MS_LC = ArraySpec(
+    "lc",
+    "lc",
+    (Band("IGBP", 10), Band("LCCS_LC", 10), Band("LCCS_LU", 10), Band("LCCS_HYDROLOGY", 10)),
+    256,
+    "|u1",
+    "MCD12Q1 class code",
+    "MODIS land cover MCD12Q1 (IGBP; FAO LCCS land cover, land use, surface hydrology)",
+)
 
 # The reflectance of a pixel is its stored integer times this.
 REFLECTANCE_SCALE = 1e-4

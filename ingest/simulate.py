@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from .bigearthnet_archive import read_json
 from .pool import run_tasks
 from .progress import SampleProgress
 from .simulated_archive import SCRATCH, write_patch, write_tables
 from .simulated_names import MAX_PATCHES
+from .simulated_sen12ms import write_triplet
 
 # What marks a finished simulated archive. Until then its facts stand under the second name.
 SIMULATED_NAME = "SIMULATED.json"
@@ -26,6 +29,21 @@ _CHUNK = 32
 @click.group()
 def simulate() -> None:
     """Write a simulated archive of real GeoTIFFs, for demos and tests."""
+
+
+def simulation_of(archive: Path) -> dict[str, Any] | None:
+    """What a simulated archive says of itself; None for a folder without the signature.
+
+    Raises:
+        ValueError: the archive is simulated, but not finished, or its signature is not JSON.
+    """
+    if (archive / UNFINISHED_NAME).exists():
+        raise ValueError(
+            f"{archive} is a simulated archive that is not finished: run fusmae-ingest simulate "
+            "again with the same options"
+        )
+    marker = archive / SIMULATED_NAME
+    return read_json(marker) if marker.exists() else None
 
 
 _EXAMPLES = """
@@ -48,32 +66,61 @@ def bigearthnet(out: Path, patches: int, seed: int, version: str, workers: int) 
 
     A run that was stopped, even by SIGKILL, goes on where it was when started again.
     """
-    marker = _facts(version, patches, seed)
+    marker = _facts(f"BigEarthNet-MM {version}", patches, seed) | {"version": version}
     if not _begin(out, marker):
         click.echo(f"{out} already holds this simulated archive")
         return
-    rows = []
-    with SampleProgress("Simulating") as progress:
-        progress.update(0, patches)
-        chunks = [range(i, min(i + _CHUNK, patches)) for i in range(0, patches, _CHUNK)]
-        tasks = [(out, version, seed, chunk) for chunk in chunks]
-        for done in run_tasks(_write_patches, tasks, workers):
-            rows += done
-            progress.update(len(rows), patches)
+    rows = _write(_write_patches, (out, version, seed), patches, workers)
     if version == "v2":
         write_tables(out, rows)
-    shutil.rmtree(out / SCRATCH, ignore_errors=True)
-    (out / UNFINISHED_NAME).rename(out / SIMULATED_NAME)
+    _finish(out)
     click.echo(f"{out}: {patches:,} simulated patches in the layout of BigEarthNet {version}")
 
 
-def _facts(version: str, patches: int, seed: int) -> dict[str, Any]:
+@simulate.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Archive to make.")
+@click.option("--patches", type=click.IntRange(1), required=True, help="Number of triplets.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+def sen12ms(out: Path, patches: int, seed: int, workers: int) -> None:
+    """SEN12MS triplets: every pixel, class and place is simulated.
+
+    A run that was stopped, even by SIGKILL, goes on where it was when started again.
+    """
+    if not _begin(out, _facts("SEN12MS", patches, seed)):
+        click.echo(f"{out} already holds this simulated archive")
+        return
+    _write(_write_triplets, (out, seed), patches, workers)
+    _finish(out)
+    click.echo(f"{out}: {patches:,} simulated triplets in the layout of SEN12MS")
+
+
+def _write(
+    task: Callable[..., list[Any]], arguments: tuple[Any, ...], patches: int, workers: int
+) -> list[Any]:
+    """Run `task(*arguments, indices)` over all patches, with progress; what it returned."""
+    rows: list[Any] = []
+    with SampleProgress("Simulating") as progress:
+        progress.update(0, patches)
+        chunks = [range(i, min(i + _CHUNK, patches)) for i in range(0, patches, _CHUNK)]
+        for done in run_tasks(task, [(*arguments, chunk) for chunk in chunks], workers):
+            rows += done
+            progress.update(len(rows), patches)
+    return rows
+
+
+def _finish(out: Path) -> None:
+    """Sign the archive: from here on it is complete."""
+    shutil.rmtree(out / SCRATCH, ignore_errors=True)
+    (out / UNFINISHED_NAME).rename(out / SIMULATED_NAME)
+
+
+def _facts(layout: str, patches: int, seed: int) -> dict[str, Any]:
     return {
         "simulated": True,
         "statement": "Every pixel, label, place and date in this archive is simulated by "
         "fusmae-ingest simulate. Nothing here was observed by a satellite.",
-        "layout": f"BigEarthNet-MM {version}",
-        "version": version,
+        "layout": layout,
         "patches": patches,
         "seed": seed,
         "simulator_version": SIMULATOR_VERSION,
@@ -107,3 +154,7 @@ def _begin(out: Path, marker: dict[str, Any]) -> bool:
 
 def _write_patches(out: Path, version: str, seed: int, indices: range) -> list[dict[str, Any]]:
     return [write_patch(out, version, seed, index) for index in indices]
+
+
+def _write_triplets(out: Path, seed: int, indices: range) -> list[str]:
+    return [write_triplet(out, seed, index) for index in indices]

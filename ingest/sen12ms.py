@@ -1,0 +1,124 @@
+"""`fusmae-ingest sen12ms`: a SEN12MS archive to a dataset."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fusmae.labels import LABEL_SETS
+from fusmae.sensors import SEN12MS_LC, SEN12MS_S1, SEN12MS_S2
+from fusmae.splits import SPLITS
+
+from . import plan
+from .dataset import Request
+from .dataset_options import DatasetOptions, dataset_options, make_dataset
+from .facts import SEN12MS_FACTS, SEN12MS_LC_FACTS
+from .sen12ms_archive import KNOWN_BAD, choose, scan
+from .sen12ms_sample import read_triplet
+from .simulate import simulation_of
+
+_LABEL_SET = "sen12ms-igbp10"
+
+_ORIGIN = {
+    "title": "SEN12MS",
+    "url": "https://mediatum.ub.tum.de/1474000",
+    "citation": "Schmitt et al. 2019, SEN12MS, arXiv:1906.07789",
+    "licence": "CC-BY-4.0",
+    "licence_id": "cc-by-4.0",
+    "processing": "Sentinel-1 GRD, IW, VV and VH, sigma nought in dB; Sentinel-2 L1C "
+    "(top of atmosphere), all 13 bands on the 10 m grid.",
+}
+_LC_PROCESSING = " MODIS MCD12Q1 land cover of 2016, from 500 m to the 10 m grid."
+
+_EXAMPLES = """
+\b
+Examples:
+  fusmae-ingest sen12ms --root SEN12MS --out sen12ms
+  fusmae-ingest sen12ms --root SEN12MS --out sen12ms --no-lc --format shards --format zarr
+  fusmae-ingest sen12ms --root SEN12MS --out sen12ms --split my_test_list.txt
+
+A run that was stopped, even by SIGKILL, goes on where it was when started again.
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder that holds ROIs1158_spring and the other seasons.",
+)
+@click.option(
+    "--split",
+    default="official",
+    show_default=True,
+    help="official (the authors' hold-out scenes), or a text file of test patches, one name a "
+    "line. Validation scenes are drawn from the others by a hash of their names.",
+)
+@click.option("--no-lc", is_flag=True, help="Do without land cover, and so without labels.")
+@dataset_options
+def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> None:
+    """Turn SEN12MS GeoTIFFs into WebDataset shards and zarr stores."""
+    test_list = None if split == "official" else Path(split)
+    origin = _origin(root, with_lc=not no_lc)
+    click.echo("Listing SEN12MS ...", err=True)
+    triplets, missing = scan(root, with_lc=not no_lc)
+    if missing:
+        _report_missing(missing, len(triplets), options)
+    chosen = choose(triplets, test_list)
+    if len(chosen) < len(triplets):
+        click.echo(f"left out: {KNOWN_BAD}, published with NaN in its S1", err=True)
+    num_left_out = len(triplets) - len(chosen)
+    if options.limit:
+        chosen = plan.limit(chosen, options.limit, options.seed)
+        num_left_out = len(triplets) - len(chosen)
+    if not chosen:
+        raise ValueError(f"--root {root}: no triplet is left")
+    request = Request(
+        **origin,
+        arrays=(SEN12MS_S1, SEN12MS_S2, *(() if no_lc else (SEN12MS_LC,))),
+        label_sets={} if no_lc else {_LABEL_SET: LABEL_SETS[_LABEL_SET]},
+        facts=(*SEN12MS_FACTS, *(() if no_lc else SEN12MS_LC_FACTS)),
+        split_of=chosen,
+        splits=SPLITS,
+        sources={triplet.name: triplet for triplet in triplets if triplet.name in chosen},
+        read=read_triplet,
+        archives=(root,),
+        formats=frozenset(options.formats),
+        samples_per_shard=options.samples_per_shard,
+        seed=options.seed,
+        options={"split": "official" if test_list is None else "list", "lc": not no_lc},
+    )
+    make_dataset(request, options, num_left_out)
+
+
+def _origin(root: Path, with_lc: bool) -> dict[str, Any]:
+    """A request's name, origin and simulated flag; the simulator signs its archives."""
+    simulation = simulation_of(root)
+    origin: dict[str, Any] = dict(_ORIGIN)
+    if with_lc:
+        origin["processing"] += _LC_PROCESSING
+    if simulation is None:
+        return {"name": "sen12ms", "simulated": False, "origin": origin}
+    origin |= {
+        "title": "SIMULATED SEN12MS archive",
+        "licence": "CC0-1.0 (simulated pixels)",
+        "licence_id": "cc0-1.0",
+        "simulation": simulation,
+    }
+    return {"name": "simulated-sen12ms", "simulated": True, "origin": origin}
+
+
+def _report_missing(missing: list[Path], num_triplets: int, options: DatasetOptions) -> None:
+    """End the run, or let quarantine leave out the triplets by name when they are read.
+
+    Raises:
+        ValueError: files are missing and the run does not go on without them.
+    """
+    lc = sum(path.parent.name.startswith("lc_") for path in missing)
+    told = f"{missing[0]} is missing, and {len(missing) - 1:,} more files are"
+    if lc == len(missing) and (lc == num_triplets or options.on_error == "fail"):
+        raise ValueError(f"{told}, all of land cover: extract it, or give --no-lc to do without")
+    if options.on_error == "fail":
+        raise ValueError(f"{told}: extract them, or leave such triplets out: --on-error quarantine")
+    click.echo(f"warning: {told}", err=True)

@@ -1,0 +1,75 @@
+"""One SEN12MS triplet from its files: arrays, facts and grid, every file checked."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusmae.labels import igbp_fractions, igbp_labels, igbp_single_label
+from fusmae.sensors import SEN12MS_LC, SEN12MS_S1, SEN12MS_S2, ArraySpec
+
+from .convert import Sample
+from .geotiff import Grid, read_raster
+from .sen12ms_archive import Triplet
+
+# Origins are not whole metres; files of a triplet share them to far less than this.
+_SAME_GROUND_M = 0.01
+
+
+def read_triplet(triplet: Triplet) -> Sample:
+    """The sample of one triplet.
+
+    Raises:
+        ValueError: a file is missing or broken, has another shape, dtype or grid than
+            published, or S1 holds a pixel that is no finite number; the message names the file.
+    """
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    anchor: tuple[Path, Grid] | None = None
+    for spec in (SEN12MS_S1, SEN12MS_S2, *((SEN12MS_LC,) if triplet.lc else ())):
+        path = triplet.path(spec.name)
+        pixels, grid = _read(path, spec)
+        anchor = anchor or (path, grid)
+        if not _same_ground(grid, anchor[1]):
+            raise ValueError(
+                f"{path} lies at {grid}, but {anchor[0].name} at {anchor[1]}: "
+                "the files of a triplet must cover the same ground"
+            )
+        arrays[spec.name] = pixels
+    if not np.isfinite(arrays["s1"]).all():
+        raise ValueError(f"{triplet.path('s1')} holds pixels that are not finite numbers")
+    assert anchor is not None
+    return Sample(triplet.name, arrays, _facts(triplet, arrays, anchor[1]), anchor[1])
+
+
+def _read(path: Path, spec: ArraySpec) -> tuple[npt.NDArray[Any], Grid]:
+    pixels, grid = read_raster(path)
+    dtype = np.dtype(spec.dtype)
+    if pixels.shape != spec.shape or pixels.dtype != dtype or grid.gsd_m != spec.gsd_m:
+        raise ValueError(
+            f"{path} holds {pixels.dtype}{pixels.shape} at {grid.gsd_m:g} m, "
+            f"expected {dtype}{spec.shape} at {spec.gsd_m} m"
+        )
+    return pixels, grid
+
+
+def _same_ground(one: Grid, other: Grid) -> bool:
+    apart = np.abs(np.subtract(one.bounds, other.bounds))
+    return one.epsg == other.epsg and bool((apart <= _SAME_GROUND_M).all())
+
+
+def _facts(triplet: Triplet, arrays: dict[str, npt.NDArray[Any]], grid: Grid) -> dict[str, Any]:
+    """What KEY.json holds: docs/FORMAT.md, "KEY.json"."""
+    facts: dict[str, Any] = {
+        "crs": f"EPSG:{grid.epsg}",
+        "transform": list(grid.transform),
+        "labels": {},
+        "season": triplet.season,
+        "scene": f"{triplet.season}_{triplet.scene}",
+    }
+    if triplet.lc:
+        fractions = igbp_fractions(arrays["lc"][0])
+        facts["labels"] = {"sen12ms-igbp10": igbp_labels(fractions)}
+        facts["label_single"] = igbp_single_label(fractions)
+        facts["fractions"] = fractions.tolist()
+    return facts
