@@ -35,6 +35,7 @@ from .convert import Job, Sample
 from .coordinates import auxiliary_names, sample_coordinates
 from .engine import run_blocks
 from .facts import Fact
+from .histograms import encode_histograms
 from .plan import Block, names_digest, plan_blocks
 from .record import BlockRecord, forget_bad, read_bad, read_record, write_bad
 from .samples_table import encode_table
@@ -301,9 +302,10 @@ def _finish(
         options={"plan": plan},
         files=(table,),
     )
+    histograms = write_file(root, "histograms.parquet", encode_histograms(sums, request.arrays))
     left_out = [write_file(root, "quarantine.jsonl", _quarantine(request, bad))] if bad else []
     card = write_file(root, "README.md", card_text(manifest).encode())
-    manifest = replace(manifest, files=(table, *left_out, card))
+    manifest = replace(manifest, files=(table, histograms, *left_out, card))
     write_file(root, MANIFEST_NAME, to_json(manifest).encode())
     return manifest
 
