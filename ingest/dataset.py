@@ -31,6 +31,7 @@ from fusmae.sensors import ArraySpec
 
 from . import statistics
 from .card import card_text
+from .class_counts import class_counts
 from .convert import Job, Sample
 from .coordinates import auxiliary_names, sample_coordinates
 from .engine import run_blocks
@@ -366,4 +367,5 @@ def _finish_split(
         tuple(record.shard for record in records if record.shard),
         index,
         tuple(sorted(zarr, key=lambda file: file.path)),
+        class_counts(rows, request.label_sets, request.facts),
     )
