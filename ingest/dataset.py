@@ -34,12 +34,14 @@ from .card import card_text
 from .class_counts import class_counts
 from .convert import Job, Sample
 from .coordinates import auxiliary_names, sample_coordinates
+from .coverage import coverage_of
+from .croissant import CROISSANT_NAME, croissant_json
 from .engine import run_blocks
 from .facts import Fact
 from .histograms import encode_histograms
 from .plan import Block, names_digest, plan_blocks
 from .record import BlockRecord, forget_bad, read_bad, read_record, write_bad
-from .samples_table import encode_table
+from .samples_table import TABLE_NAME, encode_table
 from .storage import SCRATCH, write_file
 from .zarr_store import band_coordinates, encode_group, store_path
 
@@ -287,7 +289,7 @@ def _finish(
         if splits[split].num_samples
     }
     table = write_file(
-        root, "samples.parquet", encode_table(records, list(request.label_sets), request.facts)
+        root, TABLE_NAME, encode_table(records, list(request.label_sets), request.facts)
     )
     manifest = Manifest(
         name=request.name,
@@ -305,8 +307,14 @@ def _finish(
     )
     histograms = write_file(root, "histograms.parquet", encode_histograms(sums, request.arrays))
     left_out = [write_file(root, "quarantine.jsonl", _quarantine(request, bad))] if bad else []
+    manifest = replace(manifest, files=(table, histograms, *left_out))
+    croissant = write_file(
+        root,
+        CROISSANT_NAME,
+        croissant_json(manifest, coverage_of(records, request.facts), request.facts).encode(),
+    )
     card = write_file(root, "README.md", card_text(manifest).encode())
-    manifest = replace(manifest, files=(table, histograms, *left_out, card))
+    manifest = replace(manifest, files=(*manifest.files, croissant, card))
     write_file(root, MANIFEST_NAME, to_json(manifest).encode())
     return manifest
 
