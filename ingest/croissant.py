@@ -74,6 +74,8 @@ _CONTEXT: dict[str, Any] = {
     "transform": "cr:transform",
 }
 
+_SIMULATED = "SIMULATED: no pixel or label here was ever observed. "
+
 _ENCODING = {
     "json": "application/json",
     "jsonl": "application/jsonlines",
@@ -113,7 +115,7 @@ def _about(manifest: Manifest) -> dict[str, Any]:
     simulator = {"@type": "sc:Organization", "name": "fusmae-ingest simulate"}
     about: dict[str, Any] = {
         "name": manifest.name,
-        "description": description(manifest),
+        "description": _SIMULATED * manifest.simulated + summary(manifest),
         # A simulated dataset has no page: it is where this document is.
         "url": "./" if manifest.simulated else source["url"],
         "license": source["licence_url"],
@@ -131,13 +133,12 @@ def _about(manifest: Manifest) -> dict[str, Any]:
     return {**about, "publisher": publisher, "prov:wasDerivedFrom": {"@id": source["url"]}}
 
 
-def description(manifest: Manifest) -> str:
-    """A paragraph on what the dataset is; that it is simulated comes first."""
+def summary(manifest: Manifest) -> str:
+    """A paragraph on what the dataset is and how many samples it holds."""
     samples = {name: split.num_samples for name, split in manifest.splits.items()}
     counts = ", ".join(f"{count:,} {name}" for name, count in samples.items())
-    loudly = "SIMULATED: no pixel or label here was ever observed. " if manifest.simulated else ""
     return (
-        f"{loudly}{manifest.source['title']}, {sum(samples.values()):,} samples ({counts}). "
+        f"{manifest.source['title']}, {sum(samples.values()):,} samples ({counts}). "
         f"{manifest.source['processing']} Pixels are the source's, bit for bit."
     )
 

@@ -136,7 +136,8 @@ def pixel_records(spec: ArraySpec) -> dict[str, Any]:
         "@type": "cr:RecordSet",
         "@id": spec.name,
         "name": spec.name,
-        "description": f"{spec.long_name}, a record a sample.",
+        "description": f"{spec.long_name}, a record a sample. mlcroissant unpacks the shards into "
+        "$CROISSANT_CACHE by their relative paths: give each dataset a cache of its own.",
         "geocr:spatialResolution": resolution,
         "key": {"@id": f"{spec.name}/key"},
         "field": [key, npy],
