@@ -1,4 +1,5 @@
-"""A patch's folder of files, wherever the archive keeps it: on disk here, in a tar in `tar_index`.
+"""A patch's folder of files, wherever the archive keeps it: on disk here, in a tar in
+`tar_archive`.
 
 Stands between the listing of an archive and the reading of pixels. All files of a patch are
 asked for at once, since in a tar they are one read.
@@ -39,6 +40,11 @@ class Patch(Protocol):
         """What messages call a file."""
 
 
+def missing(where: str) -> str:
+    """What to say of a file that is not there."""
+    return f"{where} is missing: get the archive again from its publisher"
+
+
 @dataclass(frozen=True, slots=True)
 class FolderPatch:
     """A patch in a folder of its own."""
@@ -60,9 +66,7 @@ class FolderPatch:
             try:
                 descriptor = os.open(f"{self.path}/{file}", os.O_RDONLY)
             except (FileNotFoundError, NotADirectoryError):
-                raise ValueError(
-                    f"{self.where(file)} is missing: get the archive again from its publisher"
-                ) from None
+                raise ValueError(missing(self.where(file))) from None
             try:
                 size = os.fstat(descriptor).st_size
                 fits = end + size <= len(room)

@@ -234,10 +234,10 @@ class _LocalFile(NewFile):
             self._temporary.unlink(missing_ok=True)
             return
         self._temporary.replace(self._target)
-        _sync_folder(self._target.parent)
+        sync_folder(self._target.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename in this folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,0 +1,191 @@
+"""Patches of a tar, read where they lie by its index.
+
+The place of the loose files of an extracted archive: a `TarPatch` goes to a worker process,
+which opens the tar and maps the index once.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .patches import Patch, missing, scratch
+from .tar_index import MEMBERS, PATCHES, Head, read_head, spelled
+
+# How many times the files' own bytes one read may take. Headers between the files are 2 % to
+# 10 %; files of other patches between them are what makes a read of the whole too long.
+_MAX_SPAN = 2
+
+
+@dataclass(frozen=True)
+class IndexedTar:
+    """A tar, its index, and what the tar was when it was indexed: size in bytes and time.
+
+    `given` is what the user gave: the tar, or the archive that it was unpacked from.
+    """
+
+    tar: str
+    index: str
+    size: int
+    mtime_ns: int
+    given: str
+
+
+@dataclass(frozen=True, slots=True)
+class TarPatch:
+    """One patch of a tar. Small and picklable; nothing is opened before the first read."""
+
+    archive: IndexedTar
+    name: str
+    first: int
+    num_files: int
+
+    @property
+    def position(self) -> int:
+        """Sorts patches as their archive does."""
+        return self.first
+
+    def files(self) -> list[str]:
+        """The names of all its files, in no special order."""
+        opened = _open(self.archive)
+        return [
+            spelled(opened.file_names[number], self.name) for _, _, number in self._rows(opened)
+        ]
+
+    def load(self, files: Sequence[str]) -> list[memoryview]:
+        """See `patches.Patch.load`; in one read where the files lie together, as they mostly do."""
+        opened = _open(self.archive)
+        places = {opened.file_names[row[2]]: row[:2] for row in self._rows(opened)}
+        own = len(self.name)
+        try:
+            wanted = [
+                places[file[own:] if file.startswith(self.name) else f"/{file}"] for file in files
+            ]
+        except KeyError:
+            there = set(self.files())
+            absent = next(file for file in files if file not in there)
+            raise ValueError(missing(self.where(absent))) from None
+        begin = min(offset for offset, _ in wanted)
+        span = max(offset + size for offset, size in wanted) - begin
+        num_bytes = sum(size for _, size in wanted)
+        if span <= _MAX_SPAN * num_bytes:
+            whole = scratch(span)[:span]
+            opened.read(begin, whole)
+            return [whole[offset - begin : offset - begin + size] for offset, size in wanted]
+        room, end, loaded = scratch(num_bytes), 0, []
+        for offset, size in wanted:
+            loaded.append(room[end : end + size])
+            opened.read(offset, loaded[-1])
+            end += size
+        return loaded
+
+    def where(self, file: str) -> str:
+        return f"{self.archive.given}/{self.name}/{file}"
+
+    def _rows(self, opened: "_Opened") -> list[tuple[int, int, int]]:
+        rows: list[tuple[int, int, int]] = opened.members[
+            self.first : self.first + self.num_files
+        ].tolist()
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class AbsentPatch:
+    """A patch that a table names and the tar does not hold: it fails when it is read."""
+
+    given: str
+    name: str
+
+    @property
+    def position(self) -> int:
+        return 0
+
+    def load(self, files: Sequence[str]) -> list[memoryview]:
+        raise ValueError(missing(self.where(files[0])))
+
+    def where(self, file: str) -> str:
+        return f"{self.given}/{self.name}/{file}"
+
+
+class TarArchive:
+    """A tar and its index: which patches there are, in the archive's order."""
+
+    def __init__(self, tar: Path, index: Path, given: Path | None = None) -> None:
+        """For `given` see `IndexedTar`; by default it is the tar.
+
+        Raises:
+            ValueError: the index is not whole, or is not of this tar.
+        """
+        head = read_head(index)
+        if head is None or not head.is_of(tar):
+            raise ValueError(f"{index} is not the index of {tar} as it is now: index it again")
+        # Workers of a cluster stand in other folders.
+        self._index = index.absolute()
+        self._archive = IndexedTar(
+            str(tar.absolute()), str(self._index), head.size, head.mtime_ns, str(given or tar)
+        )
+
+    def __str__(self) -> str:
+        return self._archive.given
+
+    def names(self) -> list[str]:
+        return list(self._rows)
+
+    def patches(self, group: re.Pattern[str] | None = None) -> list[Patch]:
+        # A patch is found by its own name, whatever folders lie around it.
+        return [TarPatch(self._archive, name, *rows) for name, rows in self._rows.items()]
+
+    def patch(self, name: str, group: str | None = None) -> Patch:
+        rows = self._rows.get(name)
+        if rows is None:
+            return AbsentPatch(self._archive.given, name)
+        return TarPatch(self._archive, name, *rows)
+
+    @cached_property
+    def _rows(self) -> dict[str, tuple[int, int]]:
+        """Name -> first row, number of rows."""
+        rows = np.load(self._index / PATCHES, allow_pickle=False)
+        return {name.decode(): (first, num) for name, first, num in rows.tolist()}
+
+
+class _Opened:
+    """The open tar and its mapped index, one of each in a process."""
+
+    def __init__(self, archive: IndexedTar, head: Head) -> None:
+        self._tar = archive.tar
+        # Open for as long as this object is in the cache.
+        self._file = Path(archive.tar).open("rb", buffering=0)  # noqa: SIM115
+        self.file_names = head.file_names
+        # A plain array over the mapped file: numpy's memmap class makes each slice slower.
+        self.members: npt.NDArray[Any] = np.asarray(
+            np.load(Path(archive.index) / MEMBERS, mmap_mode="r", allow_pickle=False)
+        )
+
+    def read(self, offset: int, target: memoryview) -> None:
+        """Fill `target` with the tar's bytes from `offset` on."""
+        done = 0
+        # A file system may give less at once than asked for.
+        while done < len(target):
+            count = os.preadv(self._file.fileno(), [target[done:]], offset + done)
+            if not count:
+                raise ValueError(
+                    f"{self._tar} ends at byte {offset + done}, {len(target) - done} bytes "
+                    "short of a file in its index: it was cut after it was indexed; restore it"
+                )
+            done += count
+
+
+@lru_cache(maxsize=8)
+def _open(archive: IndexedTar) -> _Opened:
+    head = read_head(Path(archive.index))
+    if head is None or (head.size, head.mtime_ns) != (archive.size, archive.mtime_ns):
+        raise ValueError(f"{archive.index}, the index of {archive.tar}, has changed: run again")
+    if not head.is_of(Path(archive.tar)):
+        raise ValueError(f"{archive.tar} has changed since it was indexed: run again")
+    return _Opened(archive, head)

@@ -1,0 +1,354 @@
+"""Published archives to spools: every compression, every damage, and kills at every step."""
+
+import collections
+import errno
+import gzip
+import hashlib
+import io
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from fusmae_ingest import decompress
+from fusmae_ingest import spool as module
+from fusmae_ingest.decompress import unpacked_size
+from fusmae_ingest.spool import PUBLISHED_MD5, delete_spool, spool
+from fusmae_ingest.tar_archive import TarArchive
+
+Contents = dict[str, dict[str, bytes]]
+
+
+def no_progress(done: int, total: int) -> None:
+    pass
+
+
+def make_contents(num_patches: int = 6) -> Contents:
+    draw = random.Random(num_patches)
+    return {
+        f"S1A_IW_GRDH_{i}": {
+            f"S1A_IW_GRDH_{i}_{band}.tif": draw.randbytes(draw.randint(1, 4000)) + bytes(2000)
+            for band in ("VV", "VH")
+        }
+        for i in range(num_patches)
+    }
+
+
+def make_tar(contents: Contents) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for patch, files in contents.items():
+            for name, data in files.items():
+                info = tarfile.TarInfo(f"BigEarthNet-S1/{patch[:11]}/{patch}/{name}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+CONTENTS = make_contents()
+TAR = make_tar(CONTENTS)
+
+
+def zstd(data: bytes, **options: bool) -> bytes:
+    return zstandard.ZstdCompressor(**options).compress(data)
+
+
+def parts(compress: Callable[[bytes], bytes]) -> bytes:
+    """The tar in three pieces, each compressed by itself, the last of nothing."""
+    return compress(TAR[:1000]) + compress(TAR[1000:]) + compress(b"")
+
+
+SKIPPED = b"\x5a\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"note"
+COMPRESSED = {
+    "one gzip member": gzip.compress(TAR),
+    "gzip members": parts(gzip.compress),
+    "one zstd frame": zstd(TAR),
+    "zstd of unknown size": zstd(TAR, write_content_size=False),
+    "zstd frames": parts(zstd),
+    "zstd frames and frames to skip": SKIPPED + parts(zstd) + SKIPPED,
+}
+
+
+def contents(tar: Path, index: Path) -> Contents:
+    archive = TarArchive(tar, index)
+    return {
+        patch.name: {file: bytes(patch.load([file])[0]) for file in patch.files()}
+        for patch in archive.patches()
+    }
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.tar.gz"
+    path.write_bytes(COMPRESSED["one gzip member"])
+    return path
+
+
+@pytest.mark.parametrize("kind", COMPRESSED)
+@pytest.mark.parametrize("piece", [97, 1 << 18])
+def test_a_spool_is_the_decompressed_tar_with_its_index(kind, piece, tmp_path, monkeypatch):
+    monkeypatch.setattr(decompress, "_READ", piece)
+    # The name says nothing: the first bytes do.
+    path = tmp_path / "some.tar"
+    path.write_bytes(COMPRESSED[kind])
+    made = spool(path, tmp_path / "spool", no_progress)
+    assert made.tar.read_bytes() == TAR
+    assert contents(made.tar, made.index) == CONTENTS
+    assert made.md5 == hashlib.md5(COMPRESSED[kind]).hexdigest()
+    assert not made.md5_checked
+
+
+def test_a_plain_tar_is_read_where_it_lies(tmp_path):
+    path = tmp_path / "plain.tar"
+    path.write_bytes(TAR)
+    made = spool(path, tmp_path / "spool", no_progress)
+    assert made.tar == path
+    assert made.md5 is None
+    assert contents(made.tar, made.index) == CONTENTS
+    assert not list((tmp_path / "spool").glob("*.tar*"))
+
+
+def test_a_spool_is_used_again_until_the_archive_changes(archive, tmp_path, monkeypatch):
+    first = spool(archive, tmp_path / "spool", no_progress)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "decompressed", None)
+        assert spool(archive, tmp_path / "spool", no_progress) == first
+    other = make_contents(3)
+    archive.write_bytes(gzip.compress(make_tar(other)))
+    again = spool(archive, tmp_path / "spool", no_progress)
+    assert contents(again.tar, again.index) == other
+
+
+def test_a_spool_whose_tar_was_touched_is_made_again(archive, tmp_path):
+    made = spool(archive, tmp_path / "spool", no_progress)
+    os.truncate(made.tar, 5000)
+    again = spool(archive, tmp_path / "spool", no_progress)
+    assert again.tar.read_bytes() == TAR
+
+
+def test_deleting_a_spool_leaves_only_the_archive(archive, tmp_path):
+    spool(archive, tmp_path / "spool", no_progress)
+    delete_spool(tmp_path / "spool")
+    assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_progress_counts_the_bytes_of_the_file(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(decompress, "_READ", 1000)
+    seen: list[tuple[int, int]] = []
+    spool(archive, tmp_path / "spool", lambda done, total: seen.append((done, total)))
+    size = archive.stat().st_size
+    assert seen == [(min(at + 1000, size), size) for at in range(0, size, 1000)]
+
+
+# The md5 -----------------------------------------------------------------------------------
+
+
+def test_published_sums_are_sums():
+    assert all(re.fullmatch("[0-9a-f]{32}", md5) for md5 in PUBLISHED_MD5.values())
+
+
+def test_the_published_sum_is_compared_and_the_record_says_so(archive, tmp_path, monkeypatch):
+    md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+    monkeypatch.setitem(PUBLISHED_MD5, archive.name, md5)
+    assert spool(archive, tmp_path / "spool", no_progress).md5_checked
+    assert not spool(archive, tmp_path / "spool", no_progress, check_md5=False).md5_checked
+
+
+def test_another_sum_than_the_published_one_is_refused(archive, tmp_path, monkeypatch):
+    md5, folder = hashlib.md5(archive.read_bytes()).hexdigest(), tmp_path / "spool"
+    monkeypatch.setitem(PUBLISHED_MD5, archive.name, "0" * 32)
+    refused = rf"has the md5 {md5}, the published mine\.tar\.gz has 0{{32}}: .*--any-archive"
+    with pytest.raises(ValueError, match=refused):
+        spool(archive, folder, no_progress)
+    assert [path.name for path in folder.iterdir()] == ["lock"]
+    assert spool(archive, folder, no_progress, check_md5=False).md5 == md5
+    # A spool that was taken as it is does not pass for a checked one later.
+    with pytest.raises(ValueError, match=refused):
+        spool(archive, folder, no_progress)
+
+
+# Damage ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", COMPRESSED)
+def test_damage_is_one_line_and_leaves_nothing(kind, tmp_path):
+    whole, path = COMPRESSED[kind], tmp_path / "a.tar.x"
+    draw = random.Random(kind)
+    spoilt = [whole[:size] for size in draw.sample(range(40, len(whole) - 20), 8)]
+    spoilt += [whole[:-1], whole + b"garbage", whole + whole]
+    for data in spoilt:
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"a\.tar\.x.*download (it|the archive) again") as info:
+            spool(path, tmp_path / "spool", no_progress)
+        assert "\n" not in str(info.value)
+        assert [path.name for path in (tmp_path / "spool").iterdir()] == ["lock"]
+
+
+def test_a_flipped_bit_is_found_by_gzips_own_checksum(archive, tmp_path):
+    data = bytearray(archive.read_bytes())
+    data[-8] ^= 1
+    archive.write_bytes(data)
+    with pytest.raises(ValueError, match="is damaged before byte"):
+        spool(archive, tmp_path / "spool", no_progress)
+
+
+@pytest.mark.parametrize("start", [b"BZh91AY", b"\xfd7zXZ\x00", b"PK\x03\x04"])
+def test_other_compressions_are_refused_by_name(start, tmp_path):
+    (tmp_path / "a").write_bytes(start)
+    with pytest.raises(ValueError, match=r"is a (bzip2|xz|zip) file: give a \.tar"):
+        spool(tmp_path / "a", tmp_path / "spool", no_progress)
+
+
+def test_an_archive_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no\.tar: No such file"):
+        spool(tmp_path / "no.tar", tmp_path / "spool", no_progress)
+
+
+# Room on the disk --------------------------------------------------------------------------
+
+
+def set_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, free))
+
+
+def test_the_size_is_told_exactly_or_guessed_from_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(decompress, "_READ", 512)
+    path = tmp_path / "a"
+    path.write_bytes(COMPRESSED["one zstd frame"])
+    monkeypatch.setattr(decompress, "_SAMPLE", 4000)
+    assert unpacked_size(path) == (len(TAR), True)
+    for kind in ("one gzip member", "gzip members", "zstd frames", "zstd of unknown size"):
+        path.write_bytes(COMPRESSED[kind])
+        size, known = unpacked_size(path)
+        assert not known or size == len(TAR)
+        assert size == pytest.approx(len(TAR), rel=0.5)
+    monkeypatch.setattr(decompress, "_SAMPLE", 1 << 30)
+    assert unpacked_size(path) == (len(TAR), True)
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(archive, tmp_path, monkeypatch):
+    set_free(monkeypatch, len(TAR) - 1)
+    with pytest.raises(ValueError, match=r"0\.0 GB free, but mine\.tar\.gz unpacks to 0\.0 GB"):
+        spool(archive, tmp_path / "spool", no_progress)
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == ["lock"]
+    set_free(monkeypatch, len(TAR))
+    spool(archive, tmp_path / "spool", no_progress)
+
+
+def test_a_disk_that_fills_up_gives_back_its_room(archive, tmp_path, monkeypatch):
+    def full(target: int, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "_write", full)
+    with pytest.raises(ValueError, match=r"GB free, but mine\.tar\.gz unpacks to .*: make room"):
+        spool(archive, tmp_path / "spool", no_progress)
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == ["lock"]
+
+
+# Kills -------------------------------------------------------------------------------------
+
+
+def test_two_runs_do_not_share_a_folder(archive, tmp_path):
+    with (
+        module._locked(_made(tmp_path / "spool")),
+        pytest.raises(ValueError, match=r"another run is unpacking in .*spool"),
+    ):
+        spool(archive, tmp_path / "spool", no_progress)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+# Forks children that spool and are killed: at each opening, renaming and removing of a file in
+# turn, then at random moments. After each kill, what is found must be whole or not taken.
+KILLS = """
+import hashlib, os, random, signal, sys, time
+from pathlib import Path
+from fusmae_ingest.spool import _find, delete_spool, spool
+from fusmae_ingest.tar_archive import TarArchive
+
+archive, folder, expected = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
+ignore = lambda done, total: None
+
+def digest(tar, index):
+    opened, sum = TarArchive(tar, index), hashlib.sha256()
+    for patch in opened.patches():
+        for file in patch.files():
+            sum.update(file.encode() + bytes(patch.load([file])[0]))
+    return sum.hexdigest()
+
+def killed(wait, die_at=None):
+    child = os.fork()
+    if child == 0:
+        seen = 0
+        def count(event, args):
+            nonlocal seen
+            if event in EVENTS and str(folder) in str(args[0]):
+                seen += 1
+                if seen == die_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(count)
+        try:
+            spool(archive, folder, ignore)
+        except BaseException as error:
+            print(error, file=sys.stderr)
+            os._exit(1)
+        os._exit(0)
+    if wait is not None:
+        time.sleep(wait)
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+def check(again):
+    if _find(archive, folder) is not None:
+        assert digest(folder / "archive.tar", folder / "index") == expected, "taken, not whole"
+    if again:
+        made = spool(archive, folder, ignore)
+        assert digest(made.tar, made.index) == expected
+        assert sorted(os.listdir(folder)) == ["archive.tar", "index", "lock"]
+
+steps = 0
+while True:
+    delete_spool(folder)
+    status = killed(None, die_at=steps + 1)
+    if os.WIFEXITED(status):
+        assert os.WEXITSTATUS(status) == 0
+        break
+    steps += 1
+    check(again=True)
+rounds = random.Random(0)
+for turn in range(12):
+    # Now and then a rerun meets what a killed run left, killed in its turn.
+    if turn % 3 == 0:
+        delete_spool(folder)
+    killed(rounds.uniform(0, 0.06))
+    check(again=turn % 3 == 2)
+print(steps)
+"""
+
+
+def test_a_run_killed_at_any_moment_leaves_nothing_that_passes_for_a_spool(tmp_path):
+    contents = make_contents(120)
+    archive = tmp_path / "a.tar.gz"
+    archive.write_bytes(gzip.compress(make_tar(contents), 1))
+    expected = hashlib.sha256()
+    for files in contents.values():
+        for name, data in files.items():
+            expected.update(name.encode() + data)
+    command = [sys.executable, "-c", KILLS, archive, tmp_path / "spool", expected.hexdigest()]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result.stderr
+    # The partial tar, its renaming, two arrays and the head of the index, each made and renamed.
+    assert int(result.stdout) >= 10

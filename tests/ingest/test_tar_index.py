@@ -1,0 +1,243 @@
+"""The index of a tar: patches read through it against the files that went in."""
+
+import io
+import json
+import os
+import pickle
+import random
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusmae_ingest import tar_archive, tar_index
+from fusmae_ingest.tar_archive import TarArchive, TarPatch
+from fusmae_ingest.tar_index import index_tar, read_head
+
+V1 = "BigEarthNet-v1.0"
+NAMES = [f"S2A_MSIL2A_20170613T101031_{i}_48" for i in (87, 9, 30, 31)]
+
+
+def no_progress(done: int, total: int) -> None:
+    pass
+
+
+def patch_files(patch: str, seed: int = 0) -> dict[str, bytes]:
+    """Files of one patch, of different lengths."""
+    draw = random.Random(f"{patch}{seed}")
+    kinds = ("_B01.tif", "_B02.tif", "_B8A.tif", "_labels_metadata.json")
+    return {f"{patch}{kind}": draw.randbytes(draw.randint(0, 3000)) for kind in kinds}
+
+
+def write_tar(path: Path, files: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def write_patches(path: Path, names: list[str] = NAMES) -> Path:
+    return write_tar(
+        path, [(f"{V1}/{p}/{f}", data) for p in names for f, data in patch_files(p).items()]
+    )
+
+
+def opened(tar: Path, index: Path) -> TarArchive:
+    index_tar(tar, index, no_progress)
+    return TarArchive(tar, index)
+
+
+def contents(patch: TarPatch) -> dict[str, bytes]:
+    files = patch.files()
+    return {name: bytes(data) for name, data in zip(files, patch.load(files), strict=True)}
+
+
+@pytest.fixture
+def tar(tmp_path: Path) -> Path:
+    return write_patches(tmp_path / "some.tar")
+
+
+def test_patches_read_back_as_they_went_in(tar, tmp_path):
+    archive = opened(tar, tmp_path / "index")
+    assert archive.names() == [patch.name for patch in archive.patches()] == NAMES
+    for name in NAMES:
+        patch = archive.patch(name)
+        assert patch.name == name
+        assert contents(patch) == patch_files(name)
+        file, data = next(iter(patch_files(name).items()))
+        assert [bytes(loaded) for loaded in patch.load([file])] == [data]
+
+
+def test_positions_are_in_the_order_of_the_archive(tar, tmp_path):
+    archive = opened(tar, tmp_path / "index")
+    positions = [archive.patch(name).position for name in NAMES]
+    assert positions == sorted(set(positions))
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000))
+def test_files_of_a_patch_may_lie_anywhere(tmp_path_factory, seed):
+    folder = tmp_path_factory.mktemp("shuffled")
+    files = [(f"t/{p}/{f}", data) for p in NAMES for f, data in patch_files(p, seed).items()]
+    files += [("t/README", b"read me"), ("top", b""), (f"t/{NAMES[0]}/other.txt", b"other")]
+    random.Random(seed).shuffle(files)
+    archive = opened(write_tar(folder / "a.tar", files), folder / "index")
+    expected: dict[str, dict[str, bytes]] = {}
+    for path, data in files:
+        parent = path.rpartition("/")[0].rpartition("/")[2] or "."
+        expected.setdefault(parent, {})[path.rpartition("/")[2]] = data
+    assert archive.names() == list(expected)
+    assert {p: contents(archive.patch(p)) for p in archive.names()} == expected
+
+
+def test_files_together_are_read_at_once_and_files_apart_are_not(tmp_path, monkeypatch):
+    near, far = NAMES[:2]
+    files = [(f"t/{near}/{f}", data) for f, data in patch_files(near).items()]
+    first, *rest = patch_files(far).items()
+    files += [(f"t/{far}/{first[0]}", first[1]), ("t/between/x", bytes(1 << 20))]
+    files += [(f"t/{far}/{f}", data) for f, data in rest]
+    archive = opened(write_tar(tmp_path / "a.tar", files), tmp_path / "index")
+    sizes: list[int] = []
+
+    def counted(self: object, offset: int, target: memoryview) -> None:
+        sizes.append(len(target))
+        original(self, offset, target)
+
+    original = tar_archive._Opened.read
+    monkeypatch.setattr(tar_archive._Opened, "read", counted)
+    assert contents(archive.patch(near)) == patch_files(near)
+    assert len(sizes) == 1
+    sizes.clear()
+    assert contents(archive.patch(far)) == patch_files(far)
+    assert sorted(sizes) == sorted(len(data) for data in patch_files(far).values())
+
+
+def test_names_that_only_seem_to_follow_the_patch_stay_apart(tmp_path):
+    files = [("t/P/Px", b"1"), ("t/P/x", b"2"), ("t/P/P", b"3"), ("t/PP/PPx", b"4")]
+    archive = opened(write_tar(tmp_path / "a.tar", files), tmp_path / "index")
+    assert contents(archive.patch("P")) == {"Px": b"1", "x": b"2", "P": b"3"}
+    assert [bytes(data) for data in archive.patch("P").load(["x", "Px"])] == [b"2", b"1"]
+    assert contents(archive.patch("PP")) == {"PPx": b"4"}
+
+
+READ = """
+import pickle, sys
+patch = pickle.load(sys.stdin.buffer)
+sys.stdout.buffer.write(b"".join(patch.load(sorted(patch.files()))))
+"""
+
+
+def test_a_patch_is_small_and_reads_in_another_process(tar, tmp_path):
+    patch = opened(tar, tmp_path / "index").patch(NAMES[1])
+    pickled = pickle.dumps(patch)
+    assert len(pickled) < 600
+    child = subprocess.run([sys.executable, "-c", READ], input=pickled, stdout=subprocess.PIPE)
+    assert child.stdout == b"".join(data for _, data in sorted(patch_files(NAMES[1]).items()))
+
+
+def test_the_arrays_are_plain_and_small(tar, tmp_path):
+    index_tar(tar, tmp_path / "index", no_progress)
+    found = {path.name for path in (tmp_path / "index").iterdir()}
+    assert found == {"index.json", "members.npy", "patches.npy"}
+    members = np.load(tmp_path / "index" / "members.npy", mmap_mode="r", allow_pickle=False)
+    assert members.dtype.itemsize == 18
+    patches = np.load(tmp_path / "index" / "patches.npy", mmap_mode="r", allow_pickle=False)
+    assert [name.decode() for name in patches["name"]] == NAMES
+
+
+def test_an_index_is_used_again_until_the_tar_changes(tar, tmp_path, monkeypatch):
+    index = tmp_path / "index"
+    first = index_tar(tar, index, no_progress)
+    with monkeypatch.context() as patched:
+        patched.setattr(tar_index, "TarScanner", None)
+        assert index_tar(tar, index, no_progress) == first
+    patch = TarArchive(tar, index).patch(NAMES[0])
+    write_patches(tar, NAMES[:2])
+    with pytest.raises(ValueError, match=r"is not the index of .* as it is now"):
+        TarArchive(tar, index)
+    with pytest.raises(ValueError, match="has changed since it was indexed"):
+        contents(patch)
+    assert opened(tar, index).names() == NAMES[:2]
+
+
+def test_an_index_without_its_head_or_of_another_format_is_made_again(tar, tmp_path):
+    index = tmp_path / "index"
+    index_tar(tar, index, no_progress)
+    head = index / "index.json"
+    good = head.read_text()
+    head.unlink()
+    assert read_head(index) is None
+    index_tar(tar, index, no_progress)
+    assert head.read_text() == good
+    head.write_text(json.dumps(json.loads(good) | {"format": 0, "something": 1}))
+    index_tar(tar, index, no_progress)
+    assert head.read_text() == good
+
+
+def test_the_same_tar_gives_the_same_index(tar, tmp_path):
+    for index in ("one", "two"):
+        index_tar(tar, tmp_path / index, no_progress)
+    for name in ("index.json", "members.npy", "patches.npy"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_what_is_missing_is_named(tar, tmp_path):
+    archive = opened(tar, tmp_path / "index")
+    with pytest.raises(ValueError, match=f"{tar}/{NAMES[0]}/{NAMES[0]}_B10.tif is missing"):
+        archive.patch(NAMES[0]).load([f"{NAMES[0]}_B10.tif"])
+    absent = archive.patch("nothing")
+    with pytest.raises(ValueError, match=f"{tar}/nothing/x.tif is missing"):
+        absent.load(["x.tif"])
+
+
+def test_a_tar_that_is_cut_while_it_is_open_ends_in_an_error(tar, tmp_path):
+    patch = opened(tar, tmp_path / "index").patch(NAMES[-1])
+    contents(patch)
+    os.truncate(tar, tar.stat().st_size // 2)
+    with pytest.raises(ValueError, match=r"some\.tar ends at byte \d+, \d+ bytes short"):
+        contents(patch)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["a/P/x", "b/P/x"], "two folders named P, in 'a' and in 'b'"),
+        (["a/P/Px", "a/Q/x", "a/P/Px"], "holds P/Px twice"),
+        ([], "holds no files"),
+        (["a/" + "n" * 256 + "/x"], "a folder of a name too long"),
+    ],
+)
+def test_archives_that_cannot_be_indexed_are_refused(tmp_path, files, message):
+    tar = write_tar(tmp_path / "a.tar", [(name, b"1") for name in files])
+    with pytest.raises(ValueError, match=message):
+        index_tar(tar, tmp_path / "index", no_progress)
+    assert read_head(tmp_path / "index") is None
+
+
+def test_a_plain_tar_cut_short_anywhere_is_refused(tar, tmp_path, monkeypatch):
+    # Windows shorter than a header's unit: what is carried over must not repeat or be lost.
+    monkeypatch.setattr(tar_index, "_WINDOW", 700)
+    whole = index_tar(tar, tmp_path / "whole", no_progress)
+    assert whole.num_members == 4 * len(NAMES)
+    data = tar.read_bytes()
+    end = len(data.rstrip(b"\0")) // 512 * 512 + 512
+    for size in [*range(0, end, 997), end]:
+        tar.write_bytes(data[:size])
+        with pytest.raises(ValueError, match=f"ends at byte {size} without the mark"):
+            index_tar(tar, tmp_path / "index", no_progress)
+
+
+def test_progress_reaches_the_whole(tar, tmp_path, monkeypatch):
+    monkeypatch.setattr(tar_index, "_WINDOW", 2048)
+    seen: list[tuple[int, int]] = []
+    index_tar(tar, tmp_path / "index", lambda done, total: seen.append((done, total)))
+    size = tar.stat().st_size
+    assert seen == sorted(seen)
+    assert seen[-1] == (size, size)
