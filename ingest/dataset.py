@@ -33,6 +33,7 @@ from . import statistics
 from .card import card_text
 from .convert import Job, Sample
 from .coordinates import auxiliary_names, sample_coordinates
+from .energon import energon_files
 from .engine import run_blocks
 from .facts import Fact
 from .histograms import encode_histograms
@@ -304,8 +305,9 @@ def _finish(
     )
     histograms = write_file(root, "histograms.parquet", encode_histograms(sums, request.arrays))
     left_out = [write_file(root, "quarantine.jsonl", _quarantine(request, bad))] if bad else []
+    energon = [write_file(root, p, data) for p, data in energon_files(manifest, records).items()]
     card = write_file(root, "README.md", card_text(manifest).encode())
-    manifest = replace(manifest, files=(table, histograms, *left_out, card))
+    manifest = replace(manifest, files=(table, histograms, *left_out, *energon, card))
     write_file(root, MANIFEST_NAME, to_json(manifest).encode())
     return manifest
 
@@ -328,7 +330,7 @@ def _sweep(root: Path, request: Request, records: Sequence[BlockRecord]) -> None
     """Remove blocks that were written before their names turned out to be needed elsewhere."""
     kept = {root / file.path for record in records for file in record.files}
     for split in request.splits:
-        shards = (root / "shards" / split).glob(f"{request.name}-{split}-*.tar")
+        shards = (root / "shards" / split).glob(f"{request.name}-{split}-*.tar*")
         pixels = (root / store_path(split)).glob("*/c/*/0/0/0")
         for path in [*shards, *pixels]:
             if path not in kept:
