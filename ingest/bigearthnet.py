@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from .bigearthnet_pair import read_pair
 from .dataset import Request
 from .dataset_options import DatasetOptions, dataset_options, make_dataset
 from .facts import BIGEARTHNET_FACTS
+from .patches import FolderArchive
+from .progress import SampleProgress
 from .simulate import SIMULATED_NAME, UNFINISHED_NAME
 
 _ORIGIN = {
@@ -86,7 +88,8 @@ def bigearthnet(
 ) -> None:
     """Turn BigEarthNet-MM GeoTIFFs into WebDataset shards and zarr stores."""
     excluded = _excluded(exclude)
-    version = detect_version(s2, s1)
+    optical, radar = FolderArchive(s2, "--s2"), FolderArchive(s1, "--s1")
+    version = detect_version(optical, radar)
     if version == "v1" and (metadata or maps):
         raise ValueError("--metadata and --maps belong to BigEarthNet v2; these folders are v1")
     rule = split or {"v1": "google", "v2": "v2"}[version]
@@ -98,12 +101,12 @@ def bigearthnet(
         )
     if rule == "official" and split_lists is None:
         raise ValueError("--split official needs --split-lists, the folder of the published lists")
-    click.echo(f"Listing BigEarthNet {version} ...", err=True)
-    pairs, absent = (
-        scan_v1(s2, s1, split_lists)
-        if version == "v1"
-        else scan_v2(s2, s1, metadata, maps, split_lists)
-    )
+    with SampleProgress(f"Listing BigEarthNet {version}") as progress:
+        if version == "v1":
+            pairs, absent = scan_v1(optical, radar, split_lists, progress.update)
+        else:
+            clc = FolderArchive(maps, "--maps") if maps else None
+            pairs, absent = scan_v2(optical, radar, metadata, clc, split_lists)
     if absent:
         told = "S1 patches" if version == "v1" else "patches of the tables"
         click.echo(
@@ -130,7 +133,6 @@ def bigearthnet(
         splits=SPLITS,
         sources={pair.name: pair for pair in pairs if pair.name in chosen},
         read=read_pair,
-        archives=tuple(path for path in (s2, s1, maps) if path),
         formats=frozenset(options.formats),
         samples_per_shard=options.samples_per_shard,
         seed=options.seed,
@@ -142,9 +144,10 @@ def bigearthnet(
 def facts_digest(pairs: list[Pair]) -> str:
     """A sha256 of all that lists and tables say of the pairs, and of nothing about paths."""
     digest = hashlib.sha256()
+    told = [field.name for field in fields(Pair) if field.name not in ("s2", "s1", "map")]
     for pair in sorted(pairs, key=lambda pair: pair.name):
-        told = {**asdict(pair), "s1": pair.s1_name, "s2": None, "map": pair.map is not None}
-        digest.update(json.dumps(told, sort_keys=True).encode())
+        facts = [getattr(pair, name) for name in told]
+        digest.update(json.dumps([*facts, pair.s1.name, pair.map is not None]).encode())
     return digest.hexdigest()
 
 

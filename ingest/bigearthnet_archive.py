@@ -8,16 +8,20 @@ reBEN, arXiv:2407.03653).
 import bz2
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fusmae.splits import V2_SPLIT_NAMES, google_split
+
+from .patches import Archive, Patch
 
 _V1_S2 = re.compile(r"S2[AB]_MSIL2A_\d{8}T\d{1,6}_\d+_\d+")
 _V1_S1 = re.compile(r"S1[AB]_IW_GRDH_1SDV_\d{8}T\d{6}_\d{2}[A-Z]{3}_\d+_\d+")
 _V2_TILE = re.compile(r"S2[AB]_MSIL2A_\d{8}T\d{6}_N\d{4}_R\d{3}_T\d{2}[A-Z]{3}")
 _V2_S2 = re.compile(_V2_TILE.pattern + r"_\d+_\d+")
+_V2_TILE_OR_PATCH = re.compile(_V2_TILE.pattern + r"(_\d+_\d+)?")
 _V2_SCENE = re.compile(r"S1[AB]_IW_GRDH_1SDV_\d{8}T\d{6}")
 
 # Names of the published v1 lists, with or without .bz2; one name (or "s2,s1") a line.
@@ -26,7 +30,7 @@ SNOW_LIST = "patches_with_seasonal_snow.csv"
 CLOUD_LIST = "patches_with_cloud_and_shadow.csv"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """One S1/S2 pair: where its files lie and what the archive's tables say of it.
 
@@ -37,9 +41,9 @@ class Pair:
 
     version: str
     name: str
-    s2: Path
-    s1: Path
-    map: Path | None = None
+    s2: Patch
+    s1: Patch
+    map: Patch | None = None
     labels_19: tuple[str, ...] | None = None
     country: str | None = None
     s2v1_name: str | None = None
@@ -50,31 +54,34 @@ class Pair:
     cloud_or_shadow: bool | None = None
 
     @property
-    def s1_name(self) -> str:
-        return self.s1.name
-
-    @property
-    def position(self) -> str:
+    def position(self) -> Any:
         """Sorts pairs as their archive does."""
-        return self.name
+        return self.s2.position
+
+    def bare(self, message: str) -> str:
+        """A message about this pair without the place where its archives lie."""
+        for patch in filter(None, (self.s2, self.s1, self.map)):
+            message = message.replace(patch.where(""), f"{patch.name}/")
+        return message
 
 
-def detect_version(s2: Path, s1: Path) -> str:
+def detect_version(s2: Archive, s1: Archive) -> str:
     """`v1` or `v2`, from the names of the folders inside.
 
     Raises:
-        ValueError: a folder is missing, the two are swapped, of two versions, or neither
+        ValueError: an archive is missing, the two are swapped, of two versions, or of neither
             layout.
     """
     found = {}
-    for option, root, kinds in (
-        ("--s2", s2, {"v1": _V1_S2, "v2": _V2_TILE}),
+    for option, archive, kinds in (
+        ("--s2", s2, {"v1": _V1_S2, "v2": _V2_TILE_OR_PATCH}),
+        # S1 patches are called the same in both; v2 has folders of scenes around them.
         ("--s1", s1, {"v1": _V1_S1, "v2": _V2_SCENE}),
     ):
-        names = [entry.name for entry in _folders(root, option)]
+        names = archive.names()
         versions = [v for v, kind in kinds.items() if any(kind.fullmatch(n) for n in names)]
         if not versions:
-            raise ValueError(_explain(option, root, names))
+            raise ValueError(_explain(option, archive, names))
         found[option] = versions[0]
     if found["--s2"] != found["--s1"]:
         raise ValueError(
@@ -84,53 +91,52 @@ def detect_version(s2: Path, s1: Path) -> str:
     return found["--s2"]
 
 
-def _explain(option: str, root: Path, names: Sequence[str]) -> str:
+def _explain(option: str, archive: Archive, names: Sequence[str]) -> str:
     other = "S1" if option == "--s2" else "S2"
     if any(name.startswith(other) for name in names):
-        return f"{option} {root} holds {other} folders: --s1 and --s2 are swapped"
+        return f"{option} {archive} holds {other} folders: --s1 and --s2 are swapped"
     inside = [name for name in names if name.startswith("BigEarthNet")]
     if inside:
-        return f"{option} {root} holds {', '.join(sorted(inside))}: give one of these folders"
+        return f"{option} {archive} holds {', '.join(sorted(inside))}: give one of these folders"
     kind = "BigEarthNet-v1.0 or BigEarthNet-S2" if option == "--s2" else "BigEarthNet-S1"
-    return f"{option} {root} holds no patch folders: give the archive's {kind} folder"
+    return f"{option} {archive} holds no patch folders: give the archive's {kind} folder"
 
 
-def _folders(root: Path, option: str) -> list[Path]:
-    try:
-        return sorted(entry for entry in root.iterdir() if entry.is_dir())
-    except OSError as error:
-        raise ValueError(f"{option} {root}: {error.strerror}") from None
-
-
-def scan_v1(s2: Path, s1: Path, lists: Path | None) -> tuple[list[Pair], int]:
+def scan_v1(
+    s2: Archive, s1: Archive, lists: Path | None, progress: Callable[[int, int], None]
+) -> tuple[list[Pair], int]:
     """Every pair of a v1 archive, paired by the S1 patches' JSON files.
 
-    The second value is the number of S1 patches whose S2 patch is not there.
+    The second value is the number of S1 patches whose S2 patch is not there. `progress(done,
+    total)` counts S1 patches.
 
     Raises:
         ValueError: an S1 JSON file is broken, an S2 patch has no S1 patch or two, or a name
             list is missing.
     """
-    s1_of: dict[str, Path] = {}
-    for folder in _folders(s1, "--s1"):
-        if not _V1_S1.fullmatch(folder.name):
-            continue
-        partner = read_json(folder / f"{folder.name}_labels_metadata.json").get(
-            "corresponding_s2_patch"
-        )
+    s1_of: dict[str, Patch] = {}
+    radar = [patch for patch in s1.patches() if _V1_S1.fullmatch(patch.name)]
+    for done, patch in enumerate(radar):
+        progress(done, len(radar))
+        name = label_file(patch.name)
+        (data,) = patch.load([name])
+        partner = parse_json(data, patch.where(name)).get("corresponding_s2_patch")
         if not isinstance(partner, str):
-            raise ValueError(f"{folder}: its JSON file names no corresponding_s2_patch")
+            raise ValueError(f"{patch.where(name)} names no corresponding_s2_patch")
         if partner in s1_of:
-            raise ValueError(f"{folder} and {s1_of[partner]} both claim the S2 patch {partner}")
-        s1_of[partner] = folder
+            raise ValueError(
+                f"{patch.where(name)} and {s1_of[partner].name} both claim the S2 patch {partner}"
+            )
+        s1_of[partner] = patch
+    progress(len(radar), len(radar))
     pairs = []
-    for folder in _folders(s2, "--s2"):
-        if not _V1_S2.fullmatch(folder.name):
+    for patch in s2.patches():
+        name = patch.name
+        if not _V1_S2.fullmatch(name):
             continue
-        if folder.name not in s1_of:
-            raise ValueError(f"{folder} has no S1 patch in {s1}: is that archive complete?")
-        google = google_split(folder.name)
-        pairs.append(Pair("v1", folder.name, folder, s1_of[folder.name], split_google=google))
+        if name not in s1_of:
+            raise ValueError(f"{name} of {s2} has no S1 patch in {s1}: is that archive complete?")
+        pairs.append(Pair("v1", name, patch, s1_of[name], split_google=google_split(name)))
     absent = len(s1_of) - len(pairs)
     if lists is None:
         return pairs, absent
@@ -139,42 +145,40 @@ def scan_v1(s2: Path, s1: Path, lists: Path | None) -> tuple[list[Pair], int]:
 
 
 def scan_v2(
-    s2: Path, s1: Path, tables: Sequence[Path], maps: Path | None, lists: Path | None
+    s2: Archive,
+    s1: Archive,
+    tables: Sequence[Path],
+    maps: Archive | None,
+    lists: Path | None,
 ) -> tuple[list[Pair], int]:
-    """Every pair of a v2 archive that the metadata tables list and whose S2 folder is there.
+    """Every pair of a v2 archive that the metadata tables list and whose S2 patch is there.
 
-    The second value is the number of listed patches whose S2 folder is not there.
+    The second value is the number of listed patches whose S2 patch is not there.
 
     Raises:
-        ValueError: no table was given, one lacks a column or cannot be read, an S2 patch on
-            disk is in no table, or nothing on disk is listed.
+        ValueError: no table was given, one lacks a column or cannot be read, an S2 patch
+            is in no table, or nothing there is listed.
     """
     if not tables:
         raise ValueError("BigEarthNet v2 keeps its labels and pairs in a table: give --metadata")
     rows = [row for table in tables for row in _read_table(table)]
     listed = {str(row["patch_id"]): row for row in rows}
-    present = {
-        patch.name: patch
-        for tile in _folders(s2, "--s2")
-        if _V2_TILE.fullmatch(tile.name)
-        for patch in _folders(tile, "--s2")
-        if _V2_S2.fullmatch(patch.name)
-    }
-    unlisted = sorted(present.keys() - listed.keys())
+    present = [patch for patch in s2.patches(_V2_TILE) if _V2_S2.fullmatch(patch.name)]
+    unlisted = sorted(patch.name for patch in present if patch.name not in listed)
     if unlisted:
         raise ValueError(
-            f"{present[unlisted[0]]} and {len(unlisted) - 1} more patches are in no --metadata "
+            f"{unlisted[0]} of {s2} and {len(unlisted) - 1} more patches are in no --metadata "
             "table; the table of patches with snow, cloud or shadow is a second one: give both"
         )
     known = _NameLists(lists) if lists else None
     pairs = []
-    for name in sorted(present):
-        pair = _v2_pair(listed[name], present[name], s1, maps)
+    for patch in present:
+        pair = _v2_pair(listed[patch.name], patch, s1, maps)
         pairs.append(_with_lists(pair, str(pair.s2v1_name), known) if known else pair)
     return pairs, len(listed) - len(present)
 
 
-def _v2_pair(row: dict[str, object], s2: Path, s1: Path, maps: Path | None) -> Pair:
+def _v2_pair(row: dict[str, object], s2: Patch, s1: Archive, maps: Archive | None) -> Pair:
     name, s1_name, v1_name = str(row["patch_id"]), str(row["s1_name"]), str(row["s2v1_name"])
     scene, tile = s1_name.rsplit("_", 3)[0], name.rsplit("_", 2)[0]
     # Names from a table become paths: nothing but one plain folder name may pass.
@@ -190,8 +194,8 @@ def _v2_pair(row: dict[str, object], s2: Path, s1: Path, maps: Path | None) -> P
         "v2",
         name,
         s2,
-        s1 / scene / s1_name,
-        map=maps / tile / name / f"{name}_reference_map.tif" if maps else None,
+        s1.patch(s1_name, scene),
+        map=maps.patch(name, tile) if maps else None,
         labels_19=tuple(labels),
         country=str(row["country"]),
         s2v1_name=v1_name,
@@ -257,6 +261,16 @@ def _read_names(folder: Path, file: str) -> list[str]:
     raise ValueError(f"--split-lists {folder} has neither {file} nor {file}.bz2")
 
 
+def label_file(patch: str) -> str:
+    """The name of a v1 patch's JSON file in its folder."""
+    return f"{patch}_labels_metadata.json"
+
+
+def map_file(patch: str) -> str:
+    """The name of a v2 patch's reference map in its folder."""
+    return f"{patch}_reference_map.tif"
+
+
 def read_json(path: Path) -> dict[str, object]:
     """The JSON object in a file.
 
@@ -264,11 +278,21 @@ def read_json(path: Path) -> dict[str, object]:
         ValueError: the file is missing or holds no JSON object; the message names it.
     """
     try:
-        table = json.loads(path.read_bytes())
+        return parse_json(path.read_bytes(), str(path))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; extract the patch again") from None
+
+
+def parse_json(data: bytes | memoryview, where: str) -> dict[str, object]:
+    """The JSON object in these bytes.
+
+    Raises:
+        ValueError: they hold none; the message begins with `where`.
+    """
+    try:
+        table = json.loads(bytes(data))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); extract it again") from None
+        raise ValueError(f"{where} is not valid JSON ({error}); extract it again") from None
     if not isinstance(table, dict):
-        raise ValueError(f"{path} holds no JSON object")
+        raise ValueError(f"{where} holds no JSON object")
     return table

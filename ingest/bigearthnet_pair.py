@@ -1,66 +1,126 @@
-"""One BigEarthNet pair from its files: arrays, facts and grid, every band checked."""
+"""One BigEarthNet pair from its files: pixels, facts and grid, every band checked."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fusmae.labels import BIGEARTHNET_19, labels_43_to_19
-from fusmae.sensors import BIGEARTHNET_ARRAYS, CLC_MAP, ArraySpec
+from fusmae.sensors import CLC_MAP, S1, S2_10M, S2_20M, S2_60M, ArraySpec
 
-from .bigearthnet_archive import Pair, read_json
+from .bigearthnet_archive import Pair, label_file, map_file, parse_json
 from .convert import Sample
-from .geotiff import Grid, read_band
+from .geotiff import Grid, decode_band
+from .patches import Patch
+
+Rows = Mapping[str, npt.NDArray[Any]]
+
+# A sensor's bands in the order in which they are read: array, place in it, name.
+_S1_BANDS = tuple((S1, i, band) for i, band in enumerate(S1.band_names))
+_S2_BANDS = tuple(
+    (spec, i, band) for spec in (S2_10M, S2_20M, S2_60M) for i, band in enumerate(spec.band_names)
+)
 
 
-def read_pair(pair: Pair) -> Sample:
-    """The sample of one pair.
+class _Anchor(NamedTuple):
+    """The pair's first band, whose ground all others must cover."""
+
+    file: str
+    grid: Grid
+
+
+def read_pair(pair: Pair, rows: Rows) -> Sample:
+    """Put the pair's pixels into `rows` and return what is known of it.
+
+    Args:
+        pair: where it lies.
+        rows: for each array of the layout a row to fill, of the array's shape.
 
     Raises:
         ValueError: a file is missing or broken, a band has another shape, dtype or grid than
-            its sensor, S1 holds a non-finite pixel, or a label or time is not readable; the
-            message names the file.
+            its sensor, S1 holds a non-finite pixel, a sensor is nodata all over, or a label or
+            time is not readable; the message names the file.
     """
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    anchor: tuple[Path, Grid] | None = None
-    for spec in (*BIGEARTHNET_ARRAYS, *((CLC_MAP,) if pair.map else ())):
-        bands = np.empty(spec.shape, spec.dtype)
-        for row, path in enumerate(band_files(pair, spec)):
-            bands[row], grid = read_band(path, spec.size_px, spec.gsd_m, bands.dtype)
-            anchor = anchor or (path, grid)
-            if not grid.same_extent(anchor[1]):
-                raise ValueError(
-                    f"{path} lies at {grid}, but {anchor[0].name} at {anchor[1]}: "
-                    "the bands of a pair must cover the same ground"
-                )
-            if spec.sensor == "s1" and not np.isfinite(bands[row]).all():
-                raise ValueError(f"{path} holds pixels that are not finite numbers")
-        arrays[spec.name] = bands
+    told_s1, anchor = _read_patch(pair.s1, pair.version, _S1_BANDS, rows, None)
+    told_s2, _ = _read_patch(pair.s2, pair.version, _S2_BANDS, rows, anchor)
+    if pair.map:
+        name = map_file(pair.map.name)
+        (data,) = pair.map.load([name])
+        where = pair.map.where(name)
+        row = rows[CLC_MAP.name][0]
+        _same_ground(decode_band(data, where, CLC_MAP.gsd_m, row), where, anchor)
+    _check_values(pair, rows)
+    return Sample(pair.name, _facts(pair, anchor.grid, told_s2, told_s1))
+
+
+def _read_patch(
+    patch: Patch,
+    version: str,
+    bands: tuple[tuple[ArraySpec, int, str], ...],
+    rows: Rows,
+    anchor: _Anchor | None,
+) -> tuple[dict[str, object], _Anchor]:
+    """Its JSON file (empty in v2, which has none), and the anchor: its first band's without one."""
+    folder = patch.name
+    files = [f"{folder}_{band}.tif" for _, _, band in bands]
+    if version == "v1":
+        files.append(label_file(folder))
+    loaded = patch.load(files)
+    last = None
+    for (spec, place, _), data, file in zip(bands, loaded, files, strict=False):
+        grid = decode_band(data, patch.where(file), spec.gsd_m, rows[spec.name][place])
+        anchor = anchor or _Anchor(file, grid)
+        # Bands of one size have one grid object.
+        if grid is not last:
+            _same_ground(grid, patch.where(file), anchor)
+        last = grid
     assert anchor is not None
-    return Sample(pair.name, arrays, _facts(pair, anchor[1]), anchor[1])
+    told = parse_json(loaded[-1], patch.where(files[-1])) if version == "v1" else {}
+    return told, anchor
 
 
-def band_files(pair: Pair, spec: ArraySpec) -> list[Path]:
-    """The files of an array's bands, in the array's order."""
-    if spec is CLC_MAP:
-        assert pair.map is not None
-        return [pair.map]
-    folder = pair.s1 if spec.sensor == "s1" else pair.s2
-    return [folder / f"{folder.name}_{band}.tif" for band in spec.band_names]
+def _same_ground(grid: Grid, where: str, anchor: _Anchor) -> None:
+    if not grid.same_extent(anchor.grid):
+        raise ValueError(
+            f"{where} lies at {grid}, but {anchor.file} at {anchor.grid}: "
+            "the bands of a pair must cover the same ground"
+        )
 
 
-def _facts(pair: Pair, grid: Grid) -> dict[str, Any]:
+def _check_values(pair: Pair, rows: Rows) -> None:
+    s1 = rows[S1.name]
+    for row, band in zip(s1, S1.band_names, strict=True):
+        if not np.isfinite(row).all():
+            where = pair.s1.where(f"{pair.s1.name}_{band}.tif")
+            raise ValueError(f"{where} holds pixels that are not finite numbers")
+    # 0 is nodata in both products. The first pixel nearly always answers.
+    for patch, names in ((pair.s1, (S1.name,)), (pair.s2, ("s2_10m", "s2_20m", "s2_60m"))):
+        if not any(rows[name].flat[0] or rows[name].any() for name in names):
+            raise ValueError(f"{patch.where('')[:-1]}: every pixel of every band is nodata (0)")
+
+
+def _facts(
+    pair: Pair, grid: Grid, told_s2: dict[str, object], told_s1: dict[str, object]
+) -> dict[str, Any]:
     """What KEY.json holds: docs/FORMAT.md, "KEY.json"."""
-    labels, time_s2, time_s1 = _v1_facts(pair) if pair.version == "v1" else _v2_facts(pair)
+    if pair.version == "v1":
+        labels = _v1_labels(pair, told_s2)
+        # Names may have lost digits of the time, so v1's times come from JSON.
+        time_s2 = _time(str(told_s2.get("acquisition_date")), " ", pair.s2)
+        time_s1 = _time(str(told_s1.get("acquisition_time")), "T", pair.s1)
+    else:
+        labels = _v2_labels(pair)
+        time_s2 = datetime.fromisoformat(pair.name.split("_")[2]).isoformat()
+        time_s1 = datetime.fromisoformat(pair.s1.name.split("_")[4]).isoformat()
     return {
         "crs": f"EPSG:{grid.epsg}",
         "transform": list(grid.transform),
         "labels": labels,
         "time_s1": time_s1,
         "time_s2": time_s2,
-        "s1_name": pair.s1_name,
+        "s1_name": pair.s1.name,
         "s2_name": pair.name,
         "s2v1_name": pair.s2v1_name,
         "country": pair.country,
@@ -72,40 +132,34 @@ def _facts(pair: Pair, grid: Grid) -> dict[str, Any]:
     }
 
 
-def _v1_facts(pair: Pair) -> tuple[dict[str, list[str]], str, str]:
-    s2_json = pair.s2 / f"{pair.s2.name}_labels_metadata.json"
-    s1_json = pair.s1 / f"{pair.s1.name}_labels_metadata.json"
-    s2, s1 = read_json(s2_json), read_json(s1_json)
-    labels = s2.get("labels")
+def _v1_labels(pair: Pair, told: dict[str, object]) -> dict[str, list[str]]:
+    where = pair.s2.where(label_file(pair.s2.name))
+    labels = told.get("labels")
     if not isinstance(labels, list):
-        raise ValueError(f"{s2_json} has no list of labels")
+        raise ValueError(f"{where} has no list of labels")
     try:
-        sets = {"bigearthnet-43": labels, "bigearthnet-19": labels_43_to_19(labels)}
+        return {"bigearthnet-43": labels, "bigearthnet-19": labels_43_to_19(labels)}
     except ValueError as error:
-        raise ValueError(f"{s2_json}: {error}") from None
-    # Names may have lost digits of the time, so v1's times come from JSON.
-    return (
-        sets,
-        _time(str(s2.get("acquisition_date")), "%Y-%m-%d %H:%M:%S", s2_json),
-        _time(str(s1.get("acquisition_time")), "%Y-%m-%dT%H:%M:%S", s1_json),
-    )
+        raise ValueError(f"{where}: {error}") from None
 
 
-def _v2_facts(pair: Pair) -> tuple[dict[str, list[str]], str, str]:
-    labels = list(pair.labels_19 or ())
+def _v2_labels(pair: Pair) -> dict[str, list[str]]:
+    labels = pair.labels_19 or ()
     unknown = sorted(set(labels) - set(BIGEARTHNET_19))
     if unknown:
-        raise ValueError(f"{pair.s2}: label {unknown[0]!r} is not one of the 19 classes")
-    s2_time, s1_time = pair.name.split("_")[2], pair.s1_name.split("_")[4]
-    return (
-        {"bigearthnet-19": [name for name in BIGEARTHNET_19 if name in labels]},
-        _time(s2_time, "%Y%m%dT%H%M%S", pair.s2),
-        _time(s1_time, "%Y%m%dT%H%M%S", pair.s1),
-    )
+        raise ValueError(f"{pair.name}: label {unknown[0]!r} is not one of the 19 classes")
+    return {"bigearthnet-19": [name for name in BIGEARTHNET_19 if name in labels]}
 
 
-def _time(text: str, pattern: str, path: Path) -> str:
+def _time(text: str, between: str, patch: Patch) -> str:
+    """ISO 8601 of a time such as `2017-06-13 10:10:31`, `between` standing in its middle."""
     try:
-        return datetime.strptime(text, pattern).isoformat()
+        time = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"{path}: {text!r} is not a time of the form {pattern}") from None
+        time = None
+    if time is None or len(text) != 19 or text[10] != between:
+        raise ValueError(
+            f"{patch.where(label_file(patch.name))}: {text!r} is not a time of the form "
+            f"YYYY-MM-DD{between}HH:MM:SS"
+        )
+    return time.isoformat()

@@ -3,25 +3,33 @@
 Exit codes: 0 done, 1 bad data or a full disk, 2 wrong usage, 130 interrupted.
 """
 
+import importlib
 import sys
 
 import click
 
-from .bigearthnet import bigearthnet
-from .info import info
-from .sen12ms import sen12ms
-from .simulate import simulate
-from .verify import verify
+# In the order of `--help`. A verb's module is imported when it is asked for: zarr, rasterio and
+# matplotlib take longer to import than a small run takes, and no verb needs them all.
+VERBS = ("bigearthnet", "sen12ms", "simulate", "verify", "info")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        verb: click.Command = getattr(
+            importlib.import_module(f"fusmae_ingest.{cmd_name}"), cmd_name
+        )
+        return verb
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fusmae")
 def commands() -> None:
     """Sentinel-1 and Sentinel-2 archives to sharded, verified, self-describing datasets."""
-
-
-for verb in (bigearthnet, sen12ms, simulate, verify, info):
-    commands.add_command(verb)
 
 
 def main() -> None:

@@ -4,10 +4,9 @@ Runs in any process: a job holds all it needs, touches no other block's files, a
 twice does no harm. Its record, written last, is what marks it done.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,36 +16,42 @@ from fusmae.manifest import FileRecord, ShardRecord
 from fusmae.sample import TAR_END, ShardLayout, encode_parts
 
 from . import statistics
-from .geotiff import Grid, footprints
 from .plan import Block
 from .record import BlockRecord, statistics_path, write_bad, write_record
-from .storage import AtomicFile, write_file
-from .zarr_store import encode_shard, shard_path
+from .statistics import Counter, samples_together
+from .storage import Store, write_file
+
+Stacks = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample as read from its source: arrays by name, facts for KEY.json, its grid."""
+    """One sample as read from its source: its key and the facts for KEY.json.
+
+    Among the facts are `crs` and `transform`, the grid of its first array.
+    """
 
     key: str
-    arrays: dict[str, npt.NDArray[Any]]
     facts: dict[str, Any]
-    grid: Grid
+
+
+# Fills the rows, arrays of the layout's shapes by name, with a source's pixels.
+Read = Callable[[Any, Stacks], Sample]
 
 
 @dataclass(frozen=True)
 class Job:
     """A block, its sources in the block's order, and where and how to write it.
 
-    `read` turns a source into a Sample; it must be a module-level function, so that worker
+    `read` turns a source into a sample; it must be a module-level function, so that worker
     processes find it by name. A source's `position` orders the sources as their archive does.
     """
 
-    root: Path
+    store: Store
     name: str
     block: Block
     sources: tuple[Any, ...]
-    read: Callable[[Any], Sample]
+    read: Read
     layout: ShardLayout
     samples_per_shard: int
     formats: frozenset[str]
@@ -69,64 +74,79 @@ def convert(job: Job, on_sample: Callable[[], None] = lambda: None) -> int:
         OSError: the disk is full or not writable.
     """
     stacks = _stacks(job.layout, len(job.sources))
-    samples, bad = _read(job, stacks, on_sample)
+    counter = Counter(stacks)
+    samples, bad = _read(job, stacks, counter, on_sample)
     if bad:
-        write_bad(job.root, bad)
+        write_bad(job.store, bad)
         return len(bad)
-    sums = {name: statistics.measure(stack) for name, stack in stacks.items()}
     shard, offsets = _write_shard(job, samples, stacks)
-    zarr = _write_zarr(job, stacks)
-    rings = footprints([sample.grid for sample in samples])
+    zarr = _write_zarr(job, stacks) if "zarr" in job.formats else []
     rows = [
-        {"key": sample.key, "offset": offset, "footprint": ring.tolist(), "facts": sample.facts}
-        for sample, offset, ring in zip(samples, offsets, rings, strict=True)
+        {"key": sample.key, "offset": offset, "facts": sample.facts}
+        for sample, offset in zip(samples, offsets, strict=True)
     ]
-    partials = write_file(job.root, statistics_path(job.block), statistics.encode(sums))
+    sums = statistics.encode(counter.partials())
+    partials = write_file(job.store, statistics_path(job.block), sums)
     record = BlockRecord(
         job.block.split, job.block.index, shard, tuple(zarr), partials, tuple(rows)
     )
-    write_record(job.root, job.block, record)
+    write_record(job.store, job.block, record)
     return 0
 
 
 def _read(
-    job: Job, stacks: Mapping[str, npt.NDArray[Any]], on_sample: Callable[[], None]
+    job: Job, stacks: Stacks, counter: Counter, on_sample: Callable[[], None]
 ) -> tuple[list[Sample], dict[str, str]]:
-    """Every sample, its pixels moved into its row of the stacks; bad names -> reasons.
+    """Every sample, its pixels in its row of the stacks and counted; bad names -> reasons.
 
     Reads go in the archive's order, so a disk or a network store sees one sweep a block.
     """
     samples: list[Any] = [None] * len(job.sources)
     bad: dict[str, str] = {}
+    # Counted while they lie in the cache: a whole block would have to come back from memory.
+    fresh: list[int] = []
+    together = samples_together(job.layout.arrays)
     for row in sorted(range(len(samples)), key=lambda row: job.sources[row].position):
         try:
-            sample = job.read(job.sources[row])
+            samples[row] = job.read(job.sources[row], {n: s[row] for n, s in stacks.items()})
         except ValueError as error:
             if not job.quarantine:
                 raise
             bad[job.block.names[row]] = str(error)
         else:
-            for name, pixels in sample.arrays.items():
-                stacks[name][row] = pixels
-            samples[row] = replace(sample, arrays={})
+            fresh.append(row)
+        if len(fresh) == together:
+            counter.add(fresh)
+            fresh.clear()
         on_sample()
+    counter.add(fresh)
     return samples, bad
 
 
-@lru_cache(maxsize=1)
+_room = threading.local()
+
+
 def _stacks(layout: ShardLayout, count: int) -> dict[str, npt.NDArray[Any]]:
-    """Room for `count` samples, kept from block to block: fresh pages cost more than reading."""
-    return {spec.name: np.empty((count, *spec.shape), spec.dtype) for spec in layout.arrays}
+    """Room for `count` samples, kept from block to block: fresh pages cost more than reading.
+
+    A cluster's worker may run several blocks at once, each on a thread of its own.
+    """
+    if getattr(_room, "layout", None) != layout or len(next(iter(_room.stacks.values()))) < count:
+        _room.layout, _room.stacks = layout, {}
+        _room.stacks = {
+            spec.name: np.empty((count, *spec.shape), spec.dtype) for spec in layout.arrays
+        }
+    return {name: stack[:count] for name, stack in _room.stacks.items()}
 
 
 def _write_shard(
-    job: Job, samples: Sequence[Sample], stacks: Mapping[str, npt.NDArray[Any]]
+    job: Job, samples: Sequence[Sample], stacks: Stacks
 ) -> tuple[ShardRecord | None, list[int | None]]:
     """The tar shard's record, and the offset of each sample in it."""
     if "shards" not in job.formats:
         return None, [None] * len(samples)
     offsets: list[int | None] = []
-    with AtomicFile(job.root, job.shard_path) as file:
+    with job.store.create(job.shard_path) as file:
         for row, sample in enumerate(samples):
             offsets.append(file.size)
             pixels = {name: stack[row] for name, stack in stacks.items()}
@@ -137,13 +157,16 @@ def _write_shard(
     return record, offsets
 
 
-def _write_zarr(job: Job, stacks: dict[str, npt.NDArray[Any]]) -> list[FileRecord]:
-    return [
-        write_file(
-            job.root,
-            shard_path(job.block.split, spec, job.block.index),
-            encode_shard(spec, stacks[spec.name], job.samples_per_shard),
-        )
-        for spec in job.layout.arrays
-        if "zarr" in job.formats
-    ]
+def _write_zarr(job: Job, stacks: Stacks) -> list[FileRecord]:
+    # zarr takes half a second to import, which a run for shards alone can do without.
+    from .zarr_store import shard_parts, shard_path
+
+    records = []
+    for spec in job.layout.arrays:
+        path = shard_path(job.block.split, spec, job.block.index)
+        with job.store.create(path) as file:
+            for part in shard_parts(spec, stacks[spec.name], job.samples_per_shard):
+                file.write(part)
+        assert file.record is not None
+        records.append(file.record)
+    return records

@@ -4,15 +4,10 @@ The only place that knows the order of things: plan, blocks, indexes, tables, za
 card, and `dataset.json` last. Every step can be killed and run again.
 """
 
-import fcntl
 import io
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +18,6 @@ from fusmae.manifest import (
     Manifest,
     SplitRecord,
     all_files,
-    read_manifest,
     to_json,
 )
 from fusmae.sample import ShardLayout
@@ -31,25 +25,25 @@ from fusmae.sensors import ArraySpec
 
 from . import statistics
 from .card import card_text
-from .convert import Job, Sample
+from .convert import Job, Read
 from .coordinates import auxiliary_names, sample_coordinates
 from .energon import energon_files
-from .engine import run_blocks
+from .engine import Executor
 from .facts import Fact
+from .geotiff import Grid, footprints
 from .histograms import encode_histograms
 from .plan import Block, names_digest, plan_blocks
 from .record import BlockRecord, forget_bad, read_bad, read_record, write_bad
 from .samples_table import encode_table
-from .storage import SCRATCH, write_file
-from .zarr_store import band_coordinates, encode_group, store_path
+from .storage import SCRATCH, UNNAMED, Store, manifest_of, write_file
 
 
 @dataclass(frozen=True)
 class Request:
     """What to make of an archive.
 
-    Everything but `sources`, `read` and `archives` changes the bytes; `archives` are the paths
-    that messages about sources begin with.
+    Everything but `sources` and `read` changes the bytes. A source knows its `position` in the
+    archive, and makes a message about it `bare` of where the archive lies on this machine.
     """
 
     name: str
@@ -61,8 +55,7 @@ class Request:
     split_of: dict[str, str]
     splits: tuple[str, ...]
     sources: dict[str, Any]
-    read: Callable[[Any], Sample]
-    archives: tuple[Path, ...]
+    read: Read
     formats: frozenset[str]
     samples_per_shard: int
     seed: int
@@ -81,36 +74,36 @@ class Tolerance:
 
 
 def build(
-    root: Path,
+    store: Store,
     request: Request,
-    workers: int,
+    executor: Executor,
     progress: Callable[[int, int], None],
     tolerance: Tolerance,
 ) -> Manifest:
-    """Make the dataset in `root`, or complete it, or find it complete; its manifest.
+    """Make the dataset in `store`, or complete it, or find it complete; its manifest.
 
     `progress(done, total)` is called with numbers of samples.
 
     Raises:
-        ValueError: a sample is bad, or too many are; the folder holds something else or a
+        ValueError: a sample is bad, or too many are; the place holds something else or a
             dataset made with other options; another run is at work on it.
         OSError: a file cannot be written.
     """
     plan = _plan_table(request)
-    if (root / MANIFEST_NAME).exists():
-        manifest = read_manifest(root)
-        _refuse_other_plan(root, manifest.options["plan"], plan)
-        _refuse_damage(root, manifest)
-        shutil.rmtree(root / SCRATCH, ignore_errors=True)
+    if store.exists(MANIFEST_NAME):
+        manifest = manifest_of(store)
+        _refuse_other_plan(store, manifest.options["plan"], plan)
+        _refuse_damage(store, manifest)
+        store.remove_folder(SCRATCH)
         return manifest
-    if root.exists() and not (root / SCRATCH).is_dir() and any(root.iterdir()):
-        raise ValueError(f"--out {root} is not empty and is not a dataset: give a new folder")
-    with _locked(root):
-        _write_or_check_plan(root, plan)
-        shutil.rmtree(root / SCRATCH / "tmp", ignore_errors=True)
-        records, bad = _run(root, request, workers, progress, tolerance)
-        manifest = _finish(root, request, records, bad, plan)
-        shutil.rmtree(root / SCRATCH)
+    if store.holds_other_files():
+        raise ValueError(f"--out {store} is not empty and is not a dataset: give a new folder")
+    with store.locked():
+        _write_or_check_plan(store, plan)
+        store.remove_folder(UNNAMED)
+        records, bad = _run(store, request, executor, progress, tolerance)
+        manifest = _finish(store, request, records, bad, plan)
+        store.remove_folder(SCRATCH)
     return manifest
 
 
@@ -127,54 +120,39 @@ def _plan_table(request: Request) -> dict[str, Any]:
     }
 
 
-def _refuse_other_plan(root: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def _refuse_other_plan(store: Store, old: dict[str, Any], new: dict[str, Any]) -> None:
     differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if differing:
         changes = ", ".join(f"{k}: {old.get(k)!r} then, {new.get(k)!r} now" for k in differing)
         raise ValueError(
-            f"--out {root} was begun with other options ({changes}): "
+            f"--out {store} was begun with other options ({changes}): "
             "use the same options to go on, or a new folder"
         )
 
 
-def _refuse_damage(root: Path, manifest: Manifest) -> None:
+def _refuse_damage(store: Store, manifest: Manifest) -> None:
     """A finished dataset is not mended in place: what damaged it may have done more."""
+    sizes = store.sizes()
     for file in all_files(manifest):
-        path = root / file.path
-        if not path.is_file() or path.stat().st_size != file.bytes:
+        if sizes.get(file.path) != file.bytes:
             raise ValueError(
-                f"{path} is missing or not {file.bytes:,} bytes long: see fusmae-ingest verify, "
-                "then copy it back, or remove the dataset and make it again"
+                f"{store}/{file.path} is missing or not {file.bytes:,} bytes long: see "
+                "fusmae-ingest verify, then copy it back, or remove the dataset and make it again"
             )
 
 
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Hold the dataset's lock; the operating system lets go of it even after SIGKILL."""
-    path = root / SCRATCH / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another run is writing {root}: wait for it, or stop it") from None
-        if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
-            raise ValueError(f"another run has just finished {root}: run again to see it")
-        yield
-
-
-def _write_or_check_plan(root: Path, plan: dict[str, Any]) -> None:
-    path = root / SCRATCH / "plan.json"
-    if path.exists():
-        _refuse_other_plan(root, json.loads(path.read_text()), plan)
+def _write_or_check_plan(store: Store, plan: dict[str, Any]) -> None:
+    path = f"{SCRATCH}/plan.json"
+    if store.exists(path):
+        _refuse_other_plan(store, json.loads(store.read(path)), plan)
     else:
-        write_file(root, f"{SCRATCH}/plan.json", json.dumps(plan).encode())
+        write_file(store, path, json.dumps(plan).encode())
 
 
 def _run(
-    root: Path,
+    store: Store,
     request: Request,
-    workers: int,
+    executor: Executor,
     progress: Callable[[int, int], None],
     tolerance: Tolerance,
 ) -> tuple[list[BlockRecord], dict[str, str]]:
@@ -183,42 +161,44 @@ def _run(
     A block with bad samples says which, and is planned again without them; so are the
     blocks that lend samples to it. That ends, since bad samples only become more.
     """
-    bad = _still_bad(root, request) if tolerance.quarantine else {}
+    bad = _still_bad(store, request) if tolerance.quarantine else {}
     while True:
         blocks = plan_blocks(
             request.split_of, request.splits, request.samples_per_shard, request.seed, bad.keys()
         )
-        records = [read_record(root, block) for block in blocks]
+        sizes = store.sizes()
+        records = [read_record(store, block, sizes) for block in blocks]
         todo = [block for block, record in zip(blocks, records, strict=True) if record is None]
         if not todo:
             if not records:
                 raise ValueError(f"every sample is bad; the first: {min(bad.items())}")
             return [record for record in records if record], bad
         num_bad = len(bad)
-        for found in _convert(root, request, todo, workers, progress, tolerance):
+        for found in _convert(store, request, todo, executor, progress, tolerance):
             num_bad += found
-            _refuse_too_many(root, num_bad, len(request.split_of), tolerance)
-        bad |= read_bad(root)
+            _refuse_too_many(store, num_bad, len(request.split_of), tolerance)
+        bad |= read_bad(store)
 
 
-def _still_bad(root: Path, request: Request) -> dict[str, str]:
+def _still_bad(store: Store, request: Request) -> dict[str, str]:
     """What an earlier run found bad and is bad still: files may have been mended since."""
-    noted = read_bad(root)
-    forget_bad(root)
+    noted = read_bad(store)
+    forget_bad(store)
     bad: dict[str, str] = {}
+    rows = {spec.name: np.empty(spec.shape, spec.dtype) for spec in request.arrays}
     for name in noted:
         try:
-            request.read(request.sources[name])
+            request.read(request.sources[name], rows)
         except ValueError as error:
             bad[name] = str(error)
     if bad:
-        write_bad(root, bad)
+        write_bad(store, bad)
     return bad
 
 
-def _refuse_too_many(root: Path, num_bad: int, total: int, tolerance: Tolerance) -> None:
+def _refuse_too_many(store: Store, num_bad: int, total: int, tolerance: Tolerance) -> None:
     if num_bad > tolerance.max_bad * total:
-        name, reason = min(read_bad(root).items())
+        name, reason = min(read_bad(store).items())
         raise ValueError(
             f"{num_bad:,} of {total:,} samples are bad, more than --max-bad "
             f"{tolerance.max_bad:g} allows; the first: {name}: {reason}"
@@ -226,10 +206,10 @@ def _refuse_too_many(root: Path, num_bad: int, total: int, tolerance: Tolerance)
 
 
 def _convert(
-    root: Path,
+    store: Store,
     request: Request,
     todo: Sequence[Block],
-    workers: int,
+    executor: Executor,
     progress: Callable[[int, int], None],
     tolerance: Tolerance,
 ) -> Iterator[int]:
@@ -245,7 +225,7 @@ def _convert(
 
     jobs = [
         Job(
-            root,
+            store,
             request.name,
             block,
             tuple(request.sources[name] for name in block.names),
@@ -257,20 +237,21 @@ def _convert(
         )
         for block in todo
     ]
-    yield from run_blocks(jobs, workers, on_sample)
+    yield from executor(jobs, on_sample)
 
 
 def _finish(
-    root: Path,
+    store: Store,
     request: Request,
     records: list[BlockRecord],
     bad: dict[str, str],
     plan: dict[str, Any],
 ) -> Manifest:
     """Write everything that is not a block, `dataset.json` last."""
-    _sweep(root, request, records)
+    _sweep(store, request, records)
+    records = _with_footprints(request, records)
     splits = {
-        split: _finish_split(root, request, split, [r for r in records if r.split == split])
+        split: _finish_split(store, request, split, [r for r in records if r.split == split])
         for split in request.splits
     }
     # Normalisation must not look at test images: statistics are the first split's.
@@ -278,7 +259,7 @@ def _finish(
     sums = {
         split: statistics.merge(
             [
-                statistics.decode((root / record.statistics.path).read_bytes(), request.arrays)
+                statistics.decode(store.read(record.statistics.path), request.arrays)
                 for record in records
                 if record.split == split
             ]
@@ -287,7 +268,7 @@ def _finish(
         if splits[split].num_samples
     }
     table = write_file(
-        root, "samples.parquet", encode_table(records, list(request.label_sets), request.facts)
+        store, "samples.parquet", encode_table(records, list(request.label_sets), request.facts)
     )
     manifest = Manifest(
         name=request.name,
@@ -303,12 +284,12 @@ def _finish(
         options={"plan": plan},
         files=(table,),
     )
-    histograms = write_file(root, "histograms.parquet", encode_histograms(sums, request.arrays))
-    left_out = [write_file(root, "quarantine.jsonl", _quarantine(request, bad))] if bad else []
-    energon = [write_file(root, p, data) for p, data in energon_files(manifest, records).items()]
-    card = write_file(root, "README.md", card_text(manifest).encode())
+    histograms = write_file(store, "histograms.parquet", encode_histograms(sums, request.arrays))
+    left_out = [write_file(store, "quarantine.jsonl", _quarantine(request, bad))] if bad else []
+    energon = [write_file(store, p, data) for p, data in energon_files(manifest, records).items()]
+    card = write_file(store, "README.md", card_text(manifest).encode())
     manifest = replace(manifest, files=(table, histograms, *left_out, *energon, card))
-    write_file(root, MANIFEST_NAME, to_json(manifest).encode())
+    write_file(store, MANIFEST_NAME, to_json(manifest).encode())
     return manifest
 
 
@@ -317,37 +298,51 @@ def _quarantine(request: Request, bad: dict[str, str]) -> bytes:
     lines = []
     for split in request.splits:
         for name in sorted(name for name in bad if request.split_of[name] == split):
-            reason = bad[name]
-            for archive in request.archives:
-                # Where the archive lies on this machine is no fact about the dataset.
-                reason = reason.replace(f"{archive}/", "")
+            # Where the archive lies on this machine is no fact about the dataset.
+            reason = request.sources[name].bare(bad[name])
             entry = {"key": name, "split": split, "reason": reason}
             lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
     return "".join(lines).encode()
 
 
-def _sweep(root: Path, request: Request, records: Sequence[BlockRecord]) -> None:
+def _sweep(store: Store, request: Request, records: Sequence[BlockRecord]) -> None:
     """Remove blocks that were written before their names turned out to be needed elsewhere."""
-    kept = {root / file.path for record in records for file in record.files}
-    for split in request.splits:
-        shards = (root / "shards" / split).glob(f"{request.name}-{split}-*.tar*")
-        pixels = (root / store_path(split)).glob("*/c/*/0/0/0")
-        for path in [*shards, *pixels]:
+    kept = {file.path for record in records for file in record.files}
+    for folder in ("shards", "zarr"):
+        for path in store.sizes(folder):
             if path not in kept:
-                path.unlink()
+                store.remove(path)
+
+
+def _with_footprints(request: Request, records: Sequence[BlockRecord]) -> list[BlockRecord]:
+    """The records, each row with its `footprint`: a ring of longitude and latitude."""
+    size = request.arrays[0].size_px
+    facts = [row["facts"] for record in records for row in record.rows]
+    grids = [
+        Grid(int(told["crs"].removeprefix("EPSG:")), tuple(told["transform"]), size, size)
+        for told in facts
+    ]
+    rings = iter(footprints(grids).tolist())
+    return [
+        replace(record, rows=tuple({**row, "footprint": next(rings)} for row in record.rows))
+        for record in records
+    ]
 
 
 def _finish_split(
-    root: Path, request: Request, split: str, records: list[BlockRecord]
+    store: Store, request: Request, split: str, records: list[BlockRecord]
 ) -> SplitRecord:
     rows = [row for record in records for row in record.rows]
     index: FileRecord | None = None
     if "shards" in request.formats and rows:
         buffer = io.BytesIO()
         np.save(buffer, np.array([row["offset"] for row in rows], np.int64))
-        index = write_file(root, f"index/{split}.npy", buffer.getvalue())
+        index = write_file(store, f"index/{split}.npy", buffer.getvalue())
     zarr = [file for record in records for file in record.zarr]
     if "zarr" in request.formats and rows:
+        # zarr takes half a second to import, which a run for shards alone can do without.
+        from .zarr_store import band_coordinates, encode_group, store_path
+
         bands = band_coordinates(request.arrays)
         auxiliary = sorted(
             {*auxiliary_names(request.facts), *(n for n in bands if n.endswith("_wavelength"))}
@@ -362,7 +357,7 @@ def _finish_split(
                 "coordinates": " ".join(auxiliary),
             },
         )
-        zarr += [write_file(root, f"{store_path(split)}/{k}", v) for k, v in objects.items()]
+        zarr += [write_file(store, f"{store_path(split)}/{k}", v) for k, v in objects.items()]
     return SplitRecord(
         len(rows),
         tuple(record.shard for record in records if record.shard),

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,17 +10,20 @@ import click
 from fusmae.manifest import MANIFEST_NAME
 
 from .dataset import Request, Tolerance, build
+from .engine import executor
 from .progress import SampleProgress
+from .storage import open_store
 
 
 @dataclass(frozen=True)
 class DatasetOptions:
     """The shared options as given; `quarantine` and `max_bad` as in `dataset.Tolerance`."""
 
-    out: Path
+    out: str
     formats: tuple[str, ...]
     samples_per_shard: int
     workers: int
+    scheduler: str | None
     seed: int
     limit: int | None
     on_error: str
@@ -29,7 +31,9 @@ class DatasetOptions:
 
 
 _OPTIONS = (
-    click.option("--out", type=click.Path(path_type=Path), required=True, help="Dataset to make."),
+    click.option(
+        "--out", required=True, help="Dataset to make: a folder, or a URL such as s3://bucket/ben."
+    ),
     click.option(
         "--format",
         "formats",
@@ -40,7 +44,17 @@ _OPTIONS = (
         help="What to write; may be given twice.",
     ),
     click.option("--samples-per-shard", type=click.IntRange(1), default=1024, show_default=True),
-    click.option("--workers", type=click.IntRange(1), default=1, show_default=True),
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Processes on this machine.",
+    ),
+    click.option(
+        "--scheduler",
+        help="A Dask scheduler, tcp://host:8786: its workers convert instead of processes here.",
+    ),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
     click.option("--limit", type=click.IntRange(1), help="A uniform draw of so many samples only."),
     click.option(
@@ -80,9 +94,11 @@ def make_dataset(request: Request, options: DatasetOptions, num_left_out: int) -
         ValueError, OSError: as `dataset.build`.
     """
     tolerance = Tolerance(options.on_error == "quarantine", options.max_bad)
-    state = "already complete" if (options.out / MANIFEST_NAME).exists() else "written"
+    store = open_store(options.out)
+    state = "already complete" if store.exists(MANIFEST_NAME) else "written"
+    run = executor(options.workers, options.scheduler)
     with SampleProgress("Converting") as progress:
-        manifest = build(options.out, request, options.workers, progress.update, tolerance)
+        manifest = build(store, request, run, progress.update, tolerance)
     num_samples = sum(split.num_samples for split in manifest.splits.values())
     num_bad = len(request.split_of) - num_samples
     click.echo(
@@ -90,5 +106,5 @@ def make_dataset(request: Request, options: DatasetOptions, num_left_out: int) -
         f"{num_bad:,} bad ones"
     )
     if num_bad:
-        click.echo(f"What is bad about them: {options.out / 'quarantine.jsonl'}")
+        click.echo(f"What is bad about them: {options.out}/quarantine.jsonl")
     click.echo(f"Check it with: fusmae-ingest verify {options.out}")

@@ -1,5 +1,6 @@
-"""Runs the blocks: one after another in this process, or on a pool of spawned processes."""
+"""Runs the blocks: one after another here, on a pool of spawned processes, or on a cluster."""
 
+import functools
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -7,6 +8,9 @@ from multiprocessing.queues import SimpleQueue
 
 from .convert import Job, convert
 from .pool import run_tasks
+
+# Takes jobs and `on_sample`; yields the number of bad samples of each block: see `run_blocks`.
+Executor = Callable[[Sequence[Job], Callable[[int], None]], Iterator[int]]
 
 Counts = SimpleQueue[int | None]
 
@@ -17,8 +21,17 @@ _REPORT_EVERY = 32
 _counts: Counts | None = None
 
 
+def executor(workers: int, scheduler: str | None) -> Executor:
+    """What runs blocks: the Dask cluster of this scheduler, or `workers` processes here."""
+    if scheduler is None:
+        return functools.partial(run_blocks, workers)
+    from .cluster import run_on_cluster
+
+    return functools.partial(run_on_cluster, scheduler)
+
+
 def run_blocks(
-    jobs: Sequence[Job], workers: int, on_sample: Callable[[int], None]
+    workers: int, jobs: Sequence[Job], on_sample: Callable[[int], None]
 ) -> Iterator[int]:
     """Convert every job's block; `on_sample(n)` is called as samples are done.
 

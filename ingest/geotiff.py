@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import geotiff_fast
-from .geotiff_fast import Transform
+from .geotiff_fast import Buffer, Transform
 
 # No directory listing at every open, no sidecar files: the archives have none.
 _GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
@@ -58,18 +58,6 @@ def read_raster(path: Path) -> tuple[npt.NDArray[Any], Grid]:
     return decode_raster(_file_bytes(path), str(path))
 
 
-def read_band(
-    path: Path, size_px: int, gsd_m: int, dtype: np.dtype[Any]
-) -> tuple[npt.NDArray[Any], Grid]:
-    """The one band of a raster file, shape (size_px, size_px), of exactly this dtype and GSD.
-
-    Raises:
-        OSError: the file is there but cannot be read.
-        ValueError: the file is missing, or as `decode_band`.
-    """
-    return decode_band(_file_bytes(path), str(path), size_px, gsd_m, dtype)
-
-
 def _file_bytes(path: Path) -> bytes:
     try:
         with path.open("rb", buffering=0) as file:
@@ -80,11 +68,11 @@ def _file_bytes(path: Path) -> bytes:
         ) from None
 
 
-def decode_raster(data: bytes, where: str) -> tuple[npt.NDArray[Any], Grid]:
+def decode_raster(data: Buffer, where: str) -> tuple[npt.NDArray[Any], Grid]:
     """Every band of a GeoTIFF, shape (bands, height, width), native dtype, and its grid.
 
     Args:
-        data: the whole file. The pixels may be a read-only view of it.
+        data: the whole file. The pixels may be a view of it.
         where: what errors call the file: its path, or its archive and member.
 
     Raises:
@@ -92,30 +80,35 @@ def decode_raster(data: bytes, where: str) -> tuple[npt.NDArray[Any], Grid]:
             rotated or not north-up.
     """
     decoded = geotiff_fast.decode(data)
-    pixels, epsg, transform = _decode_by_gdal(data, where) if decoded is None else decoded
-    a, b, _, d, e, _ = transform
-    if b or d or a <= 0 or e != -a:
+    pixels, epsg, transform = _decode_by_gdal(bytes(data), where) if decoded is None else decoded
+    grid = _grid(epsg, transform, *pixels.shape[1:])
+    if grid is None:
         raise ValueError(f"{where}: expected a north-up grid of square pixels, got {transform}")
-    _, height, width = pixels.shape
-    return pixels, Grid(epsg, transform, width, height)
+    return pixels, grid
 
 
-def decode_band(
-    data: bytes, where: str, size_px: int, gsd_m: int, dtype: np.dtype[Any]
-) -> tuple[npt.NDArray[Any], Grid]:
-    """The one band of a GeoTIFF, shape (size_px, size_px), of exactly this dtype and GSD.
+# The bands of one size of one patch share theirs, and the very object.
+@lru_cache(maxsize=64)
+def _grid(epsg: int, transform: Transform, height: int, width: int) -> Grid | None:
+    a, b, _, d, e, _ = transform
+    return None if b or d or a <= 0 or e != -a else Grid(epsg, transform, width, height)
+
+
+def decode_band(data: Buffer, where: str, gsd_m: int, row: npt.NDArray[Any]) -> Grid:
+    """Put the one band of a GeoTIFF into `row`, shape (size_px, size_px); its grid.
 
     Raises:
         ValueError: as `decode_raster`, or another shape, dtype or GSD than expected.
     """
     pixels, grid = decode_raster(data, where)
-    expected = (1, size_px, size_px)
-    if pixels.shape != expected or pixels.dtype != dtype or grid.gsd_m != gsd_m:
+    if pixels.shape[0] != 1 or pixels.shape[1:] != row.shape or pixels.dtype != row.dtype:
         raise ValueError(
-            f"{where} holds {pixels.dtype}{pixels.shape} at {grid.gsd_m:g} m, "
-            f"expected {dtype}{expected} at {gsd_m} m"
+            f"{where} holds {pixels.dtype}{pixels.shape}, expected {row.dtype}{(1, *row.shape)}"
         )
-    return pixels[0], grid
+    if grid.transform[0] != gsd_m:
+        raise ValueError(f"{where} has pixels of {grid.gsd_m:g} m, expected {gsd_m} m")
+    row[...] = pixels[0]
+    return grid
 
 
 def _decode_by_gdal(data: bytes, where: str) -> tuple[npt.NDArray[Any], int, Transform]:

@@ -20,6 +20,8 @@ import numpy.typing as npt
 # (a, b, c, d, e, f): x = a * column + b * row + c, y = d * column + e * row + f.
 Transform = tuple[float, float, float, float, float, float]
 
+Buffer = bytes | memoryview
+
 _ASCII, _SHORT, _LONG, _DOUBLE, _LONG8 = 2, 3, 4, 12, 16
 _CODE = {_ASCII: "s", _SHORT: "H", _LONG: "I", _DOUBLE: "d", _LONG8: "Q"}
 _BYTES = {_ASCII: 1, _SHORT: 2, _LONG: 4, _DOUBLE: 8, _LONG8: 8}
@@ -119,16 +121,16 @@ class _Header:
     transform: Transform
 
 
-def decode(data: bytes) -> tuple[npt.NDArray[Any], int, Transform] | None:
+def decode(data: Buffer) -> tuple[npt.NDArray[Any], int, Transform] | None:
     """The pixels of a GeoTIFF's bytes, its EPSG code and transform; None: ask rasterio.
 
     Pixels have shape (bands, height, width), native dtype, C order; where they lie so in the
-    file they are a read-only view of `data`.
+    file they are a view of `data`.
     """
     directory = _locate(data)
     if directory is None or directory.end > min(len(data), _MAX_HEAD):
         return None
-    header = _parse(data[: directory.end])
+    header = _parse(bytes(data[: directory.end]))
     if header is None or header.end > len(data):
         return None
     bands, height, width = header.shape
@@ -141,9 +143,9 @@ def decode(data: bytes) -> tuple[npt.NDArray[Any], int, Transform] | None:
     return np.ascontiguousarray(pixels, native), header.epsg, header.transform
 
 
-def _locate(data: bytes) -> _Directory | None:
+def _locate(data: Buffer) -> _Directory | None:
     """The directory, if it follows the 8 (BigTIFF: 16) bytes of the file's header at once."""
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
     if order is None or len(data) < 24:
         return None
     if struct.unpack_from(order + "HI", data, 2) == (42, 8):
@@ -156,7 +158,7 @@ def _locate(data: bytes) -> _Directory | None:
         return None
     if entries > len(_ALLOWED):
         return None
-    return _directory(data[start : start + size], order, big)
+    return _directory(bytes(data[start : start + size]), order, big)
 
 
 # An archive has one directory per band size and sensor.

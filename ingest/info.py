@@ -1,20 +1,20 @@
 """`fusmae-ingest info`: what a dataset holds, from its manifest alone."""
 
-from pathlib import Path
-
 import click
 from rich.console import Console
 from rich.table import Table
 
-from fusmae.manifest import Manifest, read_manifest
+from fusmae.manifest import Manifest
 from fusmae.sample import array_bytes
+
+from .storage import manifest_of, open_store
 
 
 @click.command(epilog="\b\nExample:\n  fusmae-ingest info ben\n")
-@click.argument("dataset", type=click.Path(path_type=Path))
-def info(dataset: Path) -> None:
+@click.argument("dataset")
+def info(dataset: str) -> None:
     """Print what a dataset holds: source, splits, bands and their statistics."""
-    manifest = read_manifest(dataset)
+    manifest = manifest_of(open_store(dataset))
     console = Console()
     console.print(f"[bold]{manifest.name}[/bold], format {manifest.format_version}")
     console.print(f"{manifest.source['title']}; licence {manifest.source['licence']}")

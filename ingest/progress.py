@@ -1,9 +1,13 @@
 """The progress bar of long work, on standard error."""
 
+import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+# Between two updates of the bar.
+_PAUSE_S = 0.1
 
 
 class SampleProgress:
@@ -20,12 +24,17 @@ class SampleProgress:
         )
         self._task = self._bar.add_task(title, total=None, rate="")
         self._first: int | None = None
+        self._next = 0.0
 
     def __enter__(self) -> "SampleProgress":
         self._bar.start()
         return self
 
     def update(self, done: int, total: int) -> None:
+        # Told after every sample, shown at the bar's own pace.
+        if done < total and time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _PAUSE_S
         # What an earlier run did does not count towards this run's speed.
         self._first = done if self._first is None else self._first
         elapsed = self._bar.tasks[self._task].elapsed or 0.0

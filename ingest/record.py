@@ -6,15 +6,14 @@ there; the finishing step makes indexes, tables and the manifest from records al
 
 import hashlib
 import json
-import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from fusmae.manifest import FileRecord, ShardRecord
 
 from .plan import Block
-from .storage import SCRATCH, write_file
+from .storage import SCRATCH, Store, write_file
 
 _BAD = f"{SCRATCH}/bad"
 
@@ -50,25 +49,24 @@ def statistics_path(block: Block) -> str:
     return f"{SCRATCH}/statistics/{block.label}.npz"
 
 
-def write_record(root: Path, block: Block, record: BlockRecord) -> None:
+def write_record(store: Store, block: Block, record: BlockRecord) -> None:
     table = {
         "shard": asdict(record.shard) if record.shard else None,
         "zarr": [asdict(file) for file in record.zarr],
         "statistics": asdict(record.statistics),
         "rows": record.rows,
     }
-    write_file(root, _path(block), json.dumps(table).encode())
+    write_file(store, _path(block), json.dumps(table).encode())
 
 
-def read_record(root: Path, block: Block) -> BlockRecord | None:
+def read_record(store: Store, block: Block, sizes: Mapping[str, int]) -> BlockRecord | None:
     """The record of a block that is done with just these samples, or None.
 
-    None too where a file of the block is missing or has another size.
+    None too where a file of the block is missing or has another size; `sizes` are the store's.
     """
-    path = root / _path(block)
-    if not path.exists():
+    if _path(block) not in sizes:
         return None
-    table = json.loads(path.read_bytes())
+    table = json.loads(store.read(_path(block)))
     if tuple(row["key"] for row in table["rows"]) != block.names:
         return None
     record = BlockRecord(
@@ -79,27 +77,24 @@ def read_record(root: Path, block: Block) -> BlockRecord | None:
         FileRecord(**table["statistics"]),
         tuple(table["rows"]),
     )
-    whole = all(
-        (root / file.path).is_file() and (root / file.path).stat().st_size == file.bytes
-        for file in record.files
-    )
+    whole = all(sizes.get(file.path) == file.bytes for file in record.files)
     return record if whole else None
 
 
-def write_bad(root: Path, bad: dict[str, str]) -> None:
+def write_bad(store: Store, bad: dict[str, str]) -> None:
     """Note bad samples: name -> reason. Notes add up; the same names replace their note."""
     names = hashlib.sha256("\n".join(sorted(bad)).encode()).hexdigest()[:16]
-    write_file(root, f"{_BAD}/{names}.json", json.dumps(bad).encode())
+    write_file(store, f"{_BAD}/{names}.json", json.dumps(bad).encode())
 
 
-def read_bad(root: Path) -> dict[str, str]:
+def read_bad(store: Store) -> dict[str, str]:
     """Every bad sample noted so far: name -> reason."""
     bad: dict[str, str] = {}
-    for path in sorted((root / _BAD).glob("*.json")):
-        bad |= json.loads(path.read_bytes())
+    for path in store.sizes(_BAD):
+        bad |= json.loads(store.read(path))
     return bad
 
 
-def forget_bad(root: Path) -> None:
+def forget_bad(store: Store) -> None:
     """Drop the notes of bad samples: they are read again, since files may have been mended."""
-    shutil.rmtree(root / _BAD, ignore_errors=True)
+    store.remove_folder(_BAD)

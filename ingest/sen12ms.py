@@ -83,7 +83,6 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
         splits=SPLITS,
         sources={triplet.name: triplet for triplet in triplets if triplet.name in chosen},
         read=read_triplet,
-        archives=(root,),
         formats=frozenset(options.formats),
         samples_per_shard=options.samples_per_shard,
         seed=options.seed,

@@ -39,6 +39,10 @@ class Triplet:
         """The sample's key: a file's name without the sensor."""
         return f"{self.season}_{self.scene}_p{self.patch}"
 
+    def bare(self, message: str) -> str:
+        """A message about this triplet without the place where its archive lies."""
+        return message.replace(f"{self.root}/", "")
+
     def path(self, kind: str) -> Path:
         """The file of `s1`, `s2` or `lc`."""
         folder = self.root / self.season / f"{kind}_{self.scene}"

@@ -1,5 +1,6 @@
 """One SEN12MS triplet from its files: arrays, facts and grid, every file checked."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ from .sen12ms_archive import Triplet
 _SAME_GROUND_M = 0.01
 
 
-def read_triplet(triplet: Triplet) -> Sample:
-    """The sample of one triplet.
+def read_triplet(triplet: Triplet, rows: Mapping[str, npt.NDArray[Any]]) -> Sample:
+    """Put the triplet's pixels into `rows`, one for each of its arrays; what is known of it.
 
     Raises:
         ValueError: a file is missing or broken, has another shape, dtype or grid than
-            published, or S1 holds a pixel that is no finite number; the message names the file.
+            published, S1 holds a pixel that is no finite number, or a sensor is nodata all over;
+            the message names the file.
     """
-    arrays: dict[str, npt.NDArray[Any]] = {}
     anchor: tuple[Path, Grid] | None = None
     for spec in (SEN12MS_S1, SEN12MS_S2, *((SEN12MS_LC,) if triplet.lc else ())):
         path = triplet.path(spec.name)
@@ -35,11 +36,14 @@ def read_triplet(triplet: Triplet) -> Sample:
                 f"{path} lies at {grid}, but {anchor[0].name} at {anchor[1]}: "
                 "the files of a triplet must cover the same ground"
             )
-        arrays[spec.name] = pixels
-    if not np.isfinite(arrays["s1"]).all():
-        raise ValueError(f"{triplet.path('s1')} holds pixels that are not finite numbers")
+        if spec is SEN12MS_S1 and not np.isfinite(pixels).all():
+            raise ValueError(f"{path} holds pixels that are not finite numbers")
+        # The first pixel nearly always answers.
+        if not (pixels.flat[0] or pixels.any()):
+            raise ValueError(f"{path}: every pixel of every band is nodata (0)")
+        rows[spec.name][...] = pixels
     assert anchor is not None
-    return Sample(triplet.name, arrays, _facts(triplet, arrays, anchor[1]), anchor[1])
+    return Sample(triplet.name, _facts(triplet, rows, anchor[1]))
 
 
 def _read(path: Path, spec: ArraySpec) -> tuple[npt.NDArray[Any], Grid]:
@@ -58,7 +62,7 @@ def _same_ground(one: Grid, other: Grid) -> bool:
     return one.epsg == other.epsg and bool((apart <= _SAME_GROUND_M).all())
 
 
-def _facts(triplet: Triplet, arrays: dict[str, npt.NDArray[Any]], grid: Grid) -> dict[str, Any]:
+def _facts(triplet: Triplet, rows: Mapping[str, npt.NDArray[Any]], grid: Grid) -> dict[str, Any]:
     """What KEY.json holds: docs/FORMAT.md, "KEY.json"."""
     facts: dict[str, Any] = {
         "crs": f"EPSG:{grid.epsg}",
@@ -68,7 +72,7 @@ def _facts(triplet: Triplet, arrays: dict[str, npt.NDArray[Any]], grid: Grid) ->
         "scene": f"{triplet.season}_{triplet.scene}",
     }
     if triplet.lc:
-        fractions = igbp_fractions(arrays["lc"][0])
+        fractions = igbp_fractions(rows["lc"][0])
         facts["labels"] = {"sen12ms-igbp10": igbp_labels(fractions)}
         facts["label_single"] = igbp_single_label(fractions)
         facts["fractions"] = fractions.tolist()

@@ -28,7 +28,12 @@ PERCENTILES = (1, 2, 5, 25, 50, 75, 95, 98, 99)
 
 # Pixels of a band counted at once: 16 samples of 120 x 120. Fewer pay for the counts' array more
 # often, more no longer fit the cache (docs/LOG.md).
-_CHUNK_PIXELS = 16 * 120 * 120
+_TOGETHER_PIXELS = 16 * 120 * 120
+
+
+def samples_together(arrays: Sequence[ArraySpec]) -> int:
+    """How many samples are best counted at once, while they still lie in the cache."""
+    return max(1, _TOGETHER_PIXELS // max(spec.size_px for spec in arrays) ** 2)
 
 
 def bin_edges(dtype: str, num_bins: int) -> npt.NDArray[np.float64]:
@@ -48,26 +53,78 @@ def _num_bins(dtype: str) -> int:
     return SAR_BINS if kind.kind == "f" else 1 << (8 * kind.itemsize)
 
 
-def measure(pixels: npt.NDArray[Any]) -> Partial:
-    """The partial of a stack of one array, shape (samples, bands, height, width).
+class Counter:
+    """Counts samples in stacks, shape (samples, bands, height, width) each, as they come.
 
-    Floats are summed a sample at a time in numpy's pairwise order, then sample after sample.
+    The order in which they are added changes nothing: floats are summed a sample at a time in
+    numpy's pairwise order, then sample after sample in the order of the stack.
 
     Raises:
-        ValueError: the pixels are neither uint8, uint16 nor float32, or not all finite.
+        ValueError: the pixels are neither uint8, uint16 nor float32.
     """
-    if pixels.dtype.str not in ("|u1", "<u2", "<f4"):
-        raise ValueError(f"statistics of {pixels.dtype} pixels: expected uint8, uint16 or float32")
-    flat = pixels.reshape(*pixels.shape[:2], -1)
-    step = max(1, _CHUNK_PIXELS // flat.shape[2])
-    chunks = [flat[i : i + step] for i in range(0, len(flat), step)]
-    if pixels.dtype.kind == "f":
-        return _measure_db(chunks)
-    histogram = np.zeros((flat.shape[1], _num_bins(pixels.dtype.str)), np.int64)
-    for chunk in chunks:
-        for band, total in enumerate(histogram):
-            _add_counts(total, chunk[:, band])
-    return {"histogram": histogram}
+
+    def __init__(self, stacks: Mapping[str, npt.NDArray[Any]]) -> None:
+        for stack in stacks.values():
+            if stack.dtype.str not in ("|u1", "<u2", "<f4"):
+                raise ValueError(
+                    f"statistics of {stack.dtype} pixels: expected uint8, uint16 or float32"
+                )
+        self._arrays = {name: stack.reshape(*stack.shape[:2], -1) for name, stack in stacks.items()}
+        self._partials = {name: _empty(flat) for name, flat in self._arrays.items()}
+
+    def add(self, rows: Sequence[int]) -> None:
+        """Count these rows of every stack, each row once.
+
+        Raises:
+            ValueError: a pixel is not a finite number.
+        """
+        for name, flat in self._arrays.items() if len(rows) else ():
+            partial = self._partials[name]
+            for band in range(flat.shape[1]):
+                values = flat[rows, band]
+                if flat.dtype.kind == "f":
+                    _add_db(partial, band, rows, values)
+                else:
+                    _add_counts(partial["histogram"][band], values)
+
+    def partials(self) -> Partials:
+        """What was counted; as after every row."""
+        done: Partials = {}
+        for name, partial in self._partials.items():
+            # Python's sum runs in the order of the rows.
+            sums = {
+                key: np.array(sum(values)) if key in ("sum", "square") else values
+                for key, values in partial.items()
+            }
+            done[name] = sums
+        return done
+
+
+def measure(pixels: npt.NDArray[Any]) -> Partial:
+    """The partial of a whole stack of one array, shape (samples, bands, height, width).
+
+    Raises:
+        ValueError: as `Counter`.
+    """
+    counter = Counter({"pixels": pixels})
+    step = max(1, _TOGETHER_PIXELS // (pixels.shape[2] * pixels.shape[3]))
+    for first in range(0, len(pixels), step):
+        counter.add(range(first, min(first + step, len(pixels))))
+    return counter.partials()["pixels"]
+
+
+def _empty(flat: npt.NDArray[Any]) -> Partial:
+    """A partial that has counted nothing; `sum` and `square` have a row a sample."""
+    num_samples, num_bands, _ = flat.shape
+    partial = {"histogram": np.zeros((num_bands, _num_bins(flat.dtype.str)), np.int64)}
+    if flat.dtype.kind != "f":
+        return partial
+    return partial | {
+        "sum": np.zeros((num_samples, num_bands)),
+        "square": np.zeros((num_samples, num_bands)),
+        "min": np.full(num_bands, np.inf),
+        "max": np.full(num_bands, -np.inf),
+    }
 
 
 def _add_counts(total: npt.NDArray[np.int64], bins: npt.NDArray[Any]) -> None:
@@ -76,35 +133,19 @@ def _add_counts(total: npt.NDArray[np.int64], bins: npt.NDArray[Any]) -> None:
     total[: len(counts)] += counts
 
 
-def _measure_db(chunks: Sequence[npt.NDArray[np.float32]]) -> Partial:
-    num_bands = chunks[0].shape[1]
-    histogram = np.zeros((num_bands, SAR_BINS), np.int64)
-    sums: list[npt.NDArray[np.float64]] = []
-    squares: list[npt.NDArray[np.float64]] = []
-    low, high = np.full(num_bands, np.inf), np.full(num_bands, -np.inf)
-    room = np.empty((len(chunks[0]), chunks[0].shape[2]))
-    for chunk in chunks:
-        wide = room[: len(chunk)]
-        moments = np.empty((2, len(chunk), num_bands))
-        for band in range(num_bands):
-            values = chunk[:, band]
-            ends = values.min(), values.max()
-            if not np.isfinite(ends).all():
-                raise ValueError("statistics of float32 pixels: some are not finite")
-            low[band], high[band] = min(low[band], ends[0]), max(high[band], ends[1])
-            _add_counts(histogram[band], _db_bins(values))
-            wide[...] = values
-            moments[0, :, band] = wide.sum(axis=1)
-            moments[1, :, band] = np.multiply(wide, wide, out=wide).sum(axis=1)
-        sums.extend(moments[0])
-        squares.extend(moments[1])
-    return {
-        "histogram": histogram,
-        "sum": np.array(sum(sums)),
-        "square": np.array(sum(squares)),
-        "min": low,
-        "max": high,
-    }
+def _add_db(
+    partial: Partial, band: int, rows: Sequence[int], values: npt.NDArray[np.float32]
+) -> None:
+    """Count one band of these rows, shape (rows, pixels)."""
+    low, high = values.min(), values.max()
+    if not np.isfinite((low, high)).all():
+        raise ValueError("statistics of float32 pixels: some are not finite")
+    partial["min"][band] = min(partial["min"][band], low)
+    partial["max"][band] = max(partial["max"][band], high)
+    _add_counts(partial["histogram"][band], _db_bins(values))
+    wide = values.astype(np.float64)
+    partial["sum"][rows, band] = wide.sum(axis=1)
+    partial["square"][rows, band] = np.multiply(wide, wide, out=wide).sum(axis=1)
 
 
 def _db_bins(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:

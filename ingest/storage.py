@@ -1,49 +1,221 @@
-"""Files that are complete or absent: written under a temporary name, synced, renamed.
+"""Where a dataset lies, and files in it that are complete or absent.
 
-Everything ingest writes goes through here, so a SIGKILL leaves at most temporary files.
+Everything ingest writes goes through a `Store`: a local folder here, an object store in
+`object_store`. A SIGKILL leaves at most temporary files, which the next run sweeps away.
 """
 
+import fcntl
 import hashlib
 import os
-from collections.abc import Sequence
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
-from fusmae.manifest import FileRecord
+from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, from_json
 
 SCRATCH = ".ingest"
+# Local files that have not got their name yet.
+UNNAMED = f"{SCRATCH}/unnamed"
+
+Part = bytes | bytearray | memoryview
 
 
-class AtomicFile:
-    """A file that appears under its name only when the `with` block ends without an error.
+class Store(Protocol):
+    """A dataset's place. Paths are relative to it, with slashes; it travels to workers by pickle.
 
-    `root` is the dataset's folder, `path` relative to it. Temporary files lie in the
-    dataset's scratch folder, on the same file system, and are swept by the next run.
-    `record` holds size and sha256 after the block.
+    `str(store)` is the place as a user writes it.
     """
 
-    def __init__(self, root: Path, path: str) -> None:
-        self._target = root / path
-        self._temporary = root / SCRATCH / "tmp" / f"{os.getpid()}-{path.replace('/', '-')}"
+    def create(self, path: str) -> "NewFile":
+        """A file that appears under its name only when its `with` block ends without an error."""
+
+    def read(self, path: str) -> bytes:
+        """A whole file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Bytes of every file below a folder, by path, sorted; empty if it is absent."""
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+
+    def hash(self, path: str) -> tuple[int, str]:
+        """(size in bytes, sha256 in hex) of a file."""
+
+    def remove(self, path: str) -> None:
+        """Remove one file."""
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove all below a folder; one that is absent is no error."""
+
+    def holds_other_files(self) -> bool:
+        """Whether there is something, and nothing that ingest began."""
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the dataset's lock: one writer a dataset.
+
+        Raises:
+            ValueError: another run holds it.
+        """
+
+    def zarr_location(self, path: str) -> str:
+        """What zarr-python opens to read a store at this path."""
+
+
+class NewFile:
+    """A file being written, hashed as it grows; `record` holds its size and sha256 at the end."""
+
+    def __init__(self, path: str) -> None:
         self._path = path
         self._sha256 = hashlib.sha256()
         self._size = 0
         self.record: FileRecord | None = None
 
-    def __enter__(self) -> "AtomicFile":
-        self._temporary.parent.mkdir(parents=True, exist_ok=True)
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._temporary.open("wb", buffering=0)
-        return self
-
-    def write(self, *parts: bytes | memoryview) -> None:
+    def write(self, *parts: Part) -> None:
         """Append the parts, in their order."""
         self._append(parts)
         for part in parts:
             self._sha256.update(part)
             self._size += len(part)
 
-    def _append(self, parts: Sequence[bytes | memoryview]) -> None:
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._size
+
+    def __enter__(self) -> "NewFile":
+        self._open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close(complete=kind is None)
+        if kind is None:
+            self.record = FileRecord(self._path, self._size, self._sha256.hexdigest())
+
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    def _append(self, parts: Sequence[Part]) -> None:
+        raise NotImplementedError
+
+    def _close(self, complete: bool) -> None:
+        raise NotImplementedError
+
+
+def write_file(store: Store, path: str, data: bytes) -> FileRecord:
+    """Write one whole file, complete or not at all."""
+    with store.create(path) as file:
+        file.write(data)
+    assert file.record is not None
+    return file.record
+
+
+def manifest_of(store: Store) -> Manifest:
+    """The manifest of the dataset in this place.
+
+    Raises:
+        ValueError: there is none, or it is not readable.
+    """
+    try:
+        text = store.read(MANIFEST_NAME).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"cannot read {MANIFEST_NAME} in {store}: {getattr(error, 'strerror', None) or error}; "
+            "is it a finished dataset of fusmae-ingest?"
+        ) from None
+    return from_json(text, f"{store}/{MANIFEST_NAME}")
+
+
+class LocalStore:
+    """A folder. New files lie in its scratch folder until they are renamed into place."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        # Workers of a cluster stand in other folders.
+        self.root = Path(place).absolute()
+
+    def __str__(self) -> str:
+        return self._place
+
+    def create(self, path: str) -> NewFile:
+        return _LocalFile(self.root, path)
+
+    def read(self, path: str) -> bytes:
+        return (self.root / path).read_bytes()
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        found: dict[str, int] = {}
+        for place, _, names in os.walk(self.root / folder):
+            for name in names:
+                path = Path(place, name)
+                # What another process has just renamed or swept away is not there.
+                with suppress(FileNotFoundError):
+                    found[str(path.relative_to(self.root))] = path.stat().st_size
+        return dict(sorted(found.items()))
+
+    def exists(self, path: str) -> bool:
+        return (self.root / path).is_file()
+
+    def hash(self, path: str) -> tuple[int, str]:
+        with (self.root / path).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+            return file.tell(), digest.hexdigest()
+
+    def remove(self, path: str) -> None:
+        (self.root / path).unlink()
+
+    def remove_folder(self, folder: str) -> None:
+        shutil.rmtree(self.root / folder, ignore_errors=True)
+
+    def holds_other_files(self) -> bool:
+        root = self.root
+        return root.exists() and not (root / SCRATCH).is_dir() and any(root.iterdir())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        # The operating system lets go of it even after SIGKILL.
+        path = self.root / SCRATCH / "lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"another run is writing {self}: wait for it, or stop it"
+                ) from None
+            if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+                raise ValueError(f"another run has just finished {self}: run again to see it")
+            yield
+
+    def zarr_location(self, path: str) -> str:
+        return str(self.root / path)
+
+
+class _LocalFile(NewFile):
+    def __init__(self, root: Path, path: str) -> None:
+        super().__init__(path)
+        self._target = root / path
+        # Two machines may be at the same block, if a cluster has given one of them up.
+        self._temporary = root / UNNAMED / f"{uuid.uuid4().hex}-{path.replace('/', '-')}"
+
+    def _open(self) -> None:
+        self._temporary.parent.mkdir(parents=True, exist_ok=True)
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._temporary.open("wb", buffering=0)
+
+    def _append(self, parts: Sequence[Part]) -> None:
         # One system call for all parts and no copy of ours, unless it was cut short by a
         # signal or a disk that fills up, which the next call then reports.
         descriptor = self._file.fileno()
@@ -52,39 +224,20 @@ class AtomicFile:
         while rest:
             rest = rest[os.write(descriptor, rest) :]
 
-    @property
-    def size(self) -> int:
-        """Bytes written so far."""
-        return self._size
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _close(self, complete: bool) -> None:
         try:
-            if kind is None:
+            if complete:
                 os.fsync(self._file.fileno())
         finally:
             self._file.close()
-        if kind is not None:
+        if not complete:
             self._temporary.unlink(missing_ok=True)
             return
         self._temporary.replace(self._target)
-        sync_folder(self._target.parent)
-        self.record = FileRecord(self._path, self._size, self._sha256.hexdigest())
+        _sync_folder(self._target.parent)
 
 
-def write_file(root: Path, path: str, data: bytes) -> FileRecord:
-    """Write one whole file below `root`, complete or not at all."""
-    with AtomicFile(root, path) as file:
-        file.write(data)
-    assert file.record is not None
-    return file.record
-
-
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Make a rename in this folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -93,8 +246,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def hash_file(path: Path) -> tuple[int, str]:
-    """(size in bytes, sha256 in hex) of a file, read in pieces."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-        return file.tell(), digest.hexdigest()
+def open_store(place: str) -> Store:
+    """The store at a path, or at a URL of fsspec such as `s3://bucket/dataset`.
+
+    Raises:
+        ValueError: the URL's protocol is unknown, or a package for it is missing.
+    """
+    if "://" not in place:
+        return LocalStore(place)
+    from .object_store import ObjectStore
+
+    return ObjectStore(place)

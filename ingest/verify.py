@@ -1,7 +1,7 @@
 """`fusmae-ingest verify`: every byte and every sample of a dataset against its manifest."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import io
+from collections.abc import Callable, Iterator, Mapping
 
 import click
 import numpy as np
@@ -13,26 +13,26 @@ from fusmae.manifest import (
     Manifest,
     ShardRecord,
     all_files,
-    read_manifest,
 )
 from fusmae.sample import decode
 
 from .progress import SampleProgress
-from .storage import hash_file
+from .storage import Store, manifest_of, open_store
 from .zarr_store import open_array, store_path
 
 
 @click.command(epilog="\b\nExample:\n  fusmae-ingest verify ben\n")
-@click.argument("dataset", type=click.Path(path_type=Path))
-def verify(dataset: Path) -> None:
+@click.argument("dataset")
+def verify(dataset: str) -> None:
     """Re-read a whole dataset against its manifest; exit code 1 if anything differs.
 
     Sizes and sha256 of all files; every sample's key, shapes and place in the index; zarr
     pixels equal to the shards'.
     """
-    manifest = read_manifest(dataset)
+    store = open_store(dataset)
+    manifest = manifest_of(store)
     with SampleProgress("Verifying") as progress:
-        problems = list(find_problems(dataset, manifest, progress.update))
+        problems = list(find_problems(store, manifest, progress.update))
     for problem in problems:
         click.echo(problem, err=True)
     if problems:
@@ -42,48 +42,50 @@ def verify(dataset: Path) -> None:
 
 
 def find_problems(
-    root: Path, manifest: Manifest, progress: Callable[[int, int], None]
+    store: Store, manifest: Manifest, progress: Callable[[int, int], None]
 ) -> Iterator[str]:
     """A line for everything about the dataset that is not as its manifest says."""
     files = all_files(manifest)
+    sizes = store.sizes()
     shards = sum(len(split.shards) for split in manifest.splits.values())
     total, broken = len(files) + shards, set()
     for done, file in enumerate(files, 1):
-        problem = _check_file(root, file)
+        problem = _check_file(store, file, sizes)
         if problem:
             broken.add(file.path)
             yield problem
         progress(done, total)
     known = {file.path for file in files} | {MANIFEST_NAME}
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        if str(path.relative_to(root)) not in known:
-            yield f"{path}: not in the manifest; remove it"
+    for path in sizes:
+        if path not in known:
+            yield f"{store}/{path}: not in the manifest; remove it"
     if broken:
         return  # Samples of files that are not what was written would only repeat it.
     done = len(files)
-    keys = pq.read_table(root / "samples.parquet", columns=["key", "split"]).to_pylist()
+    keys = pq.read_table(
+        io.BytesIO(store.read("samples.parquet")), columns=["key", "split"]
+    ).to_pylist()
     for split in manifest.splits:
         expected = [row["key"] for row in keys if row["split"] == split]
-        for problems in _check_split(root, manifest, split, expected):
+        for problems in _check_split(store, manifest, split, expected):
             yield from problems
             done += 1
             progress(done, total)
 
 
-def _check_file(root: Path, file: FileRecord) -> str | None:
-    path = root / file.path
-    if not path.is_file():
-        return f"{path}: missing"
-    size, sha256 = hash_file(path)
+def _check_file(store: Store, file: FileRecord, sizes: Mapping[str, int]) -> str | None:
+    if file.path not in sizes:
+        return f"{store}/{file.path}: missing"
+    size, sha256 = store.hash(file.path)
     if size != file.bytes:
-        return f"{path}: {size} bytes, the manifest says {file.bytes}"
+        return f"{store}/{file.path}: {size} bytes, the manifest says {file.bytes}"
     if sha256 != file.sha256:
-        return f"{path}: sha256 {sha256}, the manifest says {file.sha256}"
+        return f"{store}/{file.path}: sha256 {sha256}, the manifest says {file.sha256}"
     return None
 
 
 def _check_split(
-    root: Path, manifest: Manifest, split: str, keys: list[str]
+    store: Store, manifest: Manifest, split: str, keys: list[str]
 ) -> Iterator[list[str]]:
     """For each shard of a split, what is wrong with its samples."""
     record = manifest.splits[split]
@@ -91,16 +93,16 @@ def _check_split(
         yield [f"samples.parquet lists {len(keys)} of the {record.num_samples} in {split}"]
     if record.index is None:
         return
-    index = np.load(root / record.index.path)
+    index = np.load(io.BytesIO(store.read(record.index.path)))
     start = 0
     for shard in record.shards:
         rows = slice(start, start + shard.num_samples)
-        yield list(_check_shard(root, manifest, split, shard, keys[rows], index[rows], start))
+        yield list(_check_shard(store, manifest, split, shard, keys[rows], index[rows], start))
         start += shard.num_samples
 
 
 def _check_shard(
-    root: Path,
+    store: Store,
     manifest: Manifest,
     split: str,
     shard: ShardRecord,
@@ -108,8 +110,8 @@ def _check_shard(
     index: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]",
     start: int,
 ) -> Iterator[str]:
-    path = root / shard.path
-    data = path.read_bytes()
+    path = f"{store}/{shard.path}"
+    data = store.read(shard.path)
     samples = decode(data)
     if [sample["__key__"] for sample in samples] != keys:
         yield f"{path}: its keys are not those of samples.parquet"
@@ -125,6 +127,7 @@ def _check_shard(
                 yield f"{path}: the index does not point at {keys[row]}"
                 break
         if manifest.splits[split].zarr:
-            stored = open_array(root / store_path(split), spec)[start : start + len(stack)]
+            location = store.zarr_location(store_path(split))
+            stored = open_array(location, spec)[start : start + len(stack)]
             if stored.tobytes() != stack.tobytes():
-                yield f"{root / store_path(split) / spec.name}: pixels differ from {path}"
+                yield f"{location}/{spec.name}: pixels differ from {path}"

@@ -11,8 +11,7 @@ same to the byte at a fraction of its cost (tests/benchmarks/zarr_codecs.py).
 import asyncio
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import google_crc32c
@@ -71,7 +70,9 @@ def _chunk_samples(samples_per_shard: int) -> int:
     return math.gcd(samples_per_shard, _CHUNK_SAMPLES)
 
 
-def encode_shard(spec: ArraySpec, stack: npt.NDArray[Any], samples_per_shard: int) -> bytes:
+def shard_parts(
+    spec: ArraySpec, stack: npt.NDArray[Any], samples_per_shard: int
+) -> Iterator[bytes]:
     """The bytes of one zarr shard that holds `stack`, shape (samples, bands, height, width).
 
     The chunks in their order, then the index: offset and size of each as little-endian uint64,
@@ -84,7 +85,6 @@ def encode_shard(spec: ArraySpec, stack: npt.NDArray[Any], samples_per_shard: in
     blosc.set_nthreads(1)
     size = _chunk_samples(samples_per_shard)
     index = np.full((samples_per_shard // size, 2), _NO_CHUNK, "<u8")
-    chunks: list[bytes] = []
     end = 0
     for place, first in enumerate(range(0, len(stack), size)):
         pixels = stack[first : first + size]
@@ -92,15 +92,19 @@ def encode_shard(spec: ArraySpec, stack: npt.NDArray[Any], samples_per_shard: in
             pixels = np.concatenate(
                 [pixels, np.zeros_like(stack, shape=(size - len(pixels), *spec.shape))]
             )
-        chunk = blosc.compress(
-            np.ascontiguousarray(pixels), _COMPRESSOR.encode(), _LEVEL, blosc.BITSHUFFLE
-        )
+        chunk = _compress(pixels)
         index[place] = end, len(chunk)
-        chunks.append(chunk)
         end += len(chunk)
+        yield chunk
     table = index.tobytes()
-    checksum = int(google_crc32c.value(table)).to_bytes(4, "little")
-    return b"".join([*chunks, table, checksum])
+    yield table + int(google_crc32c.value(table)).to_bytes(4, "little")
+
+
+def _compress(pixels: npt.NDArray[Any]) -> bytes:
+    data: bytes = blosc.compress(
+        np.ascontiguousarray(pixels), _COMPRESSOR.encode(), _LEVEL, blosc.BITSHUFFLE
+    )
+    return data
 
 
 def encode_group(
@@ -177,6 +181,6 @@ def _contents(store: MemoryStore) -> dict[str, bytes]:
     return asyncio.run(collect())
 
 
-def open_array(store: Path, spec: ArraySpec) -> zarr.Array[Any]:
-    """A pixel array of a store on disk, for reading."""
-    return zarr.open_array(store, path=spec.name, mode="r")
+def open_array(location: str, spec: ArraySpec) -> zarr.Array[Any]:
+    """A pixel array of the store at a path or URL, for reading."""
+    return zarr.open_array(location, path=spec.name, mode="r")

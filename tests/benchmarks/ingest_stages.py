@@ -26,19 +26,23 @@ from real_content import S1_ROOT, S2_ROOT
 # functions of a module. A name that is gone is an error: the table has to follow the code.
 STAGES = {
     "list the archive": ("fusmae_ingest.bigearthnet_archive:scan_v1",),
-    "read bytes": ("fusmae_ingest.geotiff:_file_bytes", "fusmae_ingest.bigearthnet_pair:read_json"),
-    "decode": ("fusmae_ingest.geotiff:decode_raster",),
+    "read bytes": ("fusmae_ingest.patches:FolderPatch.load",),
+    "decode": ("fusmae_ingest.geotiff:decode_band",),
     "pair checks and facts": ("fusmae_ingest.bigearthnet_pair:read_pair",),
-    "statistics": ("fusmae_ingest.statistics:*",),
+    "statistics": (
+        "fusmae_ingest.statistics:Counter.add",
+        "fusmae_ingest.statistics:Counter.partials",
+        "fusmae_ingest.statistics:*",
+    ),
     "tar headers and json": ("fusmae.sample:encode_parts",),
-    "hash": ("fusmae_ingest.storage:AtomicFile.write",),
+    "hash": ("fusmae_ingest.storage:NewFile.write",),
     "write": (
-        "fusmae_ingest.storage:AtomicFile._append",
-        "fusmae_ingest.storage:AtomicFile.__enter__",
-        "fusmae_ingest.storage:AtomicFile.__exit__",
+        "fusmae_ingest.storage:_LocalFile._append",
+        "fusmae_ingest.storage:_LocalFile._open",
+        "fusmae_ingest.storage:_LocalFile._close",
     ),
     "footprints": ("fusmae_ingest.geotiff:footprints",),
-    "zarr encode": ("fusmae_ingest.zarr_store:encode_shard",),
+    "zarr encode": ("fusmae_ingest.zarr_store:_compress",),
     "zarr metadata": ("fusmae_ingest.zarr_store:encode_group",),
     "finish": ("fusmae_ingest.dataset:_finish",),
 }

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusmae.sensors import BIGEARTHNET_ARRAYS
-from fusmae_ingest.geotiff import read_band, read_raster
+from fusmae_ingest.geotiff import read_raster
 from fusmae_ingest.geotiff_write import write_geotiff
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -52,16 +52,8 @@ def read_pairs(archive: Path) -> Iterator[Pair]:
         arrays = {}
         for spec in BIGEARTHNET_ARRAYS:
             folder = s1 if spec.sensor == "s1" else s2
-            bands = [
-                read_band(
-                    folder / f"{folder.name}_{band}.tif",
-                    spec.size_px,
-                    spec.gsd_m,
-                    np.dtype(spec.dtype),
-                )
-                for band in spec.band_names
-            ]
-            arrays[spec.name] = np.stack([pixels for pixels, _ in bands])
+            bands = [read_raster(folder / f"{folder.name}_{band}.tif") for band in spec.band_names]
+            arrays[spec.name] = np.concatenate([pixels for pixels, _ in bands])
             grid = bands[0][1]
         s2_json = json.loads((s2 / f"{s2.name}_labels_metadata.json").read_text())
         left, top = grid.transform[2], grid.transform[5]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusmae.sensors import ArraySpec, Band
-from fusmae_ingest.statistics import PERCENTILES, decode, encode, finish, measure, merge
+from fusmae_ingest.statistics import PERCENTILES, Counter, decode, encode, finish, measure, merge
 
 
 def spec(dtype: str, bands: int = 3) -> ArraySpec:
@@ -81,10 +81,14 @@ def test_the_split_into_blocks_changes_integers_not_at_all():
 
 
 def test_float_sums_of_a_stack_are_its_samples_added_one_by_one_to_the_last_bit():
-    """So the number of pixels counted at once is not part of the result."""
+    """So the number of samples counted at once, and their order, are not part of the result."""
     pixels = np.random.default_rng(2).normal(-12, 5, (37, 2, 120, 120)).astype("<f4")
     wide = pixels.astype("f8").reshape(37, 2, -1)
-    partial = measure(pixels)
+    counter = Counter({"a": pixels})
+    for rows in np.split(np.random.default_rng(0).permutation(37), [1, 5, 20]):
+        counter.add(rows.tolist())
+    partial = counter.partials()["a"]
+    assert all(np.array_equal(measure(pixels)[key], value) for key, value in partial.items())
     for key, values in (("sum", wide), ("square", wide * wide)):
         expected = np.zeros(2)
         for sample in values.sum(axis=2):

@@ -8,7 +8,11 @@ import zarr
 from numcodecs import blosc
 
 from fusmae.sensors import BIGEARTHNET_ARRAYS, S1, S2_20M, S2_60M, ArraySpec
-from fusmae_ingest.zarr_store import encode_group, encode_shard, open_array, shard_path, store_path
+from fusmae_ingest.zarr_store import encode_group, open_array, shard_parts, shard_path, store_path
+
+
+def encode_shard(spec: ArraySpec, stack: np.ndarray, samples_per_shard: int) -> bytes:
+    return b"".join(shard_parts(spec, stack, samples_per_shard))
 
 
 def pixels(spec: ArraySpec, num_samples: int, seed: int = 0) -> np.ndarray:

@@ -1,0 +1,138 @@
+"""A patch's folder of files, wherever the archive keeps it: on disk here, in a tar in `tar_index`.
+
+Stands between the listing of an archive and the reading of pixels. All files of a patch are
+asked for at once, since in a tar they are one read.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+# More than the files of any patch of BigEarthNet together.
+_ROOM_BYTES = 512 << 10
+
+
+class Patch(Protocol):
+    """Files of one patch; small, and travels to workers by pickle."""
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+
+    @property
+    def position(self) -> Any:
+        """Sorts the patches of one archive in the order in which they lie in it."""
+
+    def load(self, files: Sequence[str]) -> list[memoryview]:
+        """The files' bytes, valid until this thread loads another patch.
+
+        Raises:
+            ValueError: a file is missing; the message names it.
+            OSError: a file cannot be read.
+        """
+
+    def where(self, file: str) -> str:
+        """What messages call a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderPatch:
+    """A patch in a folder of its own."""
+
+    path: str
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def position(self) -> str:
+        return self.path
+
+    def load(self, files: Sequence[str]) -> list[memoryview]:
+        room, end = scratch(_ROOM_BYTES), 0
+        loaded = []
+        for file in files:
+            try:
+                descriptor = os.open(f"{self.path}/{file}", os.O_RDONLY)
+            except (FileNotFoundError, NotADirectoryError):
+                raise ValueError(
+                    f"{self.where(file)} is missing: get the archive again from its publisher"
+                ) from None
+            try:
+                size = os.fstat(descriptor).st_size
+                fits = end + size <= len(room)
+                target = room[end : end + size] if fits else memoryview(bytearray(size))
+                done = 0
+                while done < size and (count := os.readv(descriptor, [target[done:]])):
+                    done += count
+            except IsADirectoryError:
+                raise ValueError(f"{self.where(file)} is a folder: expected a file") from None
+            finally:
+                os.close(descriptor)
+            loaded.append(target[:done])
+            end += size if fits else 0
+        return loaded
+
+    def where(self, file: str) -> str:
+        return f"{self.path}/{file}"
+
+
+_thread = threading.local()
+
+
+def scratch(num_bytes: int) -> memoryview:
+    """This thread's room for the files of one patch: fresh memory would cost more than the read."""
+    room: memoryview | None = getattr(_thread, "room", None)
+    if room is None or len(room) < num_bytes:
+        room = _thread.room = memoryview(bytearray(max(num_bytes, _ROOM_BYTES)))
+    return room
+
+
+class Archive(Protocol):
+    """All patches of one sensor, as the user gave them: `str(archive)` is the path."""
+
+    def names(self) -> list[str]:
+        """Names that tell what kind of archive it is: its outermost folders, or its patches."""
+
+    def patches(self, group: re.Pattern[str] | None = None) -> list[Patch]:
+        """Every patch, in the archive's order; `group` is what folders around patches are called.
+
+        Raises:
+            ValueError: the archive cannot be read.
+        """
+
+    def patch(self, name: str, group: str | None = None) -> Patch:
+        """One patch by its name, and the folder around it; an absent one fails when it is read."""
+
+
+class FolderArchive:
+    """Patches as extracted: a folder each, all in one folder or in folders of tiles or scenes."""
+
+    def __init__(self, root: Path, option: str) -> None:
+        self._root, self._option = str(root.absolute()), option
+
+    def __str__(self) -> str:
+        return self._root
+
+    def names(self) -> list[str]:
+        return self._folders(self._root)
+
+    def patches(self, group: re.Pattern[str] | None = None) -> list[Patch]:
+        outer = [""] if group is None else [f"/{n}" for n in self.names() if group.fullmatch(n)]
+        places = (f"{self._root}{folder}" for folder in outer)
+        return [FolderPatch(f"{place}/{n}") for place in places for n in self._folders(place)]
+
+    def patch(self, name: str, group: str | None = None) -> Patch:
+        return FolderPatch(f"{self._root}/{group}/{name}" if group else f"{self._root}/{name}")
+
+    def _folders(self, place: str) -> list[str]:
+        try:
+            with os.scandir(place) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except OSError as error:
+            raise ValueError(f"{self._option} {place}: {error.strerror}") from None
