@@ -47,6 +47,16 @@ def dataset(build) -> Path:
     return build("--samples-per-shard", "5")
 
 
+@pytest.fixture(scope="module")
+def dataset_with_maps(archive_v2, fusmae_ingest, paths, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("maps") / "dataset"
+    tables = [option for path in archive_v2.glob("*.parquet") for option in ("--metadata", path)]
+    tables += ["--maps", archive_v2 / "Reference_Maps"]
+    result = fusmae_ingest("bigearthnet", *paths(archive_v2), *tables, "--out", out)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
 def query(index: Path, text: str) -> list[tuple]:
     connection = sqlite3.connect(f"file:{index}?mode=ro", uri=True)
     try:
@@ -66,7 +76,9 @@ def energon(*args: object) -> str:
     return result.stdout
 
 
-def test_the_index_knows_every_file_where_tarfile_finds_it(dataset):
+@pytest.mark.parametrize(("made", "files"), [("dataset", 5), ("dataset_with_maps", 6)])
+def test_the_index_knows_every_file_where_tarfile_finds_it(made, files, request):
+    dataset = request.getfixturevalue(made)
     expected = []
     for number, shard in enumerate(shards_of(dataset)):
         with tarfile.open(dataset / shard) as tar:
@@ -74,7 +86,7 @@ def test_the_index_knows_every_file_where_tarfile_finds_it(dataset):
                 key, _, name = member.name.partition(".")
                 expected.append((number, key, name, member.offset_data, member.size))
     assert query(dataset / ".nv-meta/index.sqlite", FILES) == expected
-    assert len(expected) == 24 * 5
+    assert len(expected) == 24 * files
 
 
 def test_all_shards_are_counted_and_are_in_the_split_of_their_folder(dataset):
