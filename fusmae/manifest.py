@@ -16,7 +16,7 @@ T = TypeVar("T")
 MANIFEST_NAME = "dataset.json"
 FORMAT_NAME = "fusmae-dataset"
 FORMAT_MAJOR = 1
-FORMAT_MINOR = 1
+FORMAT_MINOR = 2
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,16 @@ class SplitRecord:
 
     `index` is a `.npy` of int64, shape (num_samples,): the byte at which each sample of
     the split starts in its shard. `zarr` is empty where no zarr store was asked for.
+    `class_counts` has the number of samples that hold each class, by label set, in the order of
+    the set's classes; a name like `sen12ms-igbp10/label_single` counts that column's one class
+    of the label set. Empty in datasets of a format before 1.2.
     """
 
     num_samples: int
     shards: tuple[ShardRecord, ...]
     index: FileRecord | None
     zarr: tuple[FileRecord, ...] = ()
+    class_counts: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,11 @@ class Manifest:
         if name not in self.splits:
             raise ValueError(f"there is no split {name!r}; the dataset has {list(self.splits)}")
         return self.splits[name]
+
+    def counted_classes(self) -> dict[str, tuple[str, ...]]:
+        """The classes behind each name of the splits' `class_counts`, in the order of counts."""
+        names = [name for split in self.splits.values() for name in split.class_counts]
+        return {name: self.label_sets[name.partition("/")[0]] for name in dict.fromkeys(names)}
 
     def band_statistics(self, array: str, band: str) -> tuple[float, float]:
         """(mean, std) of one band in stored units.
@@ -208,6 +217,7 @@ def _parse(table: dict[str, Any]) -> Manifest:
             tuple(_known(ShardRecord, shard) for shard in entry["shards"]),
             _known(FileRecord, entry["index"]) if entry["index"] else None,
             tuple(_known(FileRecord, item) for item in entry["zarr"]),
+            {name: tuple(counts) for name, counts in entry.get("class_counts", {}).items()},
         )
         for name, entry in table["splits"].items()
     }

@@ -4,7 +4,6 @@ import hashlib
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -13,31 +12,17 @@ from fusmae.sensors import BIGEARTHNET_ARRAYS, CLC_MAP
 from fusmae.splits import SPLITS
 
 from . import plan
-from .bigearthnet_archive import Pair, detect_version, read_json, scan_v1, scan_v2
+from .bigearthnet_archive import Pair, detect_version, scan_v1, scan_v2
 from .bigearthnet_pair import read_pair
-from .dataset import Request
 from .dataset_options import DatasetOptions, dataset_options, make_dataset
 from .facts import BIGEARTHNET_FACTS
+from .origins import BIGEARTHNET_V1, BIGEARTHNET_V2, request_origin
 from .patches import FolderArchive
 from .progress import SampleProgress
-from .simulate import SIMULATED_NAME, UNFINISHED_NAME
+from .request import Request
+from .simulate import simulation_of
 
-_ORIGIN = {
-    "v1": {
-        "title": "BigEarthNet-MM v1.0",
-        "url": "https://zenodo.org/records/12687186",
-        "citation": "Sumbul et al. 2021, BigEarthNet-MM, arXiv:2105.07921",
-        "processing": "Sentinel-1 GRD, IW, VV and VH in dB; Sentinel-2 L2A (sen2cor 2.5).",
-    },
-    "v2": {
-        "title": "BigEarthNet v2.0 (reBEN)",
-        "url": "https://zenodo.org/records/10891137",
-        "citation": "Clasen et al. 2024, reBEN, arXiv:2407.03653",
-        "processing": "Sentinel-1 GRD, IW, VV and VH in dB; Sentinel-2 L2A (sen2cor 2.11).",
-    },
-}
-_LICENCE = {"licence": "CDLA-Permissive-1.0", "licence_id": "cdla-permissive-1.0"}
-_SIMULATED_LICENCE = {"licence": "CC0-1.0 (simulated pixels)", "licence_id": "cc0-1.0"}
+_ARCHIVES = {"v1": BIGEARTHNET_V1, "v2": BIGEARTHNET_V2}
 
 # v2 publishes its labels in the 19-class nomenclature only.
 _STORED_LABELS = {"v1": ("bigearthnet-19", "bigearthnet-43"), "v2": ("bigearthnet-19",)}
@@ -101,6 +86,7 @@ def bigearthnet(
         )
     if rule == "official" and split_lists is None:
         raise ValueError("--split official needs --split-lists, the folder of the published lists")
+    simulation = simulation_of(s2.resolve().parent)
     with SampleProgress(f"Listing BigEarthNet {version}") as progress:
         if version == "v1":
             pairs, absent = scan_v1(optical, radar, split_lists, progress.update)
@@ -125,7 +111,7 @@ def bigearthnet(
         "without_s2": absent,
     }
     request = Request(
-        **_origin(version, s2),
+        **request_origin(f"bigearthnet-{version}", _ARCHIVES[version], simulation),
         arrays=(*BIGEARTHNET_ARRAYS, *((CLC_MAP,) if maps else ())),
         label_sets={name: LABEL_SETS[name] for name in _STORED_LABELS[version]},
         facts=BIGEARTHNET_FACTS,
@@ -168,21 +154,3 @@ def choose(pairs: list[Pair], rule: str, excluded: frozenset[str]) -> dict[str, 
         if split is not None and not any(flags[word] for word in excluded):
             split_of[pair.name] = split
     return split_of
-
-
-def _origin(version: str, s2: Path) -> dict[str, Any]:
-    """A request's name, origin and simulated flag; the simulator signs its archives."""
-    archive = s2.resolve().parent
-    marker = archive / SIMULATED_NAME
-    if (archive / UNFINISHED_NAME).exists():
-        raise ValueError(
-            f"{archive} is a simulated archive that is not finished: run fusmae-ingest simulate "
-            "again with the same options"
-        )
-    origin: dict[str, Any] = {**_ORIGIN[version], **_LICENCE}
-    name = f"bigearthnet-{version}"
-    if marker.exists():
-        name = f"simulated-{name}"
-        origin |= {"title": f"SIMULATED {origin['title']} archive", **_SIMULATED_LICENCE}
-        origin["simulation"] = read_json(marker)
-    return {"name": name, "simulated": marker.exists(), "origin": origin}

@@ -1,76 +1,195 @@
-"""README.md of a dataset: what it is and how to read it, with Hugging Face front matter."""
+"""README.md of a dataset: what it is, where it is from, what it holds; for people and for the hub.
+
+The front matter is that of Hugging Face dataset cards (hub docs, "Dataset Cards"); all of it is
+made from the manifest, so equal datasets have equal cards.
+"""
+
+import json
+from collections.abc import Sequence
 
 from fusmae.manifest import Manifest
 
-_READ_SHARDS = """\
-WebDataset, one dict a sample:
+from .card_reading import reading_text
+from .croissant import summary
 
-```python
-import glob, webdataset
-shards = sorted(glob.glob("shards/{split}/*.tar"))
-sample = next(iter(webdataset.WebDataset(shards, shardshuffle=False).decode()))
-sample["s1.npy"]  # (2, 120, 120) float32, dB, VV then VH
-```
-"""
-
-_READ_ZARR = """
-xarray, every sample of a split as one array:
-
-```python
-import xarray
-xarray.open_zarr("zarr/{split}.zarr").s2_10m[0]
-```
-"""
-
-_READ_TABLE = """
-pandas, a row a sample: keys, splits, labels, footprints, times:
-
-```python
-import pandas
-pandas.read_parquet("samples.parquet")
-```
-"""
+_PERCENTILES = ("p2", "p98")
 
 
 def card_text(manifest: Manifest) -> str:
-    """The card: source, licence, splits, bands with their statistics, how to read it."""
-    split = manifest.statistics_split
+    """The card. `manifest.files` holds what was written before it."""
+    parts = [
+        _front_matter(manifest),
+        f"# {manifest.name}",
+        _simulated(manifest),
+        summary(manifest),
+        _source(manifest),
+        _splits(manifest),
+        *_classes(manifest),
+        _bands(manifest),
+        _left_out(manifest),
+        "## Read it",
+        reading_text(manifest).rstrip(),
+        "`dataset.json` lists every file with its size and sha256, and all statistics. "
+        "Check them with `fusmae-ingest verify .`",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(manifest: Manifest) -> str:
+    """YAML of which every value is a string or a list of strings, in JSON's quotes where free."""
+    has_shards = any(split.shards for split in manifest.splits.values())
+    has_zarr = any(split.zarr for split in manifest.splits.values())
+    tags = ["earth-observation", "remote-sensing", "sentinel-1", "sentinel-2", "sar"]
+    tags += ["multispectral", *["webdataset"] * has_shards, *["zarr"] * has_zarr, "croissant"]
+    tags += ["simulated"] * manifest.simulated
+    tasks = ["image-feature-extraction", *["image-classification"] * bool(manifest.label_sets)]
     lines = [
         "---",
-        f"pretty_name: {manifest.name}",
+        f"pretty_name: {json.dumps(manifest.source['title'], ensure_ascii=False)}",
         f"license: {manifest.source['licence_id']}",
-        "task_categories: [image-feature-extraction, image-classification]",
-        "tags: [earth-observation, sentinel-1, sentinel-2, webdataset, zarr]",
+        *(["library_name: webdataset"] if has_shards else []),
+        f"size_categories: [{size_category(_num_samples(manifest))}]",
+        f"task_categories: [{', '.join(tasks)}]",
+        f"tags: [{', '.join(tags)}]",
+        *_configs(manifest, has_shards),
         "---",
-        "",
-        f"# {manifest.name}",
-        "",
     ]
-    if manifest.simulated:
-        lines += ["**Simulated: no pixel or label here was ever observed.**", ""]
-    lines += [
-        f"{manifest.source['title']}. {manifest.source['processing']}",
-        f"Licence: {manifest.source['licence']}. Citation: {manifest.source['citation']}",
-        "",
-        "| split | samples | shards |",
-        "|---|---|---|",
-        *(f"| {n} | {s.num_samples:,} | {len(s.shards)} |" for n, s in manifest.splits.items()),
-        "",
-        f"Statistics below are those of the {split} split, in stored units.",
-        "",
-        "| array | band | GSD | unit | mean | std | min | max |",
-        "|---|---|---|---|---|---|---|---|",
+    return "\n".join(lines)
+
+
+def _configs(manifest: Manifest, has_shards: bool) -> list[str]:
+    """What `datasets.load_dataset` loads: the shards by split, else the table of samples.
+
+    Not both: the library reads all configs of a dataset with the reader of the first.
+    """
+    if not has_shards:
+        return [
+            "configs:",
+            "- config_name: samples",
+            "  data_files:",
+            "  - split: samples",
+            "    path: samples.parquet",
+        ]
+    lines = ["configs:", "- config_name: shards", "  data_files:"]
+    for name, split in manifest.splits.items():
+        if split.shards:
+            lines += [f"  - split: {name}", f"    path: shards/{name}/*.tar"]
+    return lines
+
+
+def size_category(num_samples: int) -> str:
+    """Hugging Face's name of a number of samples: `n<1K`, `1K<n<10K`, ..., `1M<n<10M`."""
+    bounds = ("1K", "10K", "100K", "1M", "10M")
+    for i, upper in enumerate(bounds):
+        if num_samples < 10 ** (3 + i):
+            return f"{bounds[i - 1]}<n<{upper}" if i else f"n<{upper}"
+    return "10M<n<100M"
+
+
+def _num_samples(manifest: Manifest) -> int:
+    return sum(split.num_samples for split in manifest.splits.values())
+
+
+def _simulated(manifest: Manifest) -> str:
+    if not manifest.simulated:
+        return ""
+    return (
+        "> **SIMULATED DATA.** Simulated by `fusmae-ingest simulate`: no pixel, label, place or "
+        "date here was ever observed. Good for demos and tests; no result on it says anything "
+        "about the Earth."
+    )
+
+
+def _source(manifest: Manifest) -> str:
+    source = manifest.source
+    genuine = "The genuine archive" if manifest.simulated else "Archive"
+    return "\n".join(
+        [
+            "## Source, licence and citation",
+            "",
+            f"- {genuine}: <{source['url']}>",
+            f"- Processing level: {source['processing']}",
+            f"- Licence: [{source['licence']}]({source['licence_url']})",
+            f"- {'Whose layout this is' if manifest.simulated else 'Cite'}: {source['citation']}",
+            "",
+            "```bibtex",
+            source["bibtex"].rstrip(),
+            "```",
+        ]
+    )
+
+
+def _splits(manifest: Manifest) -> str:
+    rows = [
+        (name, f"{split.num_samples:,}", f"{len(split.shards):,}", "yes" if split.zarr else "no")
+        for name, split in manifest.splits.items()
     ]
+    rule = manifest.options["plan"].get("split")
+    text = f"Split rule: {rule}. " if rule else ""
+    return (
+        "## Splits\n\n"
+        f"{text}Samples stand in random order, by the seed {manifest.seed}.\n\n"
+        + _table(("split", "samples", "shards", "zarr"), rows)
+    )
+
+
+def _classes(manifest: Manifest) -> list[str]:
+    """A table for each label set: how many samples of each split hold each class."""
+    parts = []
+    for name, classes in manifest.counted_classes().items():
+        counts = [split.class_counts[name] for split in manifest.splits.values()]
+        rows = [
+            (label, *(f"{n:,}" for n in numbers))
+            for label, *numbers in zip(classes, *counts, strict=True)
+        ]
+        label_set, _, column = name.partition("/")
+        told = f"one class a sample, `{column}` of {label_set}" if column else label_set
+        parts.append(f"### Samples that hold each class: {told}")
+        parts.append(_table(("class", *manifest.splits), rows))
+    return parts
+
+
+def _bands(manifest: Manifest) -> str:
+    rows = []
     for spec in manifest.arrays:
         stats = manifest.statistics[spec.name]
         for i, band in enumerate(spec.bands):
-            lines.append(
-                f"| {spec.name} | {band.name} | {band.gsd_m} m | {spec.unit} | "
-                f"{stats.mean[i]:.3f} | {stats.std[i]:.3f} | {stats.min[i]:g} | {stats.max[i]:g} |"
+            wavelength = "" if band.wavelength_nm is None else f"{band.wavelength_nm:g} nm"
+            numbers = [stats.min[i], *(stats.percentiles[p][i] for p in _PERCENTILES), stats.max[i]]
+            rows.append(
+                (
+                    *(spec.name, band.name, f"{band.gsd_m} m", wavelength, spec.unit),
+                    *(f"{stats.mean[i]:.3f}", f"{stats.std[i]:.3f}"),
+                    *(f"{number:g}" for number in numbers),
+                )
             )
-    text = "\n".join(lines) + "\n\n## Read it\n\n"
-    if manifest.splits[split].shards:
-        text += _READ_SHARDS.format(split=split)
-    if manifest.splits[split].zarr:
-        text += _READ_ZARR.format(split=split)
-    return text + _READ_TABLE
+    header = ("array", "band", "GSD", "centre", "unit", "mean", "std", "min", "p2", "p98", "max")
+    shapes = [f"`{s.name}` {s.shape} {s.dtype}: {s.long_name}." for s in manifest.arrays]
+    return (
+        "## Bands\n\n"
+        + "\n".join(f"- {shape}" for shape in shapes)
+        + f"\n\nStatistics are those of the {manifest.statistics_split} split, in stored units; "
+        "p2 and p98 are percentiles.\n\n" + _table(header, rows)
+    )
+
+
+def _left_out(manifest: Manifest) -> str:
+    """What ingest did not take: by choice, and because it was bad."""
+    plan = manifest.options["plan"]
+    num_bad = plan["num_samples"] - _num_samples(manifest)
+    lines = ["## Left out", ""]
+    if plan.get("exclude"):
+        lines.append(f"- By choice: patches with {' or '.join(plan['exclude'])}.")
+    if num_bad:
+        lines.append(
+            f"- Bad samples: {num_bad:,} of {plan['num_samples']:,}; `quarantine.jsonl` names "
+            "each with its reason."
+        )
+    if not lines[2:]:
+        lines.append(f"Nothing: none of the {plan['num_samples']:,} samples was bad.")
+    return "\n".join(lines)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

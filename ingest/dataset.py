@@ -1,65 +1,29 @@
-"""A dataset being made: its lock, its plan, its blocks, and the files written once at the end.
+"""A dataset being made: its lock, its plan, its blocks, and then what `finish` adds.
 
-The only place that knows the order of things: plan, blocks, indexes, tables, zarr groups,
-card, and `dataset.json` last. Every step can be killed and run again.
+Every step can be killed and run again.
 """
 
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fusmae.manifest import (
     MANIFEST_NAME,
-    FileRecord,
     Manifest,
-    SplitRecord,
     all_files,
-    to_json,
 )
 from fusmae.sample import ShardLayout
-from fusmae.sensors import ArraySpec
 
-from . import statistics
-from .card import card_text
-from .convert import Job, Read
-from .coordinates import auxiliary_names, sample_coordinates
-from .energon import energon_files
+from .convert import Job
 from .engine import Executor
-from .facts import Fact
-from .geotiff import Grid, footprints
-from .histograms import encode_histograms
+from .finish import finish
 from .plan import Block, names_digest, plan_blocks
 from .record import BlockRecord, forget_bad, read_bad, read_record, write_bad
-from .samples_table import encode_table
+from .request import Request
 from .storage import SCRATCH, UNNAMED, Store, manifest_of, write_file
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to make of an archive.
-
-    Everything but `sources` and `read` changes the bytes. A source knows its `position` in the
-    archive, and makes a message about it `bare` of where the archive lies on this machine.
-    """
-
-    name: str
-    simulated: bool
-    origin: dict[str, Any]
-    arrays: tuple[ArraySpec, ...]
-    label_sets: dict[str, tuple[str, ...]]
-    facts: tuple[Fact, ...]
-    split_of: dict[str, str]
-    splits: tuple[str, ...]
-    sources: dict[str, Any]
-    read: Read
-    formats: frozenset[str]
-    samples_per_shard: int
-    seed: int
-    options: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -102,7 +66,7 @@ def build(
         _write_or_check_plan(store, plan)
         store.remove_folder(UNNAMED)
         records, bad = _run(store, request, executor, progress, tolerance)
-        manifest = _finish(store, request, records, bad, plan)
+        manifest = finish(store, request, records, bad, plan)
         store.remove_folder(SCRATCH)
     return manifest
 
@@ -238,129 +202,3 @@ def _convert(
         for block in todo
     ]
     yield from executor(jobs, on_sample)
-
-
-def _finish(
-    store: Store,
-    request: Request,
-    records: list[BlockRecord],
-    bad: dict[str, str],
-    plan: dict[str, Any],
-) -> Manifest:
-    """Write everything that is not a block, `dataset.json` last."""
-    _sweep(store, request, records)
-    records = _with_footprints(request, records)
-    splits = {
-        split: _finish_split(store, request, split, [r for r in records if r.split == split])
-        for split in request.splits
-    }
-    # Normalisation must not look at test images: statistics are the first split's.
-    basis = next(split for split in request.splits if splits[split].num_samples)
-    sums = {
-        split: statistics.merge(
-            [
-                statistics.decode(store.read(record.statistics.path), request.arrays)
-                for record in records
-                if record.split == split
-            ]
-        )
-        for split in request.splits
-        if splits[split].num_samples
-    }
-    table = write_file(
-        store, "samples.parquet", encode_table(records, list(request.label_sets), request.facts)
-    )
-    manifest = Manifest(
-        name=request.name,
-        simulated=request.simulated,
-        source=request.origin,
-        seed=request.seed,
-        samples_per_shard=request.samples_per_shard,
-        arrays=request.arrays,
-        label_sets=request.label_sets,
-        splits=splits,
-        statistics=statistics.finish(request.arrays, sums[basis]),
-        statistics_split=basis,
-        options={"plan": plan},
-        files=(table,),
-    )
-    histograms = write_file(store, "histograms.parquet", encode_histograms(sums, request.arrays))
-    left_out = [write_file(store, "quarantine.jsonl", _quarantine(request, bad))] if bad else []
-    energon = [write_file(store, p, data) for p, data in energon_files(manifest, records).items()]
-    card = write_file(store, "README.md", card_text(manifest).encode())
-    manifest = replace(manifest, files=(table, histograms, *left_out, *energon, card))
-    write_file(store, MANIFEST_NAME, to_json(manifest).encode())
-    return manifest
-
-
-def _quarantine(request: Request, bad: dict[str, str]) -> bytes:
-    """A line of JSON a bad sample, by split and name: key, split, reason."""
-    lines = []
-    for split in request.splits:
-        for name in sorted(name for name in bad if request.split_of[name] == split):
-            # Where the archive lies on this machine is no fact about the dataset.
-            reason = request.sources[name].bare(bad[name])
-            entry = {"key": name, "split": split, "reason": reason}
-            lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
-    return "".join(lines).encode()
-
-
-def _sweep(store: Store, request: Request, records: Sequence[BlockRecord]) -> None:
-    """Remove blocks that were written before their names turned out to be needed elsewhere."""
-    kept = {file.path for record in records for file in record.files}
-    for folder in ("shards", "zarr"):
-        for path in store.sizes(folder):
-            if path not in kept:
-                store.remove(path)
-
-
-def _with_footprints(request: Request, records: Sequence[BlockRecord]) -> list[BlockRecord]:
-    """The records, each row with its `footprint`: a ring of longitude and latitude."""
-    size = request.arrays[0].size_px
-    facts = [row["facts"] for record in records for row in record.rows]
-    grids = [
-        Grid(int(told["crs"].removeprefix("EPSG:")), tuple(told["transform"]), size, size)
-        for told in facts
-    ]
-    rings = iter(footprints(grids).tolist())
-    return [
-        replace(record, rows=tuple({**row, "footprint": next(rings)} for row in record.rows))
-        for record in records
-    ]
-
-
-def _finish_split(
-    store: Store, request: Request, split: str, records: list[BlockRecord]
-) -> SplitRecord:
-    rows = [row for record in records for row in record.rows]
-    index: FileRecord | None = None
-    if "shards" in request.formats and rows:
-        buffer = io.BytesIO()
-        np.save(buffer, np.array([row["offset"] for row in rows], np.int64))
-        index = write_file(store, f"index/{split}.npy", buffer.getvalue())
-    zarr = [file for record in records for file in record.zarr]
-    if "zarr" in request.formats and rows:
-        # zarr takes half a second to import, which a run for shards alone can do without.
-        from .zarr_store import band_coordinates, encode_group, store_path
-
-        bands = band_coordinates(request.arrays)
-        auxiliary = sorted(
-            {*auxiliary_names(request.facts), *(n for n in bands if n.endswith("_wavelength"))}
-        )
-        objects = encode_group(
-            request.arrays,
-            request.samples_per_shard,
-            {**bands, **sample_coordinates(rows, request.facts, request.label_sets)},
-            {
-                "title": f"{request.name}, {split} split",
-                "simulated": request.simulated,
-                "coordinates": " ".join(auxiliary),
-            },
-        )
-        zarr += [write_file(store, f"{store_path(split)}/{k}", v) for k, v in objects.items()]
-    return SplitRecord(
-        len(rows),
-        tuple(record.shard for record in records if record.shard),
-        index,
-        tuple(sorted(zarr, key=lambda file: file.path)),
-    )

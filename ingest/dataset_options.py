@@ -9,9 +9,10 @@ import click
 
 from fusmae.manifest import MANIFEST_NAME
 
-from .dataset import Request, Tolerance, build
+from .dataset import Tolerance, build
 from .engine import executor
 from .progress import SampleProgress
+from .request import Request
 from .storage import open_store
 
 

@@ -25,6 +25,8 @@ def info(dataset: str) -> None:
     console.print(_band_table(manifest))
     for name, classes in manifest.label_sets.items():
         console.print(f"Label set {name}: {len(classes)} classes")
+    for name, classes in manifest.counted_classes().items():
+        console.print(_class_table(manifest, name, classes))
 
 
 def _split_table(manifest: Manifest) -> Table:
@@ -39,6 +41,15 @@ def _split_table(manifest: Manifest) -> Table:
         )
     pixels = sum(array_bytes(spec) for spec in manifest.arrays)
     table.caption = f"{pixels:,} bytes of pixels a sample"
+    return table
+
+
+def _class_table(manifest: Manifest, name: str, classes: tuple[str, ...]) -> Table:
+    table = Table(name, *manifest.splits)
+    counts = [split.class_counts[name] for split in manifest.splits.values()]
+    for label, *numbers in zip(classes, *counts, strict=True):
+        table.add_row(label, *(f"{number:,}" for number in numbers))
+    table.caption = "samples of each split that hold the class"
     return table
 
 

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from .facts import Fact
 from .record import BlockRecord
 
+TABLE_NAME = "samples.parquet"
+
 # The column type of each kind of fact.
 _TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),

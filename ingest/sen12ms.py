@@ -10,24 +10,16 @@ from fusmae.sensors import SEN12MS_LC, SEN12MS_S1, SEN12MS_S2
 from fusmae.splits import SPLITS
 
 from . import plan
-from .dataset import Request
 from .dataset_options import DatasetOptions, dataset_options, make_dataset
 from .facts import SEN12MS_FACTS, SEN12MS_LC_FACTS
+from .origins import SEN12MS, request_origin
+from .request import Request
 from .sen12ms_archive import KNOWN_BAD, choose, scan
 from .sen12ms_sample import read_triplet
 from .simulate import simulation_of
 
 _LABEL_SET = "sen12ms-igbp10"
 
-_ORIGIN = {
-    "title": "SEN12MS",
-    "url": "https://mediatum.ub.tum.de/1474000",
-    "citation": "Schmitt et al. 2019, SEN12MS, arXiv:1906.07789",
-    "licence": "CC-BY-4.0",
-    "licence_id": "cc-by-4.0",
-    "processing": "Sentinel-1 GRD, IW, VV and VH, sigma nought in dB; Sentinel-2 L1C "
-    "(top of atmosphere), all 13 bands on the 10 m grid.",
-}
 _LC_PROCESSING = " MODIS MCD12Q1 land cover of 2016, from 500 m to the 10 m grid."
 
 _EXAMPLES = """
@@ -60,7 +52,7 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
 def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> None:
     """Turn SEN12MS GeoTIFFs into WebDataset shards and zarr stores."""
     test_list = None if split == "official" else Path(split)
-    origin = _origin(root, with_lc=not no_lc)
+    simulation = simulation_of(root)
     click.echo("Listing SEN12MS ...", err=True)
     triplets, missing = scan(root, with_lc=not no_lc)
     if missing:
@@ -75,7 +67,7 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
     if not chosen:
         raise ValueError(f"--root {root}: no triplet is left")
     request = Request(
-        **origin,
+        **request_origin("sen12ms", _archive(with_lc=not no_lc), simulation),
         arrays=(SEN12MS_S1, SEN12MS_S2, *(() if no_lc else (SEN12MS_LC,))),
         label_sets={} if no_lc else {_LABEL_SET: LABEL_SETS[_LABEL_SET]},
         facts=(*SEN12MS_FACTS, *(() if no_lc else SEN12MS_LC_FACTS)),
@@ -91,21 +83,8 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
     make_dataset(request, options, num_left_out)
 
 
-def _origin(root: Path, with_lc: bool) -> dict[str, Any]:
-    """A request's name, origin and simulated flag; the simulator signs its archives."""
-    simulation = simulation_of(root)
-    origin: dict[str, Any] = dict(_ORIGIN)
-    if with_lc:
-        origin["processing"] += _LC_PROCESSING
-    if simulation is None:
-        return {"name": "sen12ms", "simulated": False, "origin": origin}
-    origin |= {
-        "title": "SIMULATED SEN12MS archive",
-        "licence": "CC0-1.0 (simulated pixels)",
-        "licence_id": "cc0-1.0",
-        "simulation": simulation,
-    }
-    return {"name": "simulated-sen12ms", "simulated": True, "origin": origin}
+def _archive(with_lc: bool) -> dict[str, Any]:
+    return {**SEN12MS, "processing": SEN12MS["processing"] + _LC_PROCESSING * with_lc}
 
 
 def _report_missing(missing: list[Path], num_triplets: int, options: DatasetOptions) -> None:

@@ -21,6 +21,8 @@ UNFINISHED_NAME = ".SIMULATED.json.unfinished"
 
 # Raised whenever the same seed gives other bytes.
 SIMULATOR_VERSION = 1
+# The day that the version's bytes were settled; in metadata that asks for a day of publication.
+SIMULATOR_RELEASED = "2026-11-24"
 
 # Patches that a worker makes between two reports.
 _CHUNK = 32

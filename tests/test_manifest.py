@@ -29,7 +29,10 @@ def manifest() -> Manifest:
         samples_per_shard=4,
         arrays=BIGEARTHNET_ARRAYS,
         label_sets={"bigearthnet-19": ("a", "b")},
-        splits={"train": SplitRecord(1, (shard,), file), "val": SplitRecord(0, (), None)},
+        splits={
+            "train": SplitRecord(1, (shard,), file, class_counts={"bigearthnet-19": (1, 0)}),
+            "val": SplitRecord(0, (), None, class_counts={"bigearthnet-19": (0, 0)}),
+        },
         statistics={
             s.name: BandStatistics(9, *[tuple(float(i) for i in range(len(s.bands)))] * 4)
             for s in BIGEARTHNET_ARRAYS
@@ -73,6 +76,16 @@ def test_a_newer_major_version_is_refused_and_a_newer_minor_is_not(manifest):
     with pytest.raises(ValueError, match=r"format version 2\.0"):
         from_json(json.dumps({**table, "format_version": "2.0"}))
     assert from_json(json.dumps({**table, "format_version": "1.9", "new": 1})).name == "x"
+
+
+def test_datasets_of_older_minor_versions_are_read_without_class_counts(manifest):
+    assert manifest.counted_classes() == {"bigearthnet-19": ("a", "b")}
+    table = json.loads(to_json(manifest))
+    for split in table["splits"].values():
+        del split["class_counts"]
+    old = from_json(json.dumps({**table, "format_version": "1.1"}))
+    assert old.splits["train"].class_counts == {} and old.counted_classes() == {}
+    assert old.splits["train"].shards == manifest.splits["train"].shards
 
 
 @pytest.mark.parametrize("field", ["arrays", "splits", "seed", "statistics"])

@@ -44,7 +44,7 @@ STAGES = {
     "footprints": ("fusmae_ingest.geotiff:footprints",),
     "zarr encode": ("fusmae_ingest.zarr_store:_compress",),
     "zarr metadata": ("fusmae_ingest.zarr_store:encode_group",),
-    "finish": ("fusmae_ingest.dataset:_finish",),
+    "finish": ("fusmae_ingest.finish:finish",),
 }
 
 

@@ -9,6 +9,8 @@ import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
+BOTH = ("--format", "shards", "--format", "zarr")
+
 
 @pytest.fixture(scope="session")
 def fusmae_ingest() -> Run:
@@ -51,3 +53,24 @@ def folders(archive: Path) -> tuple[str, Path, str, Path]:
 def paths() -> Callable[[Path], tuple[str, Path, str, Path]]:
     """See `folders`."""
     return folders
+
+
+@pytest.fixture(scope="session")
+def made_datasets(
+    tmp_path_factory: pytest.TempPathFactory, fusmae_ingest: Run, archive_v1: Path, archive_v2: Path
+) -> dict[str, Path]:
+    """A small dataset of each kind: `v1` zarr only, `v2` both with maps, `sen12ms` shards only."""
+    root = tmp_path_factory.mktemp("made")
+    triplets = root / "triplets"
+    result = fusmae_ingest("simulate", "sen12ms", "--out", triplets, "--patches", 12, "--seed", 3)
+    assert result.returncode == 0, result.stderr
+    tables = [arg for path in archive_v2.glob("*.parquet") for arg in ("--metadata", path)]
+    maps = ("--maps", archive_v2 / "Reference_Maps")
+    for name, args in {
+        "v1": ("bigearthnet", *folders(archive_v1), "--format", "zarr"),
+        "v2": ("bigearthnet", *folders(archive_v2), *tables, *maps, *BOTH),
+        "sen12ms": ("sen12ms", "--root", triplets),
+    }.items():
+        result = fusmae_ingest(*args, "--out", root / name, "--samples-per-shard", 4)
+        assert result.returncode == 0, result.stderr
+    return {name: root / name for name in ("v1", "v2", "sen12ms")}

@@ -1,0 +1,33 @@
+"""What to make of an archive: all that a verb hands to `dataset.build`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fusmae.sensors import ArraySpec
+
+from .convert import Read
+from .facts import Fact
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to make of an archive.
+
+    Everything but `sources` and `read` changes the bytes. A source knows its `position` in the
+    archive, and makes a message about it `bare` of where the archive lies on this machine.
+    """
+
+    name: str
+    simulated: bool
+    origin: dict[str, Any]
+    arrays: tuple[ArraySpec, ...]
+    label_sets: dict[str, tuple[str, ...]]
+    facts: tuple[Fact, ...]
+    split_of: dict[str, str]
+    splits: tuple[str, ...]
+    sources: dict[str, Any]
+    read: Read
+    formats: frozenset[str]
+    samples_per_shard: int
+    seed: int
+    options: dict[str, Any]
