@@ -6,6 +6,8 @@ finds them: a shared file system, or a URL for the dataset.
 """
 
 import logging
+import socket
+import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 
 from distributed import Client, as_completed
@@ -33,11 +35,8 @@ def run_on_cluster(
     """
     # Workers that come and go are the scheduler's business, not the reader's of our messages.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    try:
-        client = Client(address, timeout=30, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"--scheduler {address}: no Dask scheduler answers ({error})") from None
-    with client:
+    _refuse_silent(address)
+    with Client(address) as client:
         try:
             client.wait_for_workers(1, timeout=_WAIT_FOR_WORKERS_S)
         except TimeoutError:
@@ -63,6 +62,21 @@ def run_on_cluster(
             ) from None
         finally:
             client.cancel(list(size))
+
+
+def _refuse_silent(address: str) -> None:
+    """Look whether anything listens there: Dask's client would ask for a minute.
+
+    Raises:
+        ValueError: it is no such address, or nothing answers.
+    """
+    place = urllib.parse.urlsplit(address)
+    try:
+        if not place.hostname or not place.port:
+            raise ValueError("expected an address such as tcp://host:8786")
+        socket.create_connection((place.hostname, place.port), timeout=30).close()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--scheduler {address}: no Dask scheduler: {error}") from None
 
 
 def _convert(job: Job) -> int | ValueError:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
+import click
 import fsspec
 
 from .storage import SCRATCH, NewFile, Part
@@ -53,33 +54,45 @@ class ObjectStore:
         return f"{self._place[1]}/{path}"
 
     def create(self, path: str) -> NewFile:
-        return _ObjectFile(self._fs, self._full(path), path)
+        return _ObjectFile(self, path)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write one object as a whole."""
+        with _naming(f"{self}/{path}"):
+            self._fs.pipe_file(self._full(path), data)
 
     def read(self, path: str) -> bytes:
-        data: bytes = self._fs.cat_file(self._full(path))
+        with _naming(f"{self}/{path}"):
+            data: bytes = self._fs.cat_file(self._full(path))
         return data
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         # fsspec keeps listings: ask the store itself.
         self._fs.invalidate_cache()
         root = len(self._full(""))
-        found = self._fs.find(self._full(folder), detail=True)
+        with _naming(f"{self}/{folder}"):
+            found = self._fs.find(self._full(folder), detail=True)
         return {path[root:]: int(found[path]["size"]) for path in sorted(found)}
 
     def exists(self, path: str) -> bool:
         self._fs.invalidate_cache()
-        return bool(self._fs.isfile(self._full(path)))
+        with _naming(f"{self}/{path}"):
+            return bool(self._fs.isfile(self._full(path)))
 
     def hash(self, path: str) -> tuple[int, str]:
         digest, size = hashlib.sha256(), 0
-        with self._fs.open(self._full(path), "rb", block_size=_PIECE_BYTES) as file:
+        with (
+            _naming(f"{self}/{path}"),
+            self._fs.open(self._full(path), "rb", block_size=_PIECE_BYTES) as file,
+        ):
             while piece := file.read(_PIECE_BYTES):
                 digest.update(piece)
                 size += len(piece)
         return size, digest.hexdigest()
 
     def remove(self, path: str) -> None:
-        self._fs.rm_file(self._full(path))
+        with _naming(f"{self}/{path}"):
+            self._fs.rm_file(self._full(path))
 
     def remove_folder(self, folder: str) -> None:
         for path in self.sizes(folder):
@@ -99,9 +112,9 @@ class ObjectStore:
             beat = 0
             while not stop.wait(LOCK_RENEWAL_S):
                 beat += 1
-                self._fs.pipe_file(self._full(_LOCK), json.dumps([own, beat]).encode())
+                self.put(_LOCK, json.dumps([own, beat]).encode())
 
-        self._fs.pipe_file(self._full(_LOCK), json.dumps([own, 0]).encode())
+        self.put(_LOCK, json.dumps([own, 0]).encode())
         thread = threading.Thread(target=renew, daemon=True)
         thread.start()
         try:
@@ -117,6 +130,10 @@ class ObjectStore:
         if not self.exists(_LOCK):
             return
         seen = self.read(_LOCK)
+        click.echo(
+            f"{self} is locked: looking for {3 * LOCK_RENEWAL_S:g} s whether that run is alive",
+            err=True,
+        )
         deadline = time.monotonic() + 3 * LOCK_RENEWAL_S
         while time.monotonic() < deadline:
             time.sleep(LOCK_RENEWAL_S / 4)
@@ -132,9 +149,9 @@ class ObjectStore:
 class _ObjectFile(NewFile):
     """Held in memory until it is whole: a shard is a few hundred MB."""
 
-    def __init__(self, fs: Any, target: str, path: str) -> None:
+    def __init__(self, store: ObjectStore, path: str) -> None:
         super().__init__(path)
-        self._fs, self._target = fs, target
+        self._store = store
 
     def _open(self) -> None:
         self._content = bytearray()
@@ -145,5 +162,16 @@ class _ObjectFile(NewFile):
 
     def _close(self, complete: bool) -> None:
         if complete:
-            self._fs.pipe_file(self._target, bytes(self._content))
+            self._store.put(self._path, bytes(self._content))
         del self._content
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Put the object's place into whatever goes wrong with it."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(f"{place}: {error.strerror or error}") from None
+    except Exception as error:  # packages behind fsspec have exceptions of their own
+        raise OSError(f"{place}: {error or type(error).__name__}") from None
