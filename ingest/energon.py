@@ -14,6 +14,7 @@ from typing import Any
 from fusmae.manifest import Manifest, ShardRecord
 from fusmae.sample import TAR_BLOCK, TAR_END, ShardLayout, array_bytes, encode_info, npy_header
 
+from .card_reading import brace_url
 from .record import BlockRecord
 
 _FOLDER = ".nv-meta"
@@ -93,11 +94,7 @@ def _split_table(manifest: Manifest) -> str:
     lines = ["split_parts:"]
     for name, split in manifest.splits.items():
         if split.shards:
-            paths = [shard.path.removesuffix(".tar") for shard in split.shards]
-            stem, _, first = paths[0].rpartition("-")
-            last = paths[-1].rpartition("-")[2]
-            numbers = first if len(paths) == 1 else f"{{{first}..{last}}}"
-            lines += [f"  {name}:", f'  - "{stem}-{numbers}.tar"']
+            lines += [f"  {name}:", f'  - "{brace_url(split)}"']
     return "\n".join([*lines, "exclude: []"]) + "\n"
 
 

@@ -74,15 +74,15 @@ def finish(
     )
     histograms = write_file(store, "histograms.parquet", encode_histograms(sums, request.arrays))
     left_out = [write_file(store, "quarantine.jsonl", _quarantine(request, bad))] if bad else []
-    manifest = replace(manifest, files=(table, histograms, *left_out))
+    energon = [write_file(store, p, data) for p, data in energon_files(manifest, records).items()]
+    manifest = replace(manifest, files=(table, histograms, *left_out, *energon))
     croissant = write_file(
         store,
         CROISSANT_NAME,
         croissant_json(manifest, coverage_of(records, request.facts), request.facts).encode(),
     )
-    energon = [write_file(store, p, data) for p, data in energon_files(manifest, records).items()]
     card = write_file(store, "README.md", card_text(manifest).encode())
-    manifest = replace(manifest, files=(*manifest.files, croissant, *energon, card))
+    manifest = replace(manifest, files=(*manifest.files, croissant, card))
     write_file(store, MANIFEST_NAME, to_json(manifest).encode())
     return manifest
 
