@@ -143,9 +143,14 @@ def encode_parts(
             np.ascontiguousarray(array).data.cast("B"),
             bytes(_padding(size)),
         ]
-    text = json.dumps(info, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    text = encode_info(info)
     parts.append(_tar_header(f"{key}.json", len(text)) + text + bytes(_padding(len(text))))
     return parts
+
+
+def encode_info(info: Mapping[str, Any]) -> bytes:
+    """The bytes of KEY.json: UTF-8, sorted keys, no spaces."""
+    return json.dumps(info, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def decode(data: bytes) -> list[dict[str, Any]]:

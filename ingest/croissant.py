@@ -77,11 +77,15 @@ _CONTEXT: dict[str, Any] = {
 _SIMULATED = "SIMULATED: no pixel or label here was ever observed. "
 
 _ENCODING = {
+    "idx": "application/octet-stream",
     "json": "application/json",
     "jsonl": "application/jsonlines",
     "npy": "application/octet-stream",
     "parquet": "application/x-parquet",
+    "sqlite": "application/vnd.sqlite3",
     "tar": "application/x-tar",
+    "uuid": "text/plain",
+    "yaml": "application/yaml",
 }
 
 

@@ -19,6 +19,7 @@ from .class_counts import class_counts
 from .coordinates import auxiliary_names, sample_coordinates
 from .coverage import coverage_of
 from .croissant import CROISSANT_NAME, croissant_json
+from .energon import energon_files
 from .geotiff import Grid, footprints
 from .histograms import encode_histograms
 from .record import BlockRecord
@@ -73,7 +74,8 @@ def finish(
     )
     histograms = write_file(store, "histograms.parquet", encode_histograms(sums, request.arrays))
     left_out = [write_file(store, "quarantine.jsonl", _quarantine(request, bad))] if bad else []
-    manifest = replace(manifest, files=(table, histograms, *left_out))
+    energon = [write_file(store, p, data) for p, data in energon_files(manifest, records).items()]
+    manifest = replace(manifest, files=(table, histograms, *left_out, *energon))
     croissant = write_file(
         store,
         CROISSANT_NAME,
