@@ -12,15 +12,15 @@ from fusmae.sensors import BIGEARTHNET_ARRAYS, CLC_MAP
 from fusmae.splits import SPLITS
 
 from . import plan
+from .archives import Spooling, delete_unpacked, is_unpacked, open_archive
 from .bigearthnet_archive import Pair, detect_version, scan_v1, scan_v2
 from .bigearthnet_pair import read_pair
-from .dataset_options import DatasetOptions, dataset_options, make_dataset
+from .dataset_options import DatasetOptions, complete_dataset, dataset_options, make_dataset
 from .facts import BIGEARTHNET_FACTS
 from .origins import BIGEARTHNET_V1, BIGEARTHNET_V2, request_origin
-from .patches import FolderArchive
-from .progress import SampleProgress
+from .progress import LongWork
 from .request import Request
-from .simulate import simulation_of
+from .simulate import simulation_in, simulation_of
 
 _ARCHIVES = {"v1": BIGEARTHNET_V1, "v2": BIGEARTHNET_V2}
 
@@ -40,15 +40,22 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
 
 
 @click.command(epilog=_EXAMPLES)
-@click.option("--s2", type=click.Path(path_type=Path), required=True, help="Folder of S2 patches.")
-@click.option("--s1", type=click.Path(path_type=Path), required=True, help="Folder of S1 patches.")
+@click.option(
+    "--s2",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="S2 patches: the archive as published (.tar.gz, .tar.zst), a .tar, or a folder.",
+)
+@click.option(
+    "--s1", type=click.Path(path_type=Path), required=True, help="S1 patches, in the same ways."
+)
 @click.option(
     "--metadata",
     type=click.Path(path_type=Path),
     multiple=True,
     help="v2: metadata.parquet; give the table of snow, cloud and shadow patches as a second.",
 )
-@click.option("--maps", type=click.Path(path_type=Path), help="v2: folder of reference maps.")
+@click.option("--maps", type=click.Path(path_type=Path), help="v2: reference maps, likewise.")
 @click.option(
     "--split",
     type=click.Choice(["google", "official", "v2"]),
@@ -60,6 +67,13 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
     help="Folder of the published v1 lists: official split, seasonal snow, cloud and shadow.",
 )
 @click.option("--exclude", default="", help="snow, cloud or snow,cloud: leave such patches out.")
+@click.option(
+    "--spool",
+    type=click.Path(path_type=Path),
+    help="Local folder for unpacked archives and their indexes. Default: OUT.spool.",
+)
+@click.option("--keep-spool", is_flag=True, help="Keep what was unpacked after success.")
+@click.option("--any-archive", is_flag=True, help="Take archives that are not the published ones.")
 @dataset_options
 def bigearthnet(
     options: DatasetOptions,
@@ -70,10 +84,23 @@ def bigearthnet(
     split: str | None,
     split_lists: Path | None,
     exclude: str,
+    spool: Path | None,
+    keep_spool: bool,
+    any_archive: bool,
 ) -> None:
     """Turn BigEarthNet-MM GeoTIFFs into WebDataset shards and zarr stores."""
     excluded = _excluded(exclude)
-    optical, radar = FolderArchive(s2, "--s2"), FolderArchive(s1, "--s1")
+    spooling = Spooling(_spool_folder(options, spool), keep_spool, not any_archive)
+    given = {"--s2": s2, "--s1": s1, **({"--maps": maps} if maps else {})}
+    known = {"exclude": sorted(excluded), "maps": maps is not None}
+    known |= {"split": split} if split else {}
+    if not all(is_unpacked(path, option, spooling) for option, path in given.items()):
+        manifest = complete_dataset(options, known)
+        if manifest:
+            click.echo(f"{options.out}: already complete; no archive was unpacked again")
+            return
+    archives = {option: open_archive(path, option, spooling) for option, path in given.items()}
+    optical, radar = archives["--s2"], archives["--s1"]
     version = detect_version(optical, radar)
     if version == "v1" and (metadata or maps):
         raise ValueError("--metadata and --maps belong to BigEarthNet v2; these folders are v1")
@@ -86,17 +113,17 @@ def bigearthnet(
         )
     if rule == "official" and split_lists is None:
         raise ValueError("--split official needs --split-lists, the folder of the published lists")
-    simulation = simulation_of(s2.resolve().parent)
-    with SampleProgress(f"Listing BigEarthNet {version}") as progress:
+    simulation = simulation_of(s2.resolve().parent) or simulation_in(optical)
+    with LongWork(f"Listing BigEarthNet {version}") as work:
         if version == "v1":
-            pairs, absent = scan_v1(optical, radar, split_lists, progress.update)
+            pairs, absent = scan_v1(optical, radar, split_lists, work.update)
         else:
-            clc = FolderArchive(maps, "--maps") if maps else None
+            clc = archives.get("--maps")
             pairs, absent = scan_v2(optical, radar, metadata, clc, split_lists)
     if absent:
         told = "S1 patches" if version == "v1" else "patches of the tables"
         click.echo(
-            f"warning: {absent:,} {told} have no S2 folder in {s2}: not extracted?", err=True
+            f"warning: {absent:,} {told} have no S2 patch in {s2}: is it complete?", err=True
         )
     chosen = choose(pairs, rule, excluded)
     if options.limit:
@@ -125,6 +152,15 @@ def bigearthnet(
         options=choices,
     )
     make_dataset(request, options, len(pairs) - len(chosen))
+    for option, path in given.items():
+        delete_unpacked(path, option, spooling)
+
+
+def _spool_folder(options: DatasetOptions, spool: Path | None) -> Path:
+    if spool is None and "://" in options.out:
+        # Where nothing is unpacked, indexes of tars are all that comes here.
+        return Path(options.out.rstrip("/").rpartition("/")[2] + ".spool")
+    return spool or Path(options.out.rstrip("/") + ".spool")
 
 
 def facts_digest(pairs: list[Pair]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from fusmae.splits import V2_SPLIT_NAMES, google_split
 
 from .patches import Archive, Patch
+from .tar_archive import TarArchive
 
 _V1_S2 = re.compile(r"S2[AB]_MSIL2A_\d{8}T\d{1,6}_\d+_\d+")
 _V1_S1 = re.compile(r"S1[AB]_IW_GRDH_1SDV_\d{8}T\d{6}_\d{2}[A-Z]{3}_\d+_\d+")
@@ -83,7 +84,8 @@ def detect_version(s2: Archive, s1: Archive) -> str:
         if not versions:
             raise ValueError(_explain(option, archive, names))
         found[option] = versions[0]
-    if found["--s2"] != found["--s1"]:
+    # In a tar, where folders do not count, S1 is of either version.
+    if found["--s2"] != found["--s1"] and not isinstance(s1, TarArchive):
         raise ValueError(
             f"--s2 {s2} has the layout of BigEarthNet {found['--s2']}, but --s1 {s1} that of "
             f"{found['--s1']}: give both from the same version"

@@ -56,7 +56,7 @@ def build(
     plan = _plan_table(request)
     if store.exists(MANIFEST_NAME):
         manifest = manifest_of(store)
-        _refuse_other_plan(store, manifest.options["plan"], plan)
+        refuse_other_plan(store, manifest.options["plan"], plan)
         _refuse_damage(store, manifest)
         store.remove_folder(SCRATCH)
         return manifest
@@ -84,7 +84,8 @@ def _plan_table(request: Request) -> dict[str, Any]:
     }
 
 
-def _refuse_other_plan(store: Store, old: dict[str, Any], new: dict[str, Any]) -> None:
+def refuse_other_plan(store: Store, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raises ValueError: a choice differs; each that does is named with both values."""
     differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if differing:
         changes = ", ".join(f"{k}: {old.get(k)!r} then, {new.get(k)!r} now" for k in differing)
@@ -108,7 +109,7 @@ def _refuse_damage(store: Store, manifest: Manifest) -> None:
 def _write_or_check_plan(store: Store, plan: dict[str, Any]) -> None:
     path = f"{SCRATCH}/plan.json"
     if store.exists(path):
-        _refuse_other_plan(store, json.loads(store.read(path)), plan)
+        refuse_other_plan(store, json.loads(store.read(path)), plan)
     else:
         write_file(store, path, json.dumps(plan).encode())
 

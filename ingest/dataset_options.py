@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from fusmae.manifest import MANIFEST_NAME
+from fusmae.manifest import MANIFEST_NAME, Manifest
 
-from .dataset import Tolerance, build
+from .dataset import Tolerance, build, refuse_other_plan
 from .engine import executor
-from .progress import SampleProgress
+from .progress import LongWork
 from .request import Request
-from .storage import open_store
+from .storage import manifest_of, open_store
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,26 @@ def dataset_options(function: Callable[..., None]) -> Callable[..., None]:
     return gathered
 
 
+def complete_dataset(options: DatasetOptions, known: dict[str, Any]) -> Manifest | None:
+    """The manifest where `--out` is complete; `known` are options of the archive's verb.
+
+    Raises:
+        ValueError: it was made with other options.
+    """
+    store = open_store(options.out)
+    if not store.exists(MANIFEST_NAME):
+        return None
+    manifest = manifest_of(store)
+    plan = manifest.options["plan"]
+    mine = known | {
+        "formats": sorted(set(options.formats)),
+        "samples_per_shard": options.samples_per_shard,
+        "seed": options.seed,
+    }
+    refuse_other_plan(store, {key: plan.get(key) for key in mine}, mine)
+    return manifest
+
+
 def make_dataset(request: Request, options: DatasetOptions, num_left_out: int) -> None:
     """Build with a progress bar and say what was made; `num_left_out` samples by options.
 
@@ -98,7 +118,7 @@ def make_dataset(request: Request, options: DatasetOptions, num_left_out: int) -
     store = open_store(options.out)
     state = "already complete" if store.exists(MANIFEST_NAME) else "written"
     run = executor(options.workers, options.scheduler)
-    with SampleProgress("Converting") as progress:
+    with LongWork("Converting") as progress:
         manifest = build(store, request, run, progress.update, tolerance)
     num_samples = sum(split.num_samples for split in manifest.splits.values())
     num_bad = len(request.split_of) - num_samples

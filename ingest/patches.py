@@ -113,6 +113,9 @@ class Archive(Protocol):
     def patch(self, name: str, group: str | None = None) -> Patch:
         """One patch by its name, and the folder around it; an absent one fails when it is read."""
 
+    def top_file(self, name: str) -> bytes | None:
+        """A file that lies beside the patches or the folders around them; None if it is absent."""
+
 
 class FolderArchive:
     """Patches as extracted: a folder each, all in one folder or in folders of tiles or scenes."""
@@ -133,6 +136,10 @@ class FolderArchive:
 
     def patch(self, name: str, group: str | None = None) -> Patch:
         return FolderPatch(f"{self._root}/{group}/{name}" if group else f"{self._root}/{name}")
+
+    def top_file(self, name: str) -> bytes | None:
+        path = Path(self._root, name)
+        return path.read_bytes() if path.is_file() else None
 
     def _folders(self, place: str) -> list[str]:
         try:

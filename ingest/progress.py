@@ -4,20 +4,28 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 # Between two updates of the bar.
 _PAUSE_S = 0.1
 
 
-class SampleProgress:
-    """`with SampleProgress("Converting") as progress: progress.update(done, total)`."""
+class LongWork:
+    """`with LongWork("Converting") as work: work.update(done, total)`, samples or bytes."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, in_bytes: bool = False) -> None:
+        self._in_bytes = in_bytes
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            DownloadColumn() if in_bytes else MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
@@ -26,7 +34,7 @@ class SampleProgress:
         self._first: int | None = None
         self._next = 0.0
 
-    def __enter__(self) -> "SampleProgress":
+    def __enter__(self) -> "LongWork":
         self._bar.start()
         return self
 
@@ -38,7 +46,8 @@ class SampleProgress:
         # What an earlier run did does not count towards this run's speed.
         self._first = done if self._first is None else self._first
         elapsed = self._bar.tasks[self._task].elapsed or 0.0
-        rate = f"{(done - self._first) / elapsed:,.0f}/s" if elapsed > 0.5 else ""
+        speed = (done - self._first) / max(elapsed, 0.5)
+        rate = f"{speed / 1e6:,.0f} MB/s" if self._in_bytes else f"{speed:,.0f}/s"
         self._bar.update(self._task, completed=done, total=total, rate=rate)
 
     def __exit__(

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from .bigearthnet_archive import read_json
+from .bigearthnet_archive import parse_json, read_json
+from .patches import Archive
 from .pool import run_tasks
-from .progress import SampleProgress
+from .progress import LongWork
 from .simulated_archive import SCRATCH, write_patch, write_tables
 from .simulated_names import MAX_PATCHES
 from .simulated_sen12ms import write_triplet
@@ -46,6 +47,12 @@ def simulation_of(archive: Path) -> dict[str, Any] | None:
         )
     marker = archive / SIMULATED_NAME
     return read_json(marker) if marker.exists() else None
+
+
+def simulation_in(archive: Archive) -> dict[str, Any] | None:
+    """What an archive's own copy of the signature says; None if it has none."""
+    data = archive.top_file(SIMULATED_NAME)
+    return None if data is None else parse_json(data, f"{SIMULATED_NAME} in {archive}")
 
 
 _EXAMPLES = """
@@ -102,7 +109,7 @@ def _write(
 ) -> list[Any]:
     """Run `task(*arguments, indices)` over all patches, with progress; what it returned."""
     rows: list[Any] = []
-    with SampleProgress("Simulating") as progress:
+    with LongWork("Simulating") as progress:
         progress.update(0, patches)
         chunks = [range(i, min(i + _CHUNK, patches)) for i in range(0, patches, _CHUNK)]
         for done in run_tasks(task, [(*arguments, chunk) for chunk in chunks], workers):
@@ -114,6 +121,9 @@ def _write(
 def _finish(out: Path) -> None:
     """Sign the archive: from here on it is complete."""
     shutil.rmtree(out / SCRATCH, ignore_errors=True)
+    for folder in sorted(path for path in out.iterdir() if path.is_dir()):
+        # So that a tar of one of the folders says so too.
+        shutil.copyfile(out / UNFINISHED_NAME, folder / SIMULATED_NAME)
     (out / UNFINISHED_NAME).rename(out / SIMULATED_NAME)
 
 

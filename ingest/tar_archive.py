@@ -23,6 +23,10 @@ from .tar_index import MEMBERS, PATCHES, Head, read_head, spelled
 _MAX_SPAN = 2
 
 
+# What the folders of the published archives are called, around patches or tiles.
+_TOP = ("BigEarthNet", "Reference_Maps")
+
+
 @dataclass(frozen=True)
 class IndexedTar:
     """A tar, its index, and what the tar was when it was indexed: size in bytes and time.
@@ -146,6 +150,15 @@ class TarArchive:
         if rows is None:
             return AbsentPatch(self._archive.given, name)
         return TarPatch(self._archive, name, *rows)
+
+    def top_file(self, name: str) -> bytes | None:
+        for folder, rows in self._rows.items():
+            # A tar of an archive's folder, or of what is in it.
+            if folder == "." or folder.startswith(_TOP):
+                patch = TarPatch(self._archive, folder, *rows)
+                if name in patch.files():
+                    return bytes(patch.load([name])[0])
+        return None
 
     @cached_property
     def _rows(self) -> dict[str, tuple[int, int]]:

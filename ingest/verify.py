@@ -16,7 +16,7 @@ from fusmae.manifest import (
 )
 from fusmae.sample import decode
 
-from .progress import SampleProgress
+from .progress import LongWork
 from .storage import Store, manifest_of, open_store
 from .zarr_store import open_array, store_path
 
@@ -31,7 +31,7 @@ def verify(dataset: str) -> None:
     """
     store = open_store(dataset)
     manifest = manifest_of(store)
-    with SampleProgress("Verifying") as progress:
+    with LongWork("Verifying") as progress:
         problems = list(find_problems(store, manifest, progress.update))
     for problem in problems:
         click.echo(problem, err=True)
