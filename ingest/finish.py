@@ -81,7 +81,7 @@ def finish(
         CROISSANT_NAME,
         croissant_json(manifest, coverage_of(records, request.facts), request.facts).encode(),
     )
-    card = write_file(store, "README.md", card_text(manifest).encode())
+    card = write_file(store, "README.md", card_text(manifest, request.facts).encode())
     manifest = replace(manifest, files=(*manifest.files, croissant, card))
     write_file(store, MANIFEST_NAME, to_json(manifest).encode())
     return manifest
