@@ -9,6 +9,7 @@ import click
 
 from .bigearthnet import bigearthnet
 from .info import info
+from .preview import preview
 from .sen12ms import sen12ms
 from .simulate import simulate
 from .verify import verify
@@ -20,7 +21,7 @@ def commands() -> None:
     """Sentinel-1 and Sentinel-2 archives to sharded, verified, self-describing datasets."""
 
 
-for verb in (bigearthnet, sen12ms, simulate, verify, info):
+for verb in (bigearthnet, sen12ms, simulate, verify, info, preview):
     commands.add_command(verb)
 
 
