@@ -20,7 +20,9 @@ Needs matplotlib: pip install 'fusmae[report]'.
 @click.command(epilog=_EXAMPLES)
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Page to make.")
-@click.option("--samples", type=click.IntRange(1), default=24, show_default=True)
+@click.option(
+    "--samples", type=click.IntRange(1), default=24, show_default=True, help="How many to show."
+)
 @click.option(
     "--split", help="Whose samples are shown. Default: the split of the statistics, mostly train."
 )
@@ -41,9 +43,10 @@ def preview(dataset: Path, out: Path, samples: int, split: str | None) -> None:
     try:
         from .preview_page import make_page
     except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "PIL"):
+        package = str(error.name).partition(".")[0]
+        if package not in ("matplotlib", "PIL"):
             raise
-        raise ValueError(f"no {error.name} here: pip install 'fusmae[report]'") from None
+        raise ValueError(f"preview needs {package}: pip install 'fusmae[report]'") from None
     _replace(out, make_page(dataset, manifest, shown, samples).encode())
     click.echo(f"{out}: open it in a browser")
 

@@ -41,8 +41,7 @@ class Unit:
 
     def text(self, stored: float) -> str:
         """A number in stored units as it is shown, without the unit."""
-        number = round(stored * self.scale, self.digits)
-        return f"{number:g}".replace("-", "\N{MINUS SIGN}")
+        return f"{stored * self.scale:.{self.digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def unit_of(spec: ArraySpec) -> Unit:

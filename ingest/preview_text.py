@@ -18,7 +18,7 @@ _TIMES = {"time_s2": "Sentinel-2", "time_s1": "Sentinel-1"}
 
 # In a reason: a path or a file's name, of which what follows the last underscore is kept; a number.
 _FILE = re.compile(r"\S*[/_]\S*?(_[^\s_/]+?\.\w+)")
-_NUMBER = re.compile(r"(?<![\w.])[\d][\d,.]*(?!\w)")
+_NUMBER = re.compile(r"(?<![\w.])\d(?:[\d,.]*\d)?(?!\w)")
 
 
 def split_table(manifest: Manifest) -> str:
@@ -64,7 +64,7 @@ def left_out_table(root: Path, manifest: Manifest) -> str:
         raise ValueError(f"cannot read {path}: {error}; see fusmae-ingest verify {root}") from None
     rows = "".join(
         f'<tr><td>{count:,}</td><td class="text">{html.escape(reason)}</td>'
-        f'<td class="text">{html.escape(examples[reason]["reason"])}</td></tr>\n'
+        f'<td class="text">{_breakable(examples[reason]["reason"])}</td></tr>\n'
         for reason, count in reasons.most_common()
     )
     return (
@@ -83,6 +83,11 @@ def _kind(reason: str) -> str:
     return _NUMBER.sub("#", _FILE.sub(r"…\1", reason))
 
 
+def _breakable(text: str) -> str:
+    """Text, escaped, whose long names a browser breaks between their fields."""
+    return re.sub("([_/])", r"\1<wbr>", html.escape(text))
+
+
 def sample_facts(manifest: Manifest, row: Mapping[str, Any]) -> str:
     """Key, dates, place, labels and flags of a sample, from its row of samples.parquet."""
     lon, lat = centre(row["footprint"])
@@ -96,9 +101,7 @@ def sample_facts(manifest: Manifest, row: Mapping[str, Any]) -> str:
         if row.get(column)
     ]
     flags = [name for column, name in _FLAGS.items() if row.get(column)]
-    # A long key breaks between its fields.
-    key = html.escape(row["key"]).replace("_", "_<wbr>")
-    parts = [f"<h3>{key}</h3>", f"<p>{html.escape(', '.join(place))}</p>"]
+    parts = [f"<h3>{_breakable(row['key'])}</h3>", f"<p>{html.escape(', '.join(place))}</p>"]
     if dates:
         parts.append(f"<p>{'<br>'.join(map(html.escape, dates))}</p>")
     if flags:
