@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -131,20 +132,16 @@ def map_figure(
     """
     figure = Figure(figsize=(7.4, 5.4), layout="constrained")
     axes = figure.subplots()
-    size = float(np.clip(4000 / len(points), 0.5, 36))
+    # In a mixed order, so that where splits lie close no split hides the others.
+    order = np.random.default_rng(0).permutation(len(points))
+    lon, lat = points[order].T
+    colours = np.empty((len(points), 4))
     for split in filled_splits(manifest):
-        lon, lat = points[splits == split].T
-        axes.scatter(
-            lon,
-            lat,
-            s=size,
-            color=colour_of(manifest, split),
-            alpha=0.7,
-            linewidths=0,
-            label=split,
-            rasterized=True,
-        )
+        colours[splits == split] = to_rgba(colour_of(manifest, split), alpha=0.7)
+    size = float(np.clip(4000 / len(points), 0.5, 36))
+    axes.scatter(lon, lat, s=size, c=colours[order], linewidths=0)
     _frame(axes, points)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(lambda value, _: _degrees(value, "E", "W"))
     axes.yaxis.set_major_formatter(lambda value, _: _degrees(value, "N", "S"))
     axes.grid(color="#cdd5e1", linewidth=0.7)

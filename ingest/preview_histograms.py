@@ -154,7 +154,7 @@ def code_figure(manifest: Manifest, spec: ArraySpec, table: pa.Table) -> bytes:
     basis = manifest.statistics_split
     found = [_bins(table, basis, spec.name, name) for name in spec.band_names]
     lines = max(len(left) for left, _, _ in found)
-    figure = Figure(figsize=(WIDTH_IN, 0.7 + 0.23 * lines), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, 0.7 + 0.28 * lines), layout="constrained")
     grid = figure.subplots(1, len(found), squeeze=False)
     for axes, name, (left, _, count) in zip(grid.flat, spec.band_names, found, strict=True):
         classes = [land_cover_class(name, int(code)) for code in left]
