@@ -10,7 +10,7 @@ import click
 
 # In the order of `--help`. A verb's module is imported when it is asked for: zarr, rasterio and
 # matplotlib take longer to import than a small run takes, and no verb needs them all.
-VERBS = ("bigearthnet", "sen12ms", "simulate", "verify", "info")
+VERBS = ("bigearthnet", "sen12ms", "simulate", "verify", "info", "preview")
 
 
 class _Verbs(click.Group):

@@ -116,7 +116,7 @@ def test_heavy_libraries_have_one_door(library):
     ("module", "absent"),
     [
         ("fusmae", ["torch", "numpy", "pyarrow"]),
-        ("fusmae_ingest.cli", ["torch", "deepspeed"]),
+        ("fusmae_ingest.cli", ["torch", "deepspeed", "matplotlib"]),
         ("fusmae.model", ["deepspeed", "rasterio", "zarr", "pyarrow", "torchvision"]),
         ("fusmae.data", ["deepspeed", "rasterio", "zarr", "timm"]),
     ],
