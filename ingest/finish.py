@@ -22,6 +22,7 @@ from .croissant import CROISSANT_NAME, croissant_json
 from .energon import energon_files
 from .geotiff import Grid, footprints
 from .histograms import encode_histograms
+from .layout import store_path
 from .record import BlockRecord
 from .request import Request
 from .samples_table import TABLE_NAME, encode_table
@@ -135,7 +136,7 @@ def _finish_split(
     zarr = [file for record in records for file in record.zarr]
     if "zarr" in request.formats and rows:
         # zarr takes half a second to import, which a run for shards alone can do without.
-        from .zarr_store import band_coordinates, encode_group, store_path
+        from .zarr_store import band_coordinates, encode_group
 
         bands = band_coordinates(request.arrays)
         auxiliary = sorted(

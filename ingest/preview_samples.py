@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from fusmae.manifest import Manifest
 from fusmae.sample import array_bytes
 
-from .zarr_store import open_array, store_path
+from .layout import store_path
+from .zarr_store import open_array
 
 # A WKB polygon of one ring of five points, as `samples_table` writes it: byte order, type, number
 # of rings and of points, then longitude and latitude of each point.

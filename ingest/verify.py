@@ -16,9 +16,10 @@ from fusmae.manifest import (
 )
 from fusmae.sample import decode
 
+from .layout import store_path
 from .progress import LongWork
 from .storage import Store, manifest_of, open_store
-from .zarr_store import open_array, store_path
+from .zarr_store import open_array
 
 
 @click.command(epilog="\b\nExample:\n  fusmae-ingest verify ben\n")
