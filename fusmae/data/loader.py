@@ -17,6 +17,7 @@ from fusmae.config import DataConfig
 from fusmae.data.order import Order
 from fusmae.data.reader import SplitReader, arrays_for
 from fusmae.data.ring import Batch, Ring, RingOptions
+from fusmae.data.subset import subset_ids
 from fusmae.manifest import read_manifest
 
 Device = torch.device | str | None
@@ -82,7 +83,7 @@ class TrainLoader:
 
         Args:
             dataset: the folder that holds `dataset.json`.
-            data: split, bands and shuffle window; only arrays with these bands are read.
+            data: split, subset, bands and shuffle window; only arrays with these bands are read.
             seed: of the order.
             global_batch: samples of one optimiser step, over all ranks and micro-batches.
             rank: this process's number, from 0 to world_size - 1.
@@ -96,7 +97,7 @@ class TrainLoader:
 
         Raises:
             ValueError: a number is out of range or does not divide, the dataset is broken or
-                lacks the split or a band, or CUDA is wanted where there is none.
+                lacks the split, a band or the subset, or CUDA is wanted where there is none.
         """
         _check_rank(rank, world_size)
         if micro_batch < 1 or global_batch < 1 or global_batch % (world_size * micro_batch):
@@ -109,7 +110,8 @@ class TrainLoader:
             raise ValueError(f"start = {start} must be 0 or more")
         self._options = RingOptions(num_threads, ring, pin, _device(device))
         self._reader = _open(dataset, data.split, data)
-        self._order = Order(self._reader.shard_sizes, seed, data.window)
+        subset = subset_ids(self._reader, data.subset)
+        self._order = Order(self._reader.shard_sizes, seed, data.window, subset)
         self._data, self._seed = data, seed
         self._cut = (global_batch, rank, world_size, micro_batch)
         self._start = start
@@ -162,6 +164,7 @@ class TrainLoader:
             "digest": self._order.digest,
             "shards_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
             "split": self._data.split,
+            "subset": str(self._data.subset),
             "num_samples": self.num_samples,
             "seed": self._seed,
             "window": self._data.window,

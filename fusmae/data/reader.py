@@ -251,6 +251,15 @@ class SplitReader:
         """
         return self._column("key")
 
+    def flags(self, name: str) -> list[bool | None]:
+        """A yes or no of each sample, in the order of their ids; None where it is unknown.
+
+        Raises:
+            ValueError: pyarrow is not installed, or `samples.parquet` is missing, broken or
+                without this column.
+        """
+        return self._column(name)
+
     def labels(self, label_set: str) -> list[list[str]]:
         """The class names of each sample, in the order of their ids.
 
@@ -282,7 +291,8 @@ class SplitReader:
         try:
             table = read_table(path, columns=[name], filters=[("split", "==", self.split)])
         except (OSError, ArrowException) as error:
-            raise ValueError(f"cannot read column {name!r} of {path}: {error}") from None
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"cannot read column {name!r} of {path}: {reason}") from None
         if table.num_rows != self.num_samples:
             raise ValueError(
                 f"{path} has {table.num_rows} rows for split {self.split!r}, "
