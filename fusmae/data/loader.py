@@ -125,6 +125,11 @@ class TrainLoader:
         return self._order.num_samples
 
     @property
+    def global_batch(self) -> int:
+        """Samples of one step over all ranks."""
+        return self._cut[0]
+
+    @property
     def micro_batches_per_step(self) -> int:
         """Batches of this loader that make its rank's share of one global batch."""
         global_batch, _, world_size, micro_batch = self._cut
