@@ -13,20 +13,24 @@ from fusmae.data.transforms import (
     percentile_limits,
     resample,
 )
+from fusmae.data.view import DatasetView, SampleStream, open_dataset
 
 __all__ = [
     "Batch",
+    "DatasetView",
     "EvalLoader",
     "MixedBatch",
     "MixedPreprocess",
     "MixtureLoader",
     "Order",
     "Preprocess",
+    "SampleStream",
     "SplitReader",
     "TrainLoader",
     "arrays_for",
     "clip_percentiles",
     "normalise",
+    "open_dataset",
     "percentile_limits",
     "random_crops",
     "random_flips",

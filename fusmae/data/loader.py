@@ -2,7 +2,6 @@
 one visit of every sample.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from fusmae.config import DataConfig
 from fusmae.data.order import Order
 from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.resume import consumed_of, describe_order
 from fusmae.data.ring import Batch, Ring, RingOptions
 from fusmae.data.subset import subset_ids
 from fusmae.manifest import read_manifest
@@ -164,16 +164,8 @@ class TrainLoader:
         return {"consumed": self._start + steps * self._cut[0], **self._definition()}
 
     def _definition(self) -> dict[str, Any]:
-        hashes = "".join(shard.sha256 for shard in self._reader.record.shards)
-        return {
-            "digest": self._order.digest,
-            "shards_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-            "split": self._data.split,
-            "subset": str(self._data.subset),
-            "num_samples": self.num_samples,
-            "seed": self._seed,
-            "window": self._data.window,
-        }
+        data = self._data
+        return describe_order(self._reader, self._order, self._seed, data.window, data.subset)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the positions consumed in `state`; batches read ahead are dropped.
@@ -182,17 +174,7 @@ class TrainLoader:
             ValueError: the state belongs to another order or other shards (what differs is
                 named), or it is not a state of this class.
         """
-        mine = self._definition()
-        if any(state.get(key) != mine[key] for key in ("digest", "shards_sha256")):
-            differs = [
-                f"{key} was {state.get(key)!r} and is {mine[key]!r}"
-                for key in mine
-                if state.get(key) != mine[key]
-            ]
-            raise ValueError(f"cannot resume in another order of samples: {'; '.join(differs)}")
-        consumed = state.get("consumed")
-        if not isinstance(consumed, int) or consumed < 0:
-            raise ValueError(f"consumed = {consumed!r} must be a whole number, 0 or more")
+        consumed = consumed_of(state, self._definition())
         self._drop_ring()
         self._start, self._num_batches = consumed, 0
 

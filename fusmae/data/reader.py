@@ -224,7 +224,11 @@ class SplitReader:
                         )
 
     def info(self, sample_id: int) -> dict[str, Any]:
-        """The JSON member of a sample.
+        """The JSON member of a sample; errors as `describe`."""
+        return self.describe(sample_id)[1]
+
+    def describe(self, sample_id: int) -> tuple[str, dict[str, Any]]:
+        """The key of a sample and its JSON member, from its shard.
 
         Raises:
             ValueError: the id does not exist, or the shard is missing or broken.
@@ -234,14 +238,15 @@ class SplitReader:
         header = bytearray(TAR_BLOCK)
         shard.read([header], TAR_BLOCK, start + self._json_start)
         try:
-            text = bytearray(tarfile.TarInfo.frombuf(bytes(header), "utf-8", "strict").size)
+            member = tarfile.TarInfo.frombuf(bytes(header), "utf-8", "strict")
+            text = bytearray(member.size)
             shard.read([text], len(text), start + self._json_start + TAR_BLOCK)
             table: dict[str, Any] = json.loads(text)
         except (tarfile.HeaderError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"shard {shard.path} holds no JSON member for the sample at byte {start}: {error}"
             ) from None
-        return table
+        return member.name.removesuffix(".json"), table
 
     def keys(self) -> list[str]:
         """The key of each sample, in the order of their ids.
