@@ -163,3 +163,15 @@ def test_crops_that_cut_a_pixel_or_do_not_fit_are_refused(size_px):
 def test_oblong_arrays_are_refused_by_name():
     with pytest.raises(ValueError, match=r"array 'a' must be \(B, C, H, H\)"):
         random_crops({"a": torch.zeros(1, 1, 4, 6)}, 2, 0, positions(1))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_gpu_moves_the_same_pixels_as_a_cpu():
+    arrays, where = random_batch(16), positions(16, 2**40)
+    on_gpu = {name: array.cuda() for name, array in arrays.items()}
+    expected = random_crops(random_flips(arrays, 7, where), 60, 7, where)
+    actual = random_crops(random_flips(on_gpu, 7, where.cuda()), 60, 7, where.cuda())
+    for name, array in expected.items():
+        assert actual[name].is_cuda
+        assert torch.equal(actual[name].cpu().view(torch.uint8), array.view(torch.uint8))

@@ -221,3 +221,20 @@ def test_loaders_that_do_not_keep_step_are_refused(tiny_dataset):
         pytest.raises(ValueError, match=r"these make \[1, 2\]"),
     ):
         MixtureLoader([one, other])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_mixture_on_a_gpu_is_that_of_a_cpu(datasets):
+    manifests = [read_manifest(dataset) for dataset in datasets]
+    preprocess = MixedPreprocess([Preprocess(manifest, BANDS, 12) for manifest in manifests])
+    with mixture(datasets) as on_cpu, mixture(datasets, pin=True, device="cuda") as on_gpu:
+        for _ in range(6):
+            ours, theirs = next(on_gpu), next(on_cpu)
+            assert ours.positions.is_cuda
+            assert ours.positions.tolist() == theirs.positions.tolist()
+            assert ours.sample_ids.tolist() == theirs.sample_ids.tolist()
+            expected = preprocess.cpu()(theirs.parts)
+            actual = preprocess.cuda()(ours.parts)
+            for sensor, image in expected.items():
+                torch.testing.assert_close(actual[sensor].cpu(), image, rtol=1e-5, atol=4e-5)

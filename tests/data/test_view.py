@@ -1,8 +1,10 @@
 import itertools
 import json
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -229,6 +231,20 @@ def test_what_the_dataset_does_not_have_is_refused(tiny_dataset, options, messag
 def test_impossible_streams_are_refused(view, options, message):
     with pytest.raises(ValueError, match=message):
         view.stream(**options)
+
+
+def test_the_readmes_ten_lines_run(tiny_dataset, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (block,) = (
+        b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "open_dataset" in b
+    )
+    assert len([line for line in block.splitlines() if line]) <= 10
+    (tmp_path / "ben").symlink_to(tiny_dataset)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block, names)
+    shapes = {name: tuple(image.shape) for name, image in names["images"].items()}
+    assert shapes == {"s1": (64, 2, 120, 120), "s2": (64, 2, 120, 120)}
 
 
 PROGRAM = """
