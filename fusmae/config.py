@@ -100,7 +100,10 @@ class DataConfig:
     """What of a dataset is used, and on which grid the model sees it.
 
     `bands` maps a sensor to its band names in the model's channel order; a sensor left
-    out is not read. `window` is the shuffle window in shards, 0 for all of them.
+    out is not read. `window` is the shuffle window in shards, 0 for all of them. Of a dataset at
+    a URL at most `cache_gb` (10^9 bytes) of shards are kept on disk, and a window of 0 is the
+    largest of which the current and the next one fit; a shard that stays unreadable ends the
+    run, or is replaced in each batch by good ones of its window (`skip`).
     """
 
     split: str = "train"
@@ -125,6 +128,12 @@ class DataConfig:
     )
     resample: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     window: int = 0
+    # Not taken from the free disk: the window, so the order of samples, follows from it.
+    cache_gb: float = 64.0
+    on_bad_shard: Literal["error", "skip"] = "error"
+
+    def __post_init__(self) -> None:
+        _check_positive("data", self, "cache_gb")
 
 
 @dataclass(frozen=True)

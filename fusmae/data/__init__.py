@@ -3,6 +3,7 @@
 from fusmae.data.loader import EvalLoader, TrainLoader
 from fusmae.data.order import Order
 from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.remote import location_of, open_dataset
 from fusmae.data.ring import Batch
 from fusmae.data.transforms import Preprocess, resample
 
@@ -14,5 +15,7 @@ __all__ = [
     "SplitReader",
     "TrainLoader",
     "arrays_for",
+    "location_of",
+    "open_dataset",
     "resample",
 ]

@@ -15,15 +15,18 @@ import torch
 
 from fusmae.config import DataConfig
 from fusmae.data.order import Order
+from fusmae.data.prefetch import RemoteSource, evaluation_source, training_source
 from fusmae.data.reader import SplitReader, arrays_for
 from fusmae.data.ring import Batch, Ring, RingOptions
+from fusmae.data.source import Source
 from fusmae.manifest import read_manifest
 
 Device = torch.device | str | None
 
 
 def _open(dataset: Path, split: str, data: DataConfig) -> SplitReader:
-    return SplitReader(dataset, split, arrays_for(read_manifest(dataset), data.bands))
+    arrays = arrays_for(read_manifest(dataset), data.bands)
+    return SplitReader(dataset, split, arrays, data.cache_gb)
 
 
 def _device(device: Device) -> torch.device:
@@ -109,8 +112,12 @@ class TrainLoader:
             raise ValueError(f"start = {start} must be 0 or more")
         self._options = RingOptions(num_threads, ring, pin, _device(device))
         self._reader = _open(dataset, data.split, data)
-        self._order = Order(self._reader.shard_sizes, seed, data.window)
+        mirror, shards = self._reader.mirror, self._reader.record.shards
+        self._window = mirror.window(shards, data.window) if mirror else data.window
+        self._order = Order(self._reader.shard_sizes, seed, self._window)
         self._data, self._seed = data, seed
+        self._source: Source | None = None
+        self._num_replaced = 0
         self._cut = (global_batch, rank, world_size, micro_batch)
         self._start = start
         self._num_batches = 0
@@ -135,17 +142,24 @@ class TrainLoader:
         if self._closed:
             raise ValueError("this loader is closed")
         if self._ring is None:
-            self._ring = Ring(
-                self._reader,
-                self._order.samples,
-                _micro_batches(self._start, *self._cut),
-                self._cut[-1],
-                self._options,
+            skip = self._data.on_bad_shard == "skip"
+            self._source = training_source(
+                self._reader, self._order, self._start, self._cut[:3], skip
             )
+            self._handed_out = _micro_batches(self._start, *self._cut)
+            batches = _micro_batches(self._start, *self._cut)
+            self._ring = Ring(self._source, batches, self._cut[-1], self._options)
         batch = self._ring.next_batch()
         assert batch is not None, "the training sequence has no end"
         self._num_batches += 1
+        if isinstance(self._source, RemoteSource):
+            self._num_replaced += self._source.take_num_replaced(*next(self._handed_out))
         return batch
+
+    @property
+    def num_replaced(self) -> int:
+        """Samples of this loader's batches so far that stand in for one of a bad shard."""
+        return self._num_replaced
 
     def state_dict(self) -> dict[str, Any]:
         """Where the sequence stands, the same on every rank, and what defines it; JSON-ready.
@@ -164,7 +178,7 @@ class TrainLoader:
             "split": self._data.split,
             "num_samples": self.num_samples,
             "seed": self._seed,
-            "window": self._data.window,
+            "window": self._window,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -185,6 +199,8 @@ class TrainLoader:
         consumed = state.get("consumed")
         if not isinstance(consumed, int) or consumed < 0:
             raise ValueError(f"consumed = {consumed!r} must be a whole number, 0 or more")
+        if self._ring is not None:
+            self._ring.check_process()
         self._drop_ring()
         self._start, self._num_batches = consumed, 0
 
@@ -274,10 +290,9 @@ class EvalLoader:
         return -(-len(self._positions) // self._batch)
 
     def __iter__(self) -> Iterator[Batch]:
-        ids, stop = self._ids, self._positions.stop
+        stop = self._positions.stop
         ring = Ring(
-            self._reader,
-            lambda start, size: ids[start : start + size],
+            evaluation_source(self._reader, self._ids, self._positions),
             ((first, min(self._batch, stop - first)) for first in self._positions[:: self._batch]),
             self._batch,
             self._options,

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fusmae.data import location_of
 from fusmae.manifest import MANIFEST_NAME
 from fusmae.training.durable import replace_file
 
@@ -22,7 +23,7 @@ _PACKAGES = ("fusmae", "torch", "deepspeed", "numpy", "safetensors", "timm")
 def describe_dataset(dataset: Path) -> dict[str, Any]:
     """Where the dataset lies and the sha256 of its manifest, which lists every file's."""
     digest = hashlib.sha256((dataset / MANIFEST_NAME).read_bytes()).hexdigest()
-    return {"path": str(dataset.resolve()), "manifest_sha256": digest}
+    return {"path": location_of(dataset), "manifest_sha256": digest}
 
 
 def describe_start(world_size: int, step: int, ds_config: dict[str, Any]) -> dict[str, Any]:

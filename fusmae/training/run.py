@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fusmae.config import PretrainRecipe, as_table, load_recipe
+from fusmae.data import open_dataset
 from fusmae.manifest import Manifest, read_manifest
 from fusmae.training.checkpoint import newest_state
 from fusmae.training.ds_config import EnginePlan, plan_engine, read_ds_config
@@ -45,13 +46,19 @@ class Run:
 
 
 def read_run(
-    recipe_path: Path, data: Path, out: Path, ds_path: Path, overrides: tuple[str, ...]
+    recipe_path: Path,
+    location: str,
+    cache: Path,
+    out: Path,
+    ds_path: Path,
+    overrides: tuple[str, ...],
 ) -> Run:
-    """Read and check every file; nothing is written, and no other rank is waited for.
+    """Read and check every file; no other rank is waited for, and only `cache` is written.
 
     Args:
         recipe_path: a TOML file.
-        data: a dataset of `fusmae-ingest`.
+        location: the folder or URL of a dataset of `fusmae-ingest`.
+        cache: where a dataset at a URL is cached.
         out: the folder of the run.
         ds_path: a DeepSpeed json.
         overrides: `a.b=value`, applied to the recipe.
@@ -60,6 +67,7 @@ def read_run(
         ValueError: a file is missing or wrong, or they do not fit together.
     """
     recipe = load_recipe(PretrainRecipe, recipe_path, overrides)
+    data = open_dataset(location, cache)
     manifest = read_manifest(data)
     for sensor, bands in recipe.data.bands.items():
         for band in bands:
@@ -116,5 +124,5 @@ def check_same_run(run: Run, state: dict[str, Any]) -> None:
     if state["dataset"]["manifest_sha256"] != run.dataset["manifest_sha256"]:
         raise ValueError(
             f"{run.out} was started with the dataset {state['dataset']['path']}, "
-            f"and {run.data} is not the same; choose another folder for --out"
+            f"and {run.dataset['path']} is not the same; choose another folder for --out"
         )
