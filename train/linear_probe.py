@@ -7,7 +7,7 @@ from typing import get_args
 import click
 
 from fusmae.config import ProbeRecipe, load_recipe
-from fusmae.data import open_dataset
+from fusmae.data import locate_dataset
 from fusmae.evaluation.features import FeatureKind
 from fusmae.evaluation.runs import RESULT_NAME, ProbeOptions, run_probe
 
@@ -83,7 +83,7 @@ def main(
         raise click.UsageError(str(error)) from None
     names = tuple(name.strip() for name in sensors.split(","))
     try:
-        dataset = open_dataset(data, cache)
+        dataset = locate_dataset(data, cache)
         options = ProbeOptions(dataset, pretrained, names, fraction, features, loaded)
         result, computed = run_probe(options, out)
     except (ValueError, OSError) as error:

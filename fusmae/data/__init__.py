@@ -3,7 +3,7 @@
 from fusmae.data.loader import EvalLoader, TrainLoader
 from fusmae.data.order import Order
 from fusmae.data.reader import SplitReader, arrays_for
-from fusmae.data.remote import location_of, open_dataset
+from fusmae.data.remote import locate_dataset, location_of
 from fusmae.data.ring import Batch
 from fusmae.data.transforms import Preprocess, resample
 
@@ -16,6 +16,6 @@ __all__ = [
     "TrainLoader",
     "arrays_for",
     "location_of",
-    "open_dataset",
+    "locate_dataset",
     "resample",
 ]

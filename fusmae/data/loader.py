@@ -80,6 +80,7 @@ class TrainLoader:
         ring: int = 3,
         pin: bool = False,
         device: Device = None,
+        cache_share: float = 1.0,
     ) -> None:
         """Open the split; threads start with the first `next`.
 
@@ -96,6 +97,8 @@ class TrainLoader:
             ring: batches in memory at once, with the one that the caller holds.
             pin: whether host memory is page-locked, which fast copies to a GPU need.
             device: where the batches are wanted; None for the CPU.
+            cache_share: the part of a remote dataset's cache for this loader, less than 1 where
+                several are read in turns.
 
         Raises:
             ValueError: a number is out of range or does not divide, the dataset is broken or
@@ -113,7 +116,7 @@ class TrainLoader:
         self._options = RingOptions(num_threads, ring, pin, _device(device))
         self._reader = _open(dataset, data.split, data)
         mirror, shards = self._reader.mirror, self._reader.record.shards
-        self._window = mirror.window(shards, data.window) if mirror else data.window
+        self._window = mirror.window(shards, data.window, cache_share) if mirror else data.window
         self._order = Order(self._reader.shard_sizes, seed, self._window)
         self._data, self._seed = data, seed
         self._source: Source | None = None

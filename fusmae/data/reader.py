@@ -96,7 +96,7 @@ class SplitReader:
         """Read the manifest and the split's index; shards are opened when first needed.
 
         Args:
-            dataset: the folder that holds `dataset.json`; a URL's comes from `open_dataset`.
+            dataset: the folder that holds `dataset.json`; a URL's comes from `locate_dataset`.
             split: the name of a split.
             arrays: the arrays that `read_into` reads; None for all of them.
             cache_gb: for a mirror, the limit of the cache that it lies in, in 10^9 bytes.

@@ -26,7 +26,7 @@ SAMPLES_NAME = "samples.parquet"
 _SPARE_SHARDS = 2
 
 
-def open_dataset(location: str | Path, cache: Path) -> Path:
+def locate_dataset(location: str | Path, cache: Path) -> Path:
     """The folder to read a dataset from: `location` itself, or the mirror of a URL.
 
     Args:
@@ -93,23 +93,26 @@ class Mirror:
         finally:
             pins.release()
 
-    def window(self, shards: Sequence[ShardRecord], window: int) -> int:
+    def window(self, shards: Sequence[ShardRecord], window: int, share: float) -> int:
         """The shuffle window, in shards, that `data.window` stands for; 0 is all of them.
 
         By default all, where the cache holds them, or else the half of what it holds, so that
-        the next window is fetched while this one is read; with two shards' room to spare.
+        the next window is fetched while this one is read; with two shards' room to spare. `share`
+        is the part of the cache that it may count on.
 
         Raises:
             ValueError: the cache cannot hold a window.
         """
         largest = max(shard.bytes for shard in shards)
-        limit = self.cache.limit_bytes
+        limit = int(self.cache.limit_bytes * share)
         if window:
-            if min(window, len(shards)) * largest > limit:
+            # Loaders that are read in turns must never wait for each other's room.
+            needed = min(window, len(shards)) * largest * (1 if share == 1 else 2)
+            if needed > limit:
                 raise ValueError(
-                    f"data.window = {window} shards of up to {largest:,} bytes are "
-                    f"{min(window, len(shards)) * largest:,} and the cache may hold {limit:,}: "
-                    "lower data.window or raise data.cache_gb"
+                    f"data.window = {window} shards of up to {largest:,} bytes need "
+                    f"{needed:,} and the cache may hold {limit:,}: lower data.window or raise "
+                    "data.cache_gb"
                 )
             return window
         room = limit // largest - _SPARE_SHARDS

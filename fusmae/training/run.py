@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fusmae.config import PretrainRecipe, as_table, load_recipe
-from fusmae.data import open_dataset
+from fusmae.data import locate_dataset
 from fusmae.manifest import Manifest, read_manifest
 from fusmae.training.checkpoint import newest_state
 from fusmae.training.ds_config import EnginePlan, plan_engine, read_ds_config
@@ -67,7 +67,7 @@ def read_run(
         ValueError: a file is missing or wrong, or they do not fit together.
     """
     recipe = load_recipe(PretrainRecipe, recipe_path, overrides)
-    data = open_dataset(location, cache)
+    data = locate_dataset(location, cache)
     manifest = read_manifest(data)
     for sensor, bands in recipe.data.bands.items():
         for band in bands:
