@@ -31,6 +31,14 @@ class Spooling:
         return self.folder / option.lstrip("-")
 
 
+def spool_folder(dataset: str, given: Path | None) -> Path:
+    """Where archives of a dataset are unpacked: the folder given, or DATASET.spool."""
+    if given is None and "://" in dataset:
+        # Where nothing is unpacked, indexes of tars are all that comes here.
+        return Path(dataset.rstrip("/").rpartition("/")[2] + ".spool")
+    return given or Path(dataset.rstrip("/") + ".spool")
+
+
 def open_archive(path: Path, option: str, spooling: Spooling) -> Archive:
     """The archive at `path`, unpacked and indexed if it has to be; shows the progress of that.
 

@@ -12,7 +12,7 @@ from fusmae.sensors import BIGEARTHNET_ARRAYS, CLC_MAP
 from fusmae.splits import SPLITS
 
 from . import plan
-from .archives import Spooling, delete_unpacked, is_unpacked, open_archive
+from .archives import Spooling, delete_unpacked, is_unpacked, open_archive, spool_folder
 from .bigearthnet_archive import Pair, detect_version, scan_v1, scan_v2
 from .bigearthnet_pair import read_pair
 from .dataset_options import DatasetOptions, complete_dataset, dataset_options, make_dataset
@@ -90,7 +90,7 @@ def bigearthnet(
 ) -> None:
     """Turn BigEarthNet-MM GeoTIFFs into WebDataset shards and zarr stores."""
     excluded = _excluded(exclude)
-    spooling = Spooling(_spool_folder(options, spool), keep_spool, not any_archive)
+    spooling = Spooling(spool_folder(options.out, spool), keep_spool, not any_archive)
     given = {"--s2": s2, "--s1": s1, **({"--maps": maps} if maps else {})}
     known = {"exclude": sorted(excluded), "maps": maps is not None}
     known |= {"split": split} if split else {}
@@ -154,13 +154,6 @@ def bigearthnet(
     make_dataset(request, options, len(pairs) - len(chosen))
     for option, path in given.items():
         delete_unpacked(path, option, spooling)
-
-
-def _spool_folder(options: DatasetOptions, spool: Path | None) -> Path:
-    if spool is None and "://" in options.out:
-        # Where nothing is unpacked, indexes of tars are all that comes here.
-        return Path(options.out.rstrip("/").rpartition("/")[2] + ".spool")
-    return spool or Path(options.out.rstrip("/") + ".spool")
 
 
 def facts_digest(pairs: list[Pair]) -> str:

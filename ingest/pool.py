@@ -28,7 +28,7 @@ def run_tasks(
     Raises:
         RuntimeError: a worker process died.
     """
-    if workers == 1 or len(tasks) == 1:
+    if workers == 1 or len(tasks) < 2:
         if setup:
             setup(*setup_args)
         for task in tasks:
@@ -49,6 +49,28 @@ def run_tasks(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def run_in_order(
+    function: Callable[..., R],
+    tasks: Sequence[tuple[Any, ...]],
+    workers: int,
+    setup: Callable[..., None] | None = None,
+    setup_args: tuple[Any, ...] = (),
+) -> Iterator[R]:
+    """As `run_tasks`, with the results in the order of the tasks."""
+    numbered = [(function, number, task) for number, task in enumerate(tasks)]
+    early: dict[int, R] = {}
+    turn = 0
+    for number, result in run_tasks(_numbered, numbered, workers, setup, setup_args):
+        early[number] = result
+        while turn in early:
+            yield early.pop(turn)
+            turn += 1
+
+
+def _numbered(function: Callable[..., R], number: int, task: tuple[Any, ...]) -> tuple[int, R]:
+    return number, function(*task)
 
 
 def _start_worker(setup: Callable[..., None] | None, setup_args: tuple[Any, ...]) -> None:

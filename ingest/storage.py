@@ -132,8 +132,8 @@ def manifest_of(store: Store) -> Manifest:
         text = store.read(MANIFEST_NAME).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"cannot read {MANIFEST_NAME} in {store}: {getattr(error, 'strerror', None) or error}; "
-            "is it a finished dataset of fusmae-ingest?"
+            f"cannot read {store}/{MANIFEST_NAME}: {getattr(error, 'strerror', None) or error}; "
+            f"is {store} a finished dataset of fusmae-ingest?"
         ) from None
     return from_json(text, f"{store}/{MANIFEST_NAME}")
 
