@@ -7,11 +7,16 @@ dataset.
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from .decompress import compression
 from .patches import Archive, FolderArchive
 from .progress import LongWork
 from .spool import delete_spool, spool
 from .tar_archive import TarArchive
+
+# An option's type. Whether the path can be read shows when it is read, in one line without usage.
+SOURCE_PATH = click.Path(path_type=Path, readable=False)
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,10 @@ def _unpack(archive: Path, folder: Path, progress: Progress, check_md5: bool) ->
     except BaseException as error:
         _sweep(folder)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ValueError(_no_room(archive, folder)) from None
+            raise ValueError(
+                f"{folder}: {error.strerror} while {archive.name} was unpacked: make room there, "
+                "then run the same command again"
+            ) from None
         raise
     return md5
 

@@ -8,7 +8,7 @@ import click
 
 from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, all_files, digest_problem
 
-from .archives import Spooling, spool_folder
+from .archives import SOURCE_PATH, Spooling, spool_folder
 from .pool import run_in_order
 from .progress import LongWork
 from .storage import Store, manifest_of, open_store
@@ -33,7 +33,7 @@ Examples:
 @click.option(
     "--source",
     "sources",
-    type=click.Path(path_type=Path),
+    type=SOURCE_PATH,
     multiple=True,
     help="Archive that the dataset was made from, as given to ingest; may be given several times. "
     "Its GeoTIFFs are read again, by rasterio, and compared.",
@@ -45,7 +45,7 @@ Examples:
 )
 @click.option(
     "--spool",
-    type=click.Path(path_type=Path),
+    type=SOURCE_PATH,
     help="Local folder to unpack compressed sources in. Default: DATASET.spool.",
 )
 def verify(
