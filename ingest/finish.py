@@ -27,6 +27,8 @@ from .request import Request
 from .samples_table import TABLE_NAME, encode_table
 from .storage import Store, write_file
 
+QUARANTINE_NAME = "quarantine.jsonl"
+
 
 def finish(
     store: Store,
@@ -73,7 +75,7 @@ def finish(
         files=(table,),
     )
     histograms = write_file(store, HISTOGRAMS_NAME, encode_histograms(sums, request.arrays))
-    left_out = [write_file(store, "quarantine.jsonl", _quarantine(request, bad))] if bad else []
+    left_out = [write_file(store, QUARANTINE_NAME, _quarantine(request, bad))] if bad else []
     energon = [write_file(store, p, data) for p, data in energon_files(manifest, records).items()]
     manifest = replace(manifest, files=(table, histograms, *left_out, *energon))
     croissant = write_file(

@@ -16,6 +16,7 @@ from fusmae.manifest import Manifest, SplitRecord
 
 from . import statistics
 from .facts import Fact
+from .finish import QUARANTINE_NAME
 from .patches import Archive
 from .pool import run_in_order
 from .samples_table import TABLE_NAME
@@ -28,6 +29,7 @@ from .verify_tables import (
     block_problems,
     coordinate_problems,
     known_facts,
+    order_problems,
     split_problems,
     told_by,
 )
@@ -77,8 +79,11 @@ def sample_problems(
     table = pq.read_table(io.BytesIO(store.read(TABLE_NAME)))
     facts = known_facts(table)
     parts = {split: table.filter(pc.equal(table["split"], split)) for split in manifest.splits}
+    has_bad = any(file.path == QUARANTINE_NAME for file in manifest.files)
+    left_out = store.read(QUARANTINE_NAME) if has_bad else b""
     for split, part in parts.items():
         yield from split_problems(manifest, split, part)
+        yield from order_problems(manifest, split, part, left_out)
     blocks = list(_blocks(store, manifest, parts, facts, sources))
     setup = (set_sources, (sources.archives,)) if sources else (None, ())
     sums: dict[str, Partials] = {}

@@ -1,5 +1,6 @@
 """What a dataset says of its samples in several places, compared: tables, KEY.json, zarr."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from fusmae.manifest import Manifest
 
 from .coordinates import sample_coordinates
 from .facts import ALL_FACTS, Fact
+from .plan import fill, shuffle
 from .samples_table import TABLE_NAME, label_column
 from .verify_block import BlockContent, StoredBlock
 from .zarr_store import band_coordinates
@@ -49,6 +51,17 @@ def split_problems(manifest: Manifest, split: str, table: pa.Table) -> Iterator[
         )
         if counts != tuple(held[label] for label in manifest.label_sets[label_set]):
             yield f"the manifest's class counts of {name} in {split} are not those of {TABLE_NAME}"
+
+
+def order_problems(
+    manifest: Manifest, split: str, table: pa.Table, left_out: bytes
+) -> Iterator[str]:
+    """A split's keys against the order of its seed; `left_out` is `quarantine.jsonl`."""
+    keys = table.column("key").to_pylist()
+    lines = [json.loads(line) for line in left_out.splitlines()]
+    bad = {line["key"] for line in lines if line["split"] == split}
+    if fill(shuffle([*keys, *bad], manifest.seed, split), bad) != keys:
+        yield f"the samples of {split} do not stand in the order of seed {manifest.seed}"
 
 
 def block_problems(

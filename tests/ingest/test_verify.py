@@ -162,6 +162,13 @@ def test_a_table_that_is_not_what_shards_hold_is_found(both, column, change, tol
     assert any(told in line for line in problems(both)), problems(both)
 
 
+def test_samples_stand_in_the_order_of_the_seed(dataset):
+    table = json.loads((dataset / "dataset.json").read_text())
+    table["seed"] += 1
+    (dataset / "dataset.json").write_text(to_json(from_json(json.dumps(table))))
+    assert "the samples of train do not stand in the order of seed 1" in problems(dataset)
+
+
 def test_class_counts_are_those_of_the_table(both):
     forge_table(both, "labels_bigearthnet_19", lambda v: v[1:])
     assert any("class counts of bigearthnet-19 in train" in line for line in problems(both))
