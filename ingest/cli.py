@@ -11,7 +11,7 @@ import click
 
 # In the order of `--help`. A verb's module is imported when it is asked for: zarr, rasterio and
 # matplotlib take longer to import than a small run takes, and no verb needs them all.
-VERBS = ("bigearthnet", "sen12ms", "simulate", "verify", "info")
+VERBS = ("bigearthnet", "sen12ms", "simulate", "verify", "info", "preview")
 
 
 # What to do before the same command again, by what the system says.

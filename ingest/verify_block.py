@@ -18,10 +18,11 @@ from fusmae.sample import ShardLayout, samples_in
 from fusmae.sensors import ArraySpec
 
 from . import statistics
+from .layout import store_path
 from .statistics import Partials
 from .storage import Store
 from .verify_source import NO_DIFFERENCES, SourceDifferences, compare_with_sources
-from .zarr_store import open_array, store_path
+from .zarr_store import open_array
 
 # Samples held and counted at once: 35 MB of pixels. zarr's inner chunks are a fraction of it.
 _TOGETHER = 128
@@ -125,10 +126,8 @@ def _read_back(block: StoredBlock, data: bytes) -> BlockContent:
     sources = NO_DIFFERENCES
     partials: Partials | None = None
     for run in _runs_of_shard(block, data) if block.shard else _runs_of_zarr(block):
-        counter = statistics.Counter(run.stacks)
         count = len(next(iter(run.stacks.values())))
-        counter.add(range(count))
-        counted = counter.partials()
+        counted = {name: statistics.measure(stack) for name, stack in run.stacks.items()}
         partials = statistics.merge([partials, counted]) if partials else counted
         keys += run.keys
         infos += run.infos

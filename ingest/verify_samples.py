@@ -17,6 +17,7 @@ from fusmae.manifest import Manifest, SplitRecord
 from . import statistics
 from .facts import Fact
 from .finish import QUARANTINE_NAME
+from .layout import store_path
 from .patches import Archive
 from .pool import run_in_order
 from .samples_table import TABLE_NAME
@@ -33,7 +34,7 @@ from .verify_tables import (
     split_problems,
     told_by,
 )
-from .zarr_store import read_coordinates, store_path
+from .zarr_store import read_coordinates
 
 # Of files that are in no source, and of those that differ, so many are named.
 _NAMED = 20

@@ -13,6 +13,7 @@ from fusmae.manifest import Manifest
 
 from .coordinates import sample_coordinates
 from .facts import ALL_FACTS, Fact
+from .layout import store_path
 from .plan import fill, shuffle
 from .samples_table import TABLE_NAME, label_column
 from .verify_block import BlockContent, StoredBlock
@@ -104,7 +105,7 @@ def coordinate_problems(
     told = [{"key": row["key"], "facts": told_by(row, manifest, facts)} for row in rows]
     expected = sample_coordinates(told, facts, manifest.label_sets)
     expected |= band_coordinates(manifest.arrays)
-    location = block.store.zarr_location(f"zarr/{block.split}.zarr")
+    location = block.store.zarr_location(store_path(block.split))
     for name, (dimensions, values, _) in expected.items():
         if name not in stored:
             yield f"{location}/{name}: missing"

@@ -34,15 +34,6 @@ _COMPRESSOR, _LEVEL = "lz4", 5
 _NO_CHUNK = 2**64 - 1
 
 
-def store_path(split: str) -> str:
-    return f"zarr/{split}.zarr"
-
-
-def shard_path(split: str, spec: ArraySpec, index: int) -> str:
-    """Where zarr looks for shard `index` along the sample axis of an array."""
-    return f"{store_path(split)}/{spec.name}/c/{index}/0/0/0"
-
-
 def _create(
     store: MemoryStore, spec: ArraySpec, num_samples: int, samples_per_shard: int
 ) -> zarr.Array[Any]:

@@ -2,7 +2,6 @@
 one visit of every sample.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -16,7 +15,9 @@ import torch
 from fusmae.config import DataConfig
 from fusmae.data.order import Order
 from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.resume import consumed_of, describe_order
 from fusmae.data.ring import Batch, Ring, RingOptions
+from fusmae.data.subset import subset_ids
 from fusmae.manifest import read_manifest
 
 Device = torch.device | str | None
@@ -82,7 +83,7 @@ class TrainLoader:
 
         Args:
             dataset: the folder that holds `dataset.json`.
-            data: split, bands and shuffle window; only arrays with these bands are read.
+            data: split, subset, bands and shuffle window; only arrays with these bands are read.
             seed: of the order.
             global_batch: samples of one optimiser step, over all ranks and micro-batches.
             rank: this process's number, from 0 to world_size - 1.
@@ -96,7 +97,7 @@ class TrainLoader:
 
         Raises:
             ValueError: a number is out of range or does not divide, the dataset is broken or
-                lacks the split or a band, or CUDA is wanted where there is none.
+                lacks the split, a band or the subset, or CUDA is wanted where there is none.
         """
         _check_rank(rank, world_size)
         if micro_batch < 1 or global_batch < 1 or global_batch % (world_size * micro_batch):
@@ -109,7 +110,8 @@ class TrainLoader:
             raise ValueError(f"start = {start} must be 0 or more")
         self._options = RingOptions(num_threads, ring, pin, _device(device))
         self._reader = _open(dataset, data.split, data)
-        self._order = Order(self._reader.shard_sizes, seed, data.window)
+        subset = subset_ids(self._reader, data.subset)
+        self._order = Order(self._reader.shard_sizes, seed, data.window, subset)
         self._data, self._seed = data, seed
         self._cut = (global_batch, rank, world_size, micro_batch)
         self._start = start
@@ -121,6 +123,11 @@ class TrainLoader:
     def num_samples(self) -> int:
         """Samples of one epoch."""
         return self._order.num_samples
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of one step over all ranks."""
+        return self._cut[0]
 
     @property
     def micro_batches_per_step(self) -> int:
@@ -157,15 +164,8 @@ class TrainLoader:
         return {"consumed": self._start + steps * self._cut[0], **self._definition()}
 
     def _definition(self) -> dict[str, Any]:
-        hashes = "".join(shard.sha256 for shard in self._reader.record.shards)
-        return {
-            "digest": self._order.digest,
-            "shards_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-            "split": self._data.split,
-            "num_samples": self.num_samples,
-            "seed": self._seed,
-            "window": self._data.window,
-        }
+        data = self._data
+        return describe_order(self._reader, self._order, self._seed, data.window, data.subset)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the positions consumed in `state`; batches read ahead are dropped.
@@ -174,17 +174,7 @@ class TrainLoader:
             ValueError: the state belongs to another order or other shards (what differs is
                 named), or it is not a state of this class.
         """
-        mine = self._definition()
-        if any(state.get(key) != mine[key] for key in ("digest", "shards_sha256")):
-            differs = [
-                f"{key} was {state.get(key)!r} and is {mine[key]!r}"
-                for key in mine
-                if state.get(key) != mine[key]
-            ]
-            raise ValueError(f"cannot resume in another order of samples: {'; '.join(differs)}")
-        consumed = state.get("consumed")
-        if not isinstance(consumed, int) or consumed < 0:
-            raise ValueError(f"consumed = {consumed!r} must be a whole number, 0 or more")
+        consumed = consumed_of(state, self._definition())
         self._drop_ring()
         self._start, self._num_batches = consumed, 0
 
