@@ -152,7 +152,10 @@ class DataConfig:
     `bands` maps a sensor to its band names in the model's channel order; a sensor left
     out is not read. `window` is the shuffle window in shards, 0 for all of them. `sources`
     are the datasets of a mixture, in the order of `--data`, each with a subset of its own;
-    none for a single dataset.
+    none for a single dataset. Of a dataset at a URL at most `cache_gb` (10^9 bytes) of shards are
+    kept on disk, and a window of 0 is the largest of which the current and the next one fit; a
+    shard that stays unreadable ends the run, or is replaced in each batch by good ones of its
+    window (`skip`).
     """
 
     split: str = "train"
@@ -179,8 +182,12 @@ class DataConfig:
     window: int = 0
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     sources: tuple[SourceConfig, ...] = ()
+    # Not taken from the free disk: the window, so the order of samples, follows from it.
+    cache_gb: float = 64.0
+    on_bad_shard: Literal["error", "skip"] = "error"
 
     def __post_init__(self) -> None:
+        _check_positive("data", self, "cache_gb")
         if self.sources and self.subset != SubsetConfig():
             raise ValueError(
                 "data.subset does not say of which of data.sources: "

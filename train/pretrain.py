@@ -67,10 +67,16 @@ class RankError(ValueError):
 @click.option("--recipe", type=click.Path(path_type=Path), required=True, help="TOML file.")
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
     required=True,
     multiple=True,
-    help="Dataset folder; one for each source of a mixture.",
+    help="Dataset: a folder or a URL, such as s3://bucket/ben; one for each source of a mixture.",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path.home() / ".cache" / "fusmae",
+    envvar="FUSMAE_CACHE",
+    help="Local folder for shards of a dataset at a URL; $FUSMAE_CACHE or ~/.cache/fusmae.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option(
@@ -95,7 +101,8 @@ class RankError(ValueError):
 @click.option("--local_rank", type=int, hidden=True, help="Given by the deepspeed launcher.")
 def pretrain(
     recipe: Path,
-    data: tuple[Path, ...],
+    data: tuple[str, ...],
+    cache: Path,
     out: Path,
     ds_config: Path,
     resume: str | None,
@@ -107,7 +114,7 @@ def pretrain(
     Writes checkpoints, metrics.jsonl and run.json into --out, and at the end the encoder
     into --out/encoder. SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and exit with 0.
     """
-    run = read_run(recipe, data, out, ds_config, overrides)
+    run = read_run(recipe, data, cache, out, ds_config, overrides)
     if resume is None:
         check_unused(out)
     elif is_complete(run):
@@ -139,6 +146,7 @@ def train(run: Run) -> None:
     with Monitor(total_steps, step, shown=is_first) as monitor:
         while step < total_steps and not stopping:
             losses, sample_ids, waited_s = [], [], 0.0
+            replaced = -loader.num_replaced
             for _ in range(plan.accumulation):
                 asked = time.perf_counter()
                 batch = next_batch(batches, run.ranks.rank)
@@ -147,7 +155,8 @@ def train(run: Run) -> None:
                 masks = draw_masks(recipe.model, list(images), recipe.seed, batch.positions)
                 losses.append(engine.forward_backward(images, masks))
                 sample_ids.append(batch.sample_ids)
-            step_means, stopping = agree(engine, losses, sample_ids, stop.requested, step)
+            replaced += loader.num_replaced
+            step_means, stopping = agree(engine, losses, sample_ids, replaced, stop.requested, step)
             rate = run.schedule.rate(step)
             norm = engine.update(rate)
             step += 1
@@ -217,21 +226,26 @@ def agree(
     engine: Engine,
     losses: list[dict[str, Tensor]],
     sample_ids: list[Tensor],
+    replaced: int,
     stop: bool,
     step: int,
 ) -> tuple[dict[str, float], bool]:
     """The step's mean losses over ranks and micro-batches, and whether any rank is to stop.
+
+    Where samples of bad shards were replaced, `replaced` is their number beside the losses.
 
     Raises:
         ValueError: a loss is not finite, before it has touched the weights.
     """
     names = list(losses[0])
     table = torch.stack([torch.stack([micro[name] for name in names]) for micro in losses])
-    flags, *sums = engine.sum_over_ranks([float(stop), *table.double().mean(dim=0)])
+    flags, num_replaced, *sums = engine.sum_over_ranks(
+        [float(stop), float(replaced), *table.double().mean(dim=0)]
+    )
     ranks = torch.distributed.get_world_size()
     means = {name: total / ranks for name, total in zip(names, sums, strict=True)}
     if all(math.isfinite(mean) for mean in means.values()):
-        return means, flags > 0
+        return means | ({"replaced": num_replaced} if num_replaced else {}), flags > 0
     bad = ~table.isfinite().all(dim=1)
     mine = [
         row for ids, is_bad in zip(sample_ids, bad, strict=True) if is_bad for row in ids.tolist()

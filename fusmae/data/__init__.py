@@ -5,6 +5,7 @@ from fusmae.data.loader import EvalLoader, TrainLoader
 from fusmae.data.mixture import MixedBatch, MixedPreprocess, MixtureLoader
 from fusmae.data.order import Order
 from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.remote import locate_dataset, location_of
 from fusmae.data.ring import Batch
 from fusmae.data.transforms import (
     Preprocess,
@@ -29,6 +30,8 @@ __all__ = [
     "TrainLoader",
     "arrays_for",
     "clip_percentiles",
+    "locate_dataset",
+    "location_of",
     "normalise",
     "open_dataset",
     "percentile_limits",

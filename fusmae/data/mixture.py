@@ -112,6 +112,11 @@ class MixtureLoader:
         ]
         return MixedBatch(parts, torch.cat(positions), torch.cat(ids))
 
+    @property
+    def num_replaced(self) -> int:
+        """Samples handed out so far that stand in for one of a bad shard."""
+        return sum(loader.num_replaced for loader in self._loaders)
+
     def state_dict(self) -> dict[str, Any]:
         """Each source's state, the same on every rank; JSON-ready."""
         return {"sources": [loader.state_dict() for loader in self._loaders]}

@@ -19,6 +19,7 @@ from fusmae.data.order import Order
 from fusmae.data.reader import SplitReader, arrays_for
 from fusmae.data.resume import consumed_of, describe_order
 from fusmae.data.ring import Batch, Ring, RingOptions
+from fusmae.data.source import LocalSource
 from fusmae.data.subset import subset_ids
 from fusmae.labels import multi_hot
 from fusmae.manifest import Manifest, read_manifest
@@ -49,6 +50,11 @@ def open_dataset(
     Raises:
         ValueError: the dataset is broken or lacks the split, a band, the label set or the subset.
     """
+    if "://" in str(path):
+        raise ValueError(
+            f"{path}: open_dataset reads a folder; stream a URL with "
+            "TrainLoader(locate_dataset(URL, CACHE), ...)"
+        )
     return DatasetView(Path(path), split, bands, labels, subset)
 
 
@@ -233,8 +239,8 @@ class SampleStream(IterableDataset[Sample]):
         first, step = self._first_and_step()
         self._next = first
         options = RingOptions(self._num_threads, _RING, False, torch.device("cpu"))
-        reader, cuts = self._view.reader, self._cuts(first, step)
-        ring = Ring(reader, self._order().samples, cuts, self._batch, options)
+        source = LocalSource(self._view.reader, self._order().samples)
+        ring = Ring(source, self._cuts(first, step), self._batch, options)
         try:
             while (batch := ring.next_batch()) is not None:
                 sample = self._own(batch)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from fusmae.data import location_of
 from fusmae.manifest import MANIFEST_NAME
 from fusmae.training.durable import replace_file
 
@@ -26,7 +27,7 @@ def describe_datasets(datasets: Sequence[Path]) -> dict[str, Any]:
     Those of further ones stand under `mixed_with`.
     """
     first, *others = (
-        {"path": str(dataset.resolve()), "manifest_sha256": manifest_sha256(dataset)}
+        {"path": location_of(dataset), "manifest_sha256": manifest_sha256(dataset)}
         for dataset in datasets
     )
     return {**first, "mixed_with": others} if others else first

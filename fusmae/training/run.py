@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fusmae.config import PretrainRecipe, as_table, load_recipe
+from fusmae.data import locate_dataset, location_of
 from fusmae.data.mixture import cut_quotas
 from fusmae.training.checkpoint import newest_state
 from fusmae.training.ds_config import EnginePlan, plan_engine, read_ds_config
@@ -46,13 +47,19 @@ class Run:
 
 
 def read_run(
-    recipe_path: Path, data: Sequence[Path], out: Path, ds_path: Path, overrides: tuple[str, ...]
+    recipe_path: Path,
+    locations: Sequence[str],
+    cache: Path,
+    out: Path,
+    ds_path: Path,
+    overrides: tuple[str, ...],
 ) -> Run:
-    """Read and check every file; nothing is written, and no other rank is waited for.
+    """Read and check every file; no other rank is waited for, and only `cache` is written.
 
     Args:
         recipe_path: a TOML file.
-        data: datasets of `fusmae-ingest`, one for each source of the recipe.
+        locations: folders or URLs of datasets, one for each source of the recipe.
+        cache: where a dataset at a URL is cached.
         out: the folder of the run.
         ds_path: a DeepSpeed json.
         overrides: `a.b=value`, applied to the recipe.
@@ -61,7 +68,7 @@ def read_run(
         ValueError: a file is missing or wrong, or they do not fit together.
     """
     recipe = load_recipe(PretrainRecipe, recipe_path, overrides)
-    sources = read_sources(recipe, data)
+    sources = read_sources(recipe, [locate_dataset(location, cache) for location in locations])
     ranks = ranks_from_environment()
     try:
         plan = plan_engine(read_ds_config(ds_path), recipe.optim, ranks.world_size)
@@ -71,7 +78,15 @@ def read_run(
     # An epoch is the first dataset's.
     first = sources[0]
     schedule = schedule_for(replace(recipe.optim, global_batch=first.quota), first.num_samples)
-    return Run(recipe, sources, out, describe_datasets(data), plan, schedule, ranks)
+    return Run(
+        recipe,
+        sources,
+        out,
+        describe_datasets([source.path for source in sources]),
+        plan,
+        schedule,
+        ranks,
+    )
 
 
 def check_unused(out: Path) -> None:
@@ -119,5 +134,5 @@ def check_same_run(run: Run, state: dict[str, Any]) -> None:
         if started["manifest_sha256"] != source.manifest_sha256:
             raise ValueError(
                 f"{run.out} was started with the dataset {started['path']}, "
-                f"and {source.path} is not the same; choose another folder for --out"
+                f"and {location_of(source.path)} is not the same; choose another folder for --out"
             )

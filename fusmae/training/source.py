@@ -87,6 +87,7 @@ def open_stream(
             micro_batch=share,
             pin=device.type == "cuda",
             device=device,
+            cache_share=1 / len(sources),
         )
         for number, (source, share) in enumerate(zip(sources, shares, strict=True))
     ]

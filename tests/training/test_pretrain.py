@@ -23,6 +23,7 @@ from fusmae.model import load_encoder
 from fusmae.sensors import SEN12MS_S1, SEN12MS_S2
 from fusmae.training.checkpoint import find_checkpoint, newest_state, read_weights
 
+from ..data.object_store import LoopbackStore  # noqa: TID252
 from ..data.tiny_dataset import write_tiny_dataset  # noqa: TID252
 from .conftest import ENVIRONMENT, ROOT, TOTAL_STEPS, free_port, start_ranks, wait_for
 
@@ -171,6 +172,45 @@ def test_a_finished_run_is_left_alone(
     assert code == 0
     assert "is complete" in output
     assert (undisturbed / "run.json").read_bytes() == before
+
+
+def test_a_run_from_a_url_is_that_from_the_disk(
+    undisturbed: Path, options: list[str], tiny_dataset: Path, tmp_path: Path, in_process: InProcess
+) -> None:
+    run, where = tmp_path / "run", options.index("--data") + 1
+    with LoopbackStore(tiny_dataset) as store:
+        options[where : where + 1] = [store.url, "--cache", str(tmp_path / "cache")]
+        wait_for(start_ranks(2, SCRIPT, *options, "--out", str(run)))
+        assert lines_of(run) == lines_of(undisturbed)
+        assert json.loads((run / "run.json").read_text())["dataset"]["path"] == store.url
+        shards = [f"{shard.path}" for shard in read_manifest(tiny_dataset).splits["train"].shards]
+        assert [store.gets[shard] for shard in shards] == [1] * len(shards)
+        # The dataset is the same one, wherever it lies.
+        finished = [*options, "--out", str(undisturbed), "--resume", "auto"]
+        assert "is complete" in in_process(*finished)[1]
+
+
+def test_samples_of_a_bad_shard_are_counted_in_the_metrics(
+    options: list[str], tiny_dataset: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(tiny_dataset, tmp_path / "data")
+    shard = read_manifest(data).splits["train"].shards[0]
+    (data / shard.path).unlink()
+    where = options.index("--data") + 1
+    with LoopbackStore(data) as store:
+        options[where : where + 1] = [store.url, "--cache", str(tmp_path / "cache")]
+        options += ["--set", "optim.warmup_epochs=0.1", "--set", "optim.epochs=1"]
+        failed = alone(*options, "--out", str(tmp_path / "failed"))
+        (line,) = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
+        assert f"rank 0: cannot read {store.url}/{shard.path}" in line
+        skip = ["--set", "data.on_bad_shard=skip", "--set", "run.log_every_steps=1"]
+        skipped = alone(*options, "--out", str(tmp_path / "run"), *skip)
+        assert skipped.returncode == 0, skipped.stderr
+        assert f"skipped: cannot read {store.url}/{shard.path}" in skipped.stderr
+    lines = lines_of(tmp_path / "run")
+    total = sum(line.get("replaced", 0) for line in lines)
+    # The last step of an epoch of 41 samples in steps of 8 reads into the next one.
+    assert shard.num_samples <= total < shard.num_samples + 8
 
 
 def kill_at(run: Path, step: int, delay_s: float, arguments: list[str]) -> None:
@@ -425,5 +465,5 @@ def test_the_options_are_these_and_no_more(in_process: InProcess) -> None:
     usage, examples = output.split("Examples:")
     assert "deepspeed train/pretrain.py" in examples
     shown = set(re.findall(r"^  (--\w+)", usage, flags=re.MULTILINE))
-    named = {"--recipe", "--data", "--out", "--deepspeed_config", "--resume", "--set", "--help"}
-    assert shown == named
+    named = {"--recipe", "--data", "--cache", "--out", "--deepspeed_config", "--resume", "--set"}
+    assert shown == named | {"--help"}
