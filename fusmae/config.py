@@ -8,13 +8,17 @@ import dataclasses
 import difflib
 import tomllib
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from fusmae.sensor_config import SensorConfig, check_sensors
+
 T = TypeVar("T")
 
-Fusion = Literal["xae_xad", "xad"]
+# What each one is: `fusmae/model/encoder.py`.
+Fusion = Literal["xae_xad", "xad", "xae", "none", "late", "stack"]
 Masking = Literal["consistent", "independent"]
 
 # (width, depth, heads, decoder_width, decoder_depth, decoder_heads). `base` is ViT-B with
@@ -43,7 +47,8 @@ def _check_not_negative(section: str, config: object, *names: str) -> None:
 class ModelConfig:
     """Fus-MAE's shape. A field left at 0 takes the preset's number.
 
-    `image_px` is the side of the model's square input grid, `patch_px` of one token.
+    `image_px` is the side of the model's square input grid, `patch_px` of one token. `sensors`
+    holds what is special to single sensors; one that is not named there has nothing special.
     """
 
     preset: Literal["tiny", "small", "base", "large"] = "base"
@@ -60,6 +65,7 @@ class ModelConfig:
     masking: Masking = "consistent"
     mask_ratio: float = 0.75
     normalise_target: bool = False
+    sensors: dict[str, SensorConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = ("width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads")
@@ -83,6 +89,35 @@ class ModelConfig:
                 f"model.mask_ratio = {self.mask_ratio} leaves {self.num_visible} of "
                 f"{self.num_tokens} tokens visible; choose a ratio between 0 and 1"
             )
+        own_sizes = [name for name in self.sensors if self.patch_px_of(name) != self.patch_px]
+        if self.fusion == "stack" and (self.masking != "consistent" or own_sizes):
+            raise ValueError(
+                'model.fusion = "stack" has all sensors in each token: it needs model.masking = '
+                '"consistent" and no patch_px of a sensor\'s own'
+            )
+
+    @property
+    def has_xae(self) -> bool:
+        """Whether XAttnEncoder takes the place of block 1."""
+        return self.fusion in ("xae_xad", "xae")
+
+    @property
+    def has_xad(self) -> bool:
+        """Whether XAttnDecoder stands before the sensors' decoders."""
+        return self.fusion in ("xae_xad", "xad")
+
+    def patch_px_of(self, sensor: str) -> int:
+        """The side of a sensor's token in its own pixels."""
+        return self.sensors.get(sensor, SensorConfig()).patch_px or self.patch_px
+
+    def num_classes_of(self, sensor: str) -> int:
+        """Classes of a sensor that is a class map, 0 for one that measures."""
+        return self.sensors.get(sensor, SensorConfig()).num_classes
+
+    def sizes_px(self, sensors: Iterable[str]) -> dict[str, int]:
+        """The side of each sensor's image; all have the same number of tokens."""
+        side = self.image_px // self.patch_px
+        return {sensor: side * self.patch_px_of(sensor) for sensor in sensors}
 
     @property
     def num_tokens(self) -> int:
@@ -100,7 +135,9 @@ class DataConfig:
     """What of a dataset is used, and on which grid the model sees it.
 
     `bands` maps a sensor to its band names in the model's channel order; a sensor left
-    out is not read. `window` is the shuffle window in shards, 0 for all of them.
+    out is not read. A sensor is one of the dataset's, or a group of one's bands that is named
+    after it, such as `s2_20m` or `s2_red_edge`, and to the model a sensor of its own.
+    `window` is the shuffle window in shards, 0 for all of them.
     """
 
     split: str = "train"
@@ -178,6 +215,9 @@ class PretrainRecipe:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        check_sensors(self.model.sensors, self.data.bands)
 
 
 @dataclass(frozen=True)

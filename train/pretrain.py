@@ -179,7 +179,8 @@ def build(run: Run, device: torch.device) -> tuple[Engine, Preprocess, TrainLoad
         device=device,
     )
     data = recipe.data
-    preprocess = Preprocess(run.manifest, data.bands, recipe.model.image_px, data.resample)
+    sizes_px = recipe.model.sizes_px(data.bands)
+    preprocess = Preprocess(run.manifest, data.bands, sizes_px, data.resample)
     return engine, preprocess.to(device), loader
 
 

@@ -24,7 +24,8 @@ def export_encoder(run: Run) -> None:
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
     data = recipe.data
-    statistics = Preprocess(run.manifest, data.bands, recipe.model.image_px, data.resample)
+    sizes_px = recipe.model.sizes_px(data.bands)
+    statistics = Preprocess(run.manifest, data.bands, sizes_px, data.resample)
     card = EncoderCard(
         model=recipe.model,
         bands=data.bands,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusmae.config import PretrainRecipe, as_table, load_recipe
+from fusmae.config import PretrainRecipe, as_table, build, load_recipe
 from fusmae.manifest import Manifest, read_manifest
 from fusmae.training.checkpoint import newest_state
 from fusmae.training.ds_config import EnginePlan, plan_engine, read_ds_config
@@ -101,7 +101,9 @@ def check_same_run(run: Run, state: dict[str, Any]) -> None:
     Raises:
         ValueError: the recipe has other numbers, or the dataset is another one.
     """
-    old, new = state["recipe"], json.loads(json.dumps(as_table(run.recipe)))
+    # A checkpoint of an earlier release lacks the fields that are new since; they had no effect.
+    started = build(PretrainRecipe, state["recipe"])
+    old, new = (json.loads(json.dumps(as_table(recipe))) for recipe in (started, run.recipe))
     for section in _FIXED:
         if old[section] == new[section]:
             continue

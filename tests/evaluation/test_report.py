@@ -83,7 +83,7 @@ def run(dataset: Path, tmp_path: Path) -> Path:
 def test_masked_pixels_are_those_of_the_masked_tokens() -> None:
     image = torch.arange(144.0).view(1, 1, 12, 12)
     chosen = torch.tensor([[0, 5, 14]])
-    inside = image[0, 0][token_pixels(chosen, MODEL)[0]]
+    inside = image[0, 0][token_pixels(chosen, MODEL, "s1")[0]]
     expected = patchify(image, 3)[0, chosen[0]].flatten()
     assert sorted(inside.tolist()) == sorted(expected.tolist())
 

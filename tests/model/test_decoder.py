@@ -49,7 +49,7 @@ def test_xattn_decoder_of_an_absent_sensor_skips_only_its_cross_attention() -> N
 def test_sensor_decoder_equals_mae_with_tokens_put_back_in_grid_order(
     predict_visible: bool,
 ) -> None:
-    decoder = SensorDecoder(3, CONFIG).double()
+    decoder = SensorDecoder(3 * 4 * 4, CONFIG).double()
     plain.randomise(decoder, seed=0)
     weights = dict(decoder.state_dict())
     latents = torch.randn(2, 4, 16).double()
