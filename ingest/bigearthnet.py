@@ -31,9 +31,11 @@ _EXAMPLES = """
 \b
 Examples:
   fusmae-ingest bigearthnet --s2 BigEarthNet-v1.0 --s1 BigEarthNet-S1-v1.0 --out ben
-  fusmae-ingest bigearthnet --s2 BigEarthNet-S2 --s1 BigEarthNet-S1 --out reben \\
-      --metadata metadata.parquet --maps Reference_Maps --format shards --format zarr
+  fusmae-ingest bigearthnet --s2 BigEarthNet-S2.tar.zst --s1 BigEarthNet-S1.tar.zst --out reben \\
+      --metadata metadata.parquet --maps Reference_Maps.tar.zst --format shards --format zarr \\
+      --metadata metadata_for_patches_with_snow_cloud_or_shadow.parquet
   fusmae-ingest bigearthnet ... --split official --split-lists lists/ --exclude snow,cloud
+  fusmae-ingest bigearthnet ... --out s3://bucket/ben --scheduler tcp://host:8786
 
 A run that was stopped, even by SIGKILL, goes on where it was when started again.
 """

@@ -7,6 +7,7 @@ from typing import get_args
 import click
 
 from fusmae.config import ProbeRecipe, load_recipe
+from fusmae.data import locate_dataset
 from fusmae.evaluation.features import FeatureKind
 from fusmae.evaluation.runs import RESULT_NAME, ProbeOptions, run_probe
 
@@ -29,7 +30,14 @@ Examples:
 
 @click.command(epilog=_EXAMPLES)
 @click.option("--recipe", required=True, type=click.Path(path_type=Path), help="TOML file.")
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Dataset folder.")
+@click.option("--data", required=True, help="Dataset: a folder or a URL, such as s3://bucket/ben.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path.home() / ".cache" / "fusmae",
+    envvar="FUSMAE_CACHE",
+    help="Local folder for shards of a dataset at a URL; $FUSMAE_CACHE or ~/.cache/fusmae.",
+)
 @click.option(
     "--pretrained", required=True, type=click.Path(path_type=Path), help="Exported encoder folder."
 )
@@ -52,7 +60,8 @@ Examples:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe.")
 def main(
     recipe: Path,
-    data: Path,
+    data: str,
+    cache: Path,
     pretrained: Path,
     sensors: str,
     fraction: float,
@@ -73,8 +82,9 @@ def main(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     names = tuple(name.strip() for name in sensors.split(","))
-    options = ProbeOptions(data, pretrained, names, fraction, features, loaded)
     try:
+        dataset = locate_dataset(data, cache)
+        options = ProbeOptions(dataset, pretrained, names, fraction, features, loaded)
         result, computed = run_probe(options, out)
     except (ValueError, OSError) as error:
         click.echo(f"Error: {error}", err=True)

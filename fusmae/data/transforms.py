@@ -1,6 +1,7 @@
 """Stored arrays to the model's images, on the device, once per batch.
 
-Everything here is arithmetic on whole batches; nothing is random.
+Everything here is arithmetic on whole batches; nothing is random (flips and crops: `augment`).
+`resample`, `normalise` and `clip_percentiles` need no dataset; `Preprocess` is what training uses.
 """
 
 # B batch, C bands of a sensor, H and W an array's own pixels, S the model's grid
@@ -18,7 +19,9 @@ Resample = Literal["bilinear", "bicubic", "nearest"]
 
 
 def resample(images: Tensor, size_px: int, method: Resample) -> Tensor:
-    """Images (B, C, H, W) on a grid of size_px x size_px over the same ground.
+    """Images (B, C, H, W), float, on a grid of size_px x size_px over the same ground.
+
+    Brings 20 m and 60 m bands to 10 m as it resizes to any other grid.
 
     Pixel areas, not pixel centres, share their edges (`align_corners=False`): every native
     grid of a sample covers the same square of ground.
@@ -27,6 +30,51 @@ def resample(images: Tensor, size_px: int, method: Resample) -> Tensor:
         return images
     corners = None if method == "nearest" else False
     return F.interpolate(images, (size_px, size_px), mode=method, align_corners=corners)
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Images (B, C, H, W) with mean 0 and deviation 1: float32, a mean and std for each band.
+
+    Raises:
+        ValueError: not C numbers each, or a deviation that is not above 0.
+    """
+    if not all(value > 0 for value in std):
+        raise ValueError(f"every standard deviation must be above 0, got {list(std)}")
+    return (images.to(torch.float32) - _column(mean, images)) / _column(std, images)
+
+
+def clip_percentiles(images: Tensor, low: Sequence[float], high: Sequence[float]) -> Tensor:
+    """Images (B, C, H, W) as float32 from 0 at `low` or less to 1 at `high` or more, a band each.
+
+    Raises:
+        ValueError: not C numbers each, or a `low` that is not below its `high`.
+    """
+    if not all(bottom < top for bottom, top in zip(low, high, strict=True)):
+        raise ValueError(f"low = {list(low)} must be below high = {list(high)} for every band")
+    bottom = _column(low, images)
+    scaled = (images.to(torch.float32) - bottom) / (_column(high, images) - bottom)
+    return scaled.clamp(0, 1)
+
+
+def percentile_limits(manifest: Manifest, array: str, name: str) -> tuple[float, ...]:
+    """A percentile such as `p2` of each band of an array, in stored units.
+
+    Raises:
+        ValueError: the dataset has no statistics of that array, or not this percentile.
+    """
+    known = manifest.statistics[array].percentiles if array in manifest.statistics else {}
+    if name not in known:
+        raise ValueError(
+            f"the dataset has no percentile {name!r} of array {array!r}; it has {list(known)}"
+        )
+    return known[name]
+
+
+def _column(values: Sequence[float], images: Tensor) -> Tensor:
+    """One number a band, (C, 1, 1), for images (B, C, H, W)."""
+    if len(values) != images.shape[-3]:
+        raise ValueError(f"{len(values)} numbers are given for {images.shape[-3]} bands")
+    return torch.tensor(values, dtype=torch.float32, device=images.device).view(-1, 1, 1)
 
 
 class _ArrayBlock(nn.Module):

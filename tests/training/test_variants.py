@@ -91,7 +91,8 @@ def read_run_of(out: Path, recipe: Path, fusion: str) -> Run:
     overrides = tuple(word for word in SHORT if word != "--set")
     return read_run(
         recipe,
-        Path(record["dataset"]["path"]),
+        [record["dataset"]["path"]],
+        out / "cache",
         out,
         out.parent / "ds.json",
         (f"model.fusion={fusion}", *overrides),
