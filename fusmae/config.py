@@ -4,9 +4,11 @@ A recipe owns every number that changes a result. What must not change it (micro
 ZeRO stage, precision) belongs to the DeepSpeed json.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fusmae.sensor_config import SensorConfig, check_sensors
 from fusmae.strict_toml import as_table, build, load_recipe
 
 __all__ = [
@@ -24,7 +26,8 @@ __all__ = [
     "load_recipe",
 ]
 
-Fusion = Literal["xae_xad", "xad"]
+# What each one is: `fusmae/model/encoder.py`.
+Fusion = Literal["xae_xad", "xad", "xae", "none", "late", "stack"]
 Masking = Literal["consistent", "independent"]
 Flag = Literal["seasonal_snow", "cloud_or_shadow"]
 
@@ -54,7 +57,8 @@ def _check_not_negative(section: str, config: object, *names: str) -> None:
 class ModelConfig:
     """Fus-MAE's shape. A field left at 0 takes the preset's number.
 
-    `image_px` is the side of the model's square input grid, `patch_px` of one token.
+    `image_px` is the side of the model's square input grid, `patch_px` of one token. `sensors`
+    holds what is special to single sensors; one that is not named there has nothing special.
     """
 
     preset: Literal["tiny", "small", "base", "large"] = "base"
@@ -71,6 +75,7 @@ class ModelConfig:
     masking: Masking = "consistent"
     mask_ratio: float = 0.75
     normalise_target: bool = False
+    sensors: dict[str, SensorConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = ("width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads")
@@ -94,6 +99,35 @@ class ModelConfig:
                 f"model.mask_ratio = {self.mask_ratio} leaves {self.num_visible} of "
                 f"{self.num_tokens} tokens visible; choose a ratio between 0 and 1"
             )
+        own_sizes = [name for name in self.sensors if self.patch_px_of(name) != self.patch_px]
+        if self.fusion == "stack" and (self.masking != "consistent" or own_sizes):
+            raise ValueError(
+                'model.fusion = "stack" has all sensors in each token: it needs model.masking = '
+                '"consistent" and no patch_px of a sensor\'s own'
+            )
+
+    @property
+    def has_xae(self) -> bool:
+        """Whether XAttnEncoder takes the place of block 1."""
+        return self.fusion in ("xae_xad", "xae")
+
+    @property
+    def has_xad(self) -> bool:
+        """Whether XAttnDecoder stands before the sensors' decoders."""
+        return self.fusion in ("xae_xad", "xad")
+
+    def patch_px_of(self, sensor: str) -> int:
+        """The side of a sensor's token in its own pixels."""
+        return self.sensors.get(sensor, SensorConfig()).patch_px or self.patch_px
+
+    def num_classes_of(self, sensor: str) -> int:
+        """Classes of a sensor that is a class map, 0 for one that measures."""
+        return self.sensors.get(sensor, SensorConfig()).num_classes
+
+    def sizes_px(self, sensors: Iterable[str]) -> dict[str, int]:
+        """The side of each sensor's image; all have the same number of tokens."""
+        side = self.image_px // self.patch_px
+        return {sensor: side * self.patch_px_of(sensor) for sensor in sensors}
 
     @property
     def num_tokens(self) -> int:
@@ -150,12 +184,13 @@ class DataConfig:
     """What of a dataset is used, and on which grid the model sees it.
 
     `bands` maps a sensor to its band names in the model's channel order; a sensor left
-    out is not read. `window` is the shuffle window in shards, 0 for all of them. `sources`
-    are the datasets of a mixture, in the order of `--data`, each with a subset of its own;
-    none for a single dataset. Of a dataset at a URL at most `cache_gb` (10^9 bytes) of shards are
-    kept on disk, and a window of 0 is the largest of which the current and the next one fit; a
-    shard that stays unreadable ends the run, or is replaced in each batch by good ones of its
-    window (`skip`).
+    out is not read. A sensor is one of the dataset's, or a group of one's bands that is named
+    after it, such as `s2_20m` or `s2_red_edge`, and to the model a sensor of its own.
+    `window` is the shuffle window in shards, 0 for all of them. `sources` are the datasets of a
+    mixture, in the order of `--data`, each with a subset of its own; none for a single dataset.
+    Of a dataset at a URL at most `cache_gb` (10^9 bytes) of shards are kept on disk, and a window
+    of 0 is the largest of which the current and the next one fit; a shard that stays unreadable
+    ends the run, or is replaced in each batch by good ones of its window (`skip`).
     """
 
     split: str = "train"
@@ -248,6 +283,7 @@ class PretrainRecipe:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        check_sensors(self.model.sensors, self.data.bands)
         quotas = [source.quota for source in self.data.sources]
         if quotas and sum(quotas) != self.optim.global_batch:
             raise ValueError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fusmae.sample import ShardLayout
-from fusmae.sensors import ArraySpec, Band
+from fusmae.sensors import ArraySpec, Band, dataset_sensor
 
 T = TypeVar("T")
 
@@ -137,10 +137,12 @@ class Manifest:
     def find_band(self, sensor: str, band: str) -> tuple[ArraySpec, int]:
         """The array that holds a sensor's band, and the band's place in it.
 
+        `sensor` may be a group of a sensor's bands, named after it: `s2_20m`, `s2_red_edge`.
+
         Raises:
             ValueError: the dataset has no such sensor or band; the known ones are named.
         """
-        known = [spec for spec in self.arrays if spec.sensor == sensor]
+        known = [spec for spec in self.arrays if spec.sensor == dataset_sensor(sensor)]
         if not known:
             sensors = sorted({spec.sensor for spec in self.arrays})
             raise ValueError(f"the dataset has no sensor {sensor!r}; it has {sensors}")

@@ -187,7 +187,7 @@ def build(run: Run, device: torch.device) -> tuple[Engine, MixedPreprocess, Mixt
     torch.manual_seed(recipe.seed)  # the same initial weights on every rank
     engine = Engine(FusMAE(recipe.model, run.channels), recipe.optim, run.plan)
     loader = open_stream(run.sources, recipe.seed, run.ranks, run.plan.micro_batch, device)
-    preprocess = make_preprocess(run.sources, recipe.model.image_px)
+    preprocess = make_preprocess(run.sources, recipe.model.sizes_px(recipe.data.bands))
     return engine, preprocess.to(device), loader
 
 

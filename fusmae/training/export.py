@@ -28,7 +28,8 @@ def export_encoder(run: Run) -> None:
     data = recipe.data
     manifests = [source.manifest for source in run.sources]
     licences = [manifest.source.get("licence", "not stated") for manifest in manifests]
-    statistics = Preprocess(manifests[0], data.bands, recipe.model.image_px, data.resample)
+    sizes_px = recipe.model.sizes_px(data.bands)
+    statistics = Preprocess(manifests[0], data.bands, sizes_px, data.resample)
     card = EncoderCard(
         model=recipe.model,
         bands=data.bands,

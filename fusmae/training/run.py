@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fusmae.config import PretrainRecipe, as_table, load_recipe
+from fusmae.config import PretrainRecipe, as_table, build, load_recipe
 from fusmae.data import locate_dataset, location_of
 from fusmae.data.mixture import cut_quotas
 from fusmae.training.checkpoint import newest_state
@@ -117,7 +117,9 @@ def check_same_run(run: Run, state: dict[str, Any]) -> None:
     Raises:
         ValueError: the recipe has other numbers, or the dataset is another one.
     """
-    old, new = state["recipe"], json.loads(json.dumps(as_table(run.recipe)))
+    # A checkpoint of an earlier release lacks the fields that are new since; they had no effect.
+    original = build(PretrainRecipe, state["recipe"])
+    old, new = (json.loads(json.dumps(as_table(recipe))) for recipe in (original, run.recipe))
     for section in _FIXED:
         if old[section] == new[section]:
             continue

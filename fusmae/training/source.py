@@ -1,6 +1,6 @@
 """A dataset that a run trains on: which samples, how many a step, its stream and its images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -94,11 +94,11 @@ def open_stream(
     return MixtureLoader(loaders)
 
 
-def make_preprocess(sources: Sequence[Source], size_px: int) -> MixedPreprocess:
+def make_preprocess(sources: Sequence[Source], sizes_px: Mapping[str, int]) -> MixedPreprocess:
     """What brings the sources' samples to the model's bands and grid."""
     return MixedPreprocess(
         [
-            Preprocess(source.manifest, source.data.bands, size_px, source.data.resample)
+            Preprocess(source.manifest, source.data.bands, sizes_px, source.data.resample)
             for source in sources
         ]
     )

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from fusmae.data.transforms import (
     resample,
 )
 from fusmae.manifest import from_json, read_manifest, to_json
+from fusmae.sensors import CLASS_CODES, SEN12MS_LC
 
 BANDS = {"s2": ("B11", "B04", "B01", "B03", "B8A", "B09"), "s1": ("VH", "VV")}
 # Float32 has 24 bits; a normalised pixel is below 10 and bicubic sums 16 of them with
@@ -197,3 +199,43 @@ def test_array_without_statistics_is_refused_by_name(manifest):
 def test_unknown_band_is_refused(manifest):
     with pytest.raises(ValueError, match="no band 'B10'"):
         Preprocess(manifest, {"s2": ("B10",)}, 12)
+
+
+def test_a_group_of_bands_is_its_sensors_bands_on_a_grid_of_its_own(manifest, arrays):
+    groups = {"s2_10m": ("B08", "B02"), "s2_20m": ("B11",), "s2_mixed": ("B01", "B05")}
+    sizes = {"s2_10m": 12, "s2_20m": 6, "s2_mixed": 4}
+    images = Preprocess(manifest, groups, sizes)(arrays)
+    for group, names in groups.items():
+        expected = Preprocess(manifest, {"s2": names}, sizes[group])(arrays)["s2"]
+        assert images[group].equal(expected)
+    # 20 m bands at 60 px for 120 at 10 m are the stored pixels.
+    stored = arrays["s2_20m"].to(torch.float64)[:, 4]
+    mean, std = manifest.band_statistics("s2_20m", "B11")
+    np.testing.assert_allclose(images["s2_20m"][:, 0], (stored - mean) / std, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("size_px", [12, 6, 24])
+def test_class_codes_become_the_places_of_their_codes_by_the_nearest_pixel(manifest, size_px):
+    codes = CLASS_CODES["CLC"]
+    stored = np.array([*codes, 0, 110, 524, 999, 65535], np.uint16)
+    stored = np.resize(np.random.default_rng(0).permutation(stored), (3, 1, 12, 12))
+    preprocess = Preprocess(manifest, {"map": ("CLC",)}, size_px, "bicubic")
+    image = preprocess({"map": torch.from_numpy(stored)})["map"]
+    assert image.dtype == torch.float32
+    rows = np.arange(size_px) * 12 // size_px
+    nearest = stored[:, :, rows][..., rows]
+    place = {code: number for number, code in enumerate(codes)}
+    expected = np.vectorize(lambda code: place.get(code, -1))(nearest)
+    np.testing.assert_array_equal(image.numpy(), expected)
+    # Class numbers are not measurements: they come back as they are.
+    assert (preprocess.mean["map"], preprocess.std["map"]) == ((0.0,), (1.0,))
+    assert preprocess.denormalise({"map": image})["map"].equal(image)
+
+
+def test_igbp_is_picked_from_among_the_bands_of_land_cover(manifest):
+    spec = dataclasses.replace(SEN12MS_LC, size_px=4)
+    lc = torch.randint(0, 256, (2, 4, 4, 4), dtype=torch.uint8)
+    lc[:, 0] = torch.tensor([1, 17, 18, 255], dtype=torch.uint8)
+    with_lc = dataclasses.replace(manifest, arrays=(*manifest.arrays, spec))
+    image = Preprocess(with_lc, {"lc": ("IGBP",)}, 4)({"lc": lc})["lc"]
+    assert image[0, 0, 0].tolist() == [0.0, 16.0, -1.0, -1.0]
