@@ -215,7 +215,7 @@ def test_bytes_of_a_sensor_that_is_left_out_are_not_read(tiny_dataset, monkeypat
         read.append(sum(len(memoryview(buffer).cast("B")) for buffer in buffers))
         return preadv(fd, buffers, offset)
 
-    monkeypatch.setattr("fusmae.data.reader.os.preadv", counted)
+    monkeypatch.setattr("fusmae.data.shard.os.preadv", counted)
     sizes = {}
     # S2's 10 m bands lie next to S1, nearer than the gap that is read along.
     for name, bands in {"both": {"s1": ("VV",), "s2": ("B02",)}, "s1": {"s1": ("VV",)}}.items():
