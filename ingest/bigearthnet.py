@@ -22,12 +22,14 @@ from .archives import (
 )
 from .bigearthnet_archive import Pair, detect_version, scan_v1, scan_v2
 from .bigearthnet_pair import read_pair
+from .dataset import refuse_other_files
 from .dataset_options import DatasetOptions, complete_dataset, dataset_options, make_dataset
 from .facts import BIGEARTHNET_FACTS
 from .origins import BIGEARTHNET_V1, BIGEARTHNET_V2, request_origin
 from .progress import LongWork
 from .request import Request
 from .simulate import simulation_in, simulation_of
+from .storage import open_store
 
 _ARCHIVES = {"v1": BIGEARTHNET_V1, "v2": BIGEARTHNET_V2}
 
@@ -97,6 +99,8 @@ def bigearthnet(
 ) -> None:
     """Turn BigEarthNet-MM GeoTIFFs into WebDataset shards and zarr stores."""
     excluded = _excluded(exclude)
+    # Before an archive of 60 GB is unpacked.
+    refuse_other_files(open_store(options.out))
     spooling = Spooling(spool_folder(options.out, spool), keep_spool, not any_archive)
     given = {"--s2": s2, "--s1": s1, **({"--maps": maps} if maps else {})}
     known = {"exclude": sorted(excluded), "maps": maps is not None}

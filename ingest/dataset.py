@@ -56,8 +56,7 @@ def build(
     plan = _plan_table(request)
     if not store.exists(MANIFEST_NAME):
         # Another run may finish between any two of these looks.
-        if store.holds_other_files() and not store.exists(MANIFEST_NAME):
-            raise ValueError(f"--out {store} is not empty and is not a dataset: give a new folder")
+        refuse_other_files(store)
         with store.locked():
             if not store.exists(MANIFEST_NAME):
                 return _make(store, request, executor, progress, tolerance, plan)
@@ -95,6 +94,12 @@ def _plan_table(request: Request) -> dict[str, Any]:
         "samples": names_digest(request.split_of),
         **request.options,
     }
+
+
+def refuse_other_files(store: Store) -> None:
+    """Raises ValueError: the place holds something, and no dataset, not even one begun."""
+    if store.holds_other_files() and not store.exists(MANIFEST_NAME):
+        raise ValueError(f"--out {store} is not empty and is not a dataset: give a new folder")
 
 
 def refuse_other_plan(store: Store, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -181,7 +181,9 @@ class LocalStore:
 
     def holds_other_files(self) -> bool:
         root = self.root
-        return root.exists() and not (root / SCRATCH).is_dir() and any(root.iterdir())
+        if not root.is_dir():
+            return root.exists()
+        return not (root / SCRATCH).is_dir() and any(root.iterdir())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
