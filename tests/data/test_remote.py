@@ -22,6 +22,7 @@ from fusmae.data import EvalLoader, Order, SplitReader, TrainLoader, locate_data
 from fusmae.data.stretches import num_own, runs, windows
 from fusmae.manifest import read_manifest
 
+from .conftest import assert_threads_end
 from .object_store import LoopbackStore
 from .remote_rank import digest
 
@@ -338,6 +339,7 @@ def test_bad_shard_is_asked_for_again_by_the_next_run(s3_store, big_window_datas
     s3_store.fault = lambda path, n: "500" if path.endswith(".tar") else ""
     with pytest.raises(ValueError, match="asked 4 times"):
         digests(dataset, 20)
+    assert_threads_end("fusmae-")
     s3_store.fault = lambda path, n: ""
     assert digests(dataset, 20) == digests(big_window_dataset, 20)
     assert list(dataset.rglob("*.bad")) == []
