@@ -9,16 +9,18 @@ from collections.abc import Sequence
 
 from fusmae.manifest import Manifest
 
+from .card_features import features_yaml
 from .card_reading import reading_text
 from .croissant import summary
+from .facts import Fact
 
 _PERCENTILES = ("p2", "p98")
 
 
-def card_text(manifest: Manifest) -> str:
-    """The card. `manifest.files` holds what was written before it."""
+def card_text(manifest: Manifest, facts: Sequence[Fact]) -> str:
+    """The card. `manifest.files` holds what was written before it; `facts` as in KEY.json."""
     parts = [
-        _front_matter(manifest),
+        _front_matter(manifest, facts),
         f"# {manifest.name}",
         _simulated(manifest),
         summary(manifest),
@@ -35,8 +37,8 @@ def card_text(manifest: Manifest) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front_matter(manifest: Manifest) -> str:
-    """YAML of which every value is a string or a list of strings, in JSON's quotes where free."""
+def _front_matter(manifest: Manifest, facts: Sequence[Fact]) -> str:
+    """YAML; free text stands in JSON's quotes."""
     has_shards = any(split.shards for split in manifest.splits.values())
     has_zarr = any(split.zarr for split in manifest.splits.values())
     tags = ["earth-observation", "remote-sensing", "sentinel-1", "sentinel-2", "sar"]
@@ -52,6 +54,7 @@ def _front_matter(manifest: Manifest) -> str:
         f"task_categories: [{', '.join(tasks)}]",
         f"tags: [{', '.join(tags)}]",
         *_configs(manifest, has_shards),
+        *(features_yaml(manifest, facts, "shards") if has_shards else []),
         "---",
     ]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import numpy as np
 from fusmae.manifest import Manifest, SplitRecord
 from fusmae.sensors import ArraySpec
 
-from .zarr_store import store_path
+from .layout import store_path
 
 
 def reading_text(manifest: Manifest) -> str:

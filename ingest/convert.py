@@ -16,6 +16,7 @@ from fusmae.manifest import FileRecord, ShardRecord
 from fusmae.sample import TAR_END, ShardLayout, encode_parts
 
 from . import statistics
+from .layout import tar_path, zarr_shard_path
 from .plan import Block
 from .record import BlockRecord, statistics_path, write_bad, write_record
 from .statistics import Counter, samples_together
@@ -56,10 +57,6 @@ class Job:
     samples_per_shard: int
     formats: frozenset[str]
     quarantine: bool
-
-    @property
-    def shard_path(self) -> str:
-        return f"shards/{self.block.split}/{self.name}-{self.block.label}.tar"
 
 
 def convert(job: Job, on_sample: Callable[[], None] = lambda: None) -> int:
@@ -146,7 +143,7 @@ def _write_shard(
     if "shards" not in job.formats:
         return None, [None] * len(samples)
     offsets: list[int | None] = []
-    with job.store.create(job.shard_path) as file:
+    with job.store.create(tar_path(job.name, job.block)) as file:
         for row, sample in enumerate(samples):
             offsets.append(file.size)
             pixels = {name: stack[row] for name, stack in stacks.items()}
@@ -159,11 +156,11 @@ def _write_shard(
 
 def _write_zarr(job: Job, stacks: Stacks) -> list[FileRecord]:
     # zarr takes half a second to import, which a run for shards alone can do without.
-    from .zarr_store import shard_parts, shard_path
+    from .zarr_store import shard_parts
 
     records = []
     for spec in job.layout.arrays:
-        path = shard_path(job.block.split, spec, job.block.index)
+        path = zarr_shard_path(job.block.split, spec, job.block.index)
         with job.store.create(path) as file:
             for part in shard_parts(spec, stacks[spec.name], job.samples_per_shard):
                 file.write(part)

@@ -21,7 +21,7 @@ from .croissant_records import (
 )
 from .facts import Fact
 from .geocroissant import geography
-from .zarr_store import store_path
+from .layout import store_path
 
 CROISSANT_NAME = "croissant.json"
 

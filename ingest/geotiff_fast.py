@@ -127,10 +127,7 @@ def decode(data: Buffer) -> tuple[npt.NDArray[Any], int, Transform] | None:
     Pixels have shape (bands, height, width), native dtype, C order; where they lie so in the
     file they are a view of `data`.
     """
-    directory = _locate(data)
-    if directory is None or directory.end > min(len(data), _MAX_HEAD):
-        return None
-    header = _parse(bytes(data[: directory.end]))
+    header = _header(data)
     if header is None or header.end > len(data):
         return None
     bands, height, width = header.shape
@@ -139,8 +136,31 @@ def decode(data: Buffer) -> tuple[npt.NDArray[Any], int, Transform] | None:
         pixels = pixels.reshape(height, width, bands).transpose(2, 0, 1)
     else:
         pixels = pixels.reshape(header.shape)
-    native = header.dtype.newbyteorder("=")
-    return np.ascontiguousarray(pixels, native), header.epsg, header.transform
+    if header.interleaved or not header.dtype.isnative:
+        pixels = np.ascontiguousarray(pixels, header.dtype.newbyteorder("="))
+    return pixels, header.epsg, header.transform
+
+
+# Length of a file -> length of the head of the last one so long: with few exceptions the next
+# one's too, and then its bytes alone lead to what they say.
+_head_bytes: dict[int, int] = {}
+_MAX_LENGTHS = 256
+
+
+def _header(data: Buffer) -> _Header | None:
+    guess = _head_bytes.get(len(data))
+    header = _parse(bytes(data[:guess])) if guess else None
+    if header is not None:
+        return header
+    directory = _locate(data)
+    if directory is None or directory.end > min(len(data), _MAX_HEAD):
+        return None
+    header = _parse(bytes(data[: directory.end]))
+    if header is not None:
+        if len(_head_bytes) >= _MAX_LENGTHS:
+            _head_bytes.clear()
+        _head_bytes[len(data)] = directory.end
+    return header
 
 
 def _locate(data: Buffer) -> _Directory | None:
@@ -188,9 +208,10 @@ def _directory(table: bytes, order: str, big: bool) -> _Directory | None:
 # The bands of one size of one sample share their head.
 @lru_cache(maxsize=64)
 def _parse(head: bytes) -> _Header | None:
-    """What the bytes up to the end of the last value say."""
+    """What the bytes up to the end of the last value say; None for any others."""
     directory = _locate(head)
-    assert directory is not None
+    if directory is None or directory.end != len(head):
+        return None
     layout = _pixels(directory, head)
     epsg_and_point = _system(directory, head)
     if layout is None or epsg_and_point is None:

@@ -71,6 +71,7 @@ class Counter:
                 )
         self._arrays = {name: stack.reshape(*stack.shape[:2], -1) for name, stack in stacks.items()}
         self._partials = {name: _empty(flat) for name, flat in self._arrays.items()}
+        self._rooms: dict[tuple[int, int], _Room] = {}
 
     def add(self, rows: Sequence[int]) -> None:
         """Count these rows of every stack, each row once.
@@ -80,12 +81,20 @@ class Counter:
         """
         for name, flat in self._arrays.items() if len(rows) else ():
             partial = self._partials[name]
+            room = self._room(len(rows), flat.shape[2])
             for band in range(flat.shape[1]):
-                values = flat[rows, band]
                 if flat.dtype.kind == "f":
-                    _add_db(partial, band, rows, values)
+                    _add_db(partial, band, rows, room.gathered(flat, rows, band), room)
                 else:
-                    _add_counts(partial["histogram"][band], values)
+                    for place, row in enumerate(rows):
+                        room.bins[place] = flat[row, band]
+                    _add_counts(partial["histogram"][band], room.bins)
+
+    def _room(self, num_rows: int, num_pixels: int) -> "_Room":
+        shape = num_rows, num_pixels
+        if shape not in self._rooms:
+            self._rooms[shape] = _Room(shape)
+        return self._rooms[shape]
 
     def partials(self) -> Partials:
         """What was counted; as after every row."""
@@ -127,14 +136,35 @@ def _empty(flat: npt.NDArray[Any]) -> Partial:
     }
 
 
-def _add_counts(total: npt.NDArray[np.int64], bins: npt.NDArray[Any]) -> None:
+class _Room:
+    """Arrays of shape (rows, pixels) that are used again: fresh pages cost as much as counting."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.bins = np.empty(shape, np.intp)  # as bincount wants them
+        self.values = np.empty(shape, np.float32)
+        self.scaled = np.empty(shape, np.float32)
+        self.wide = np.empty(shape, np.float64)
+
+    def gathered(
+        self, flat: npt.NDArray[np.float32], rows: Sequence[int], band: int
+    ) -> npt.NDArray[np.float32]:
+        for place, row in enumerate(rows):
+            self.values[place] = flat[row, band]
+        return self.values
+
+
+def _add_counts(total: npt.NDArray[np.int64], bins: npt.NDArray[np.intp]) -> None:
     # Counting only up to the largest value seen spares most of 65,536 bins.
     counts = np.bincount(bins.reshape(-1))
     total[: len(counts)] += counts
 
 
 def _add_db(
-    partial: Partial, band: int, rows: Sequence[int], values: npt.NDArray[np.float32]
+    partial: Partial,
+    band: int,
+    rows: Sequence[int],
+    values: npt.NDArray[np.float32],
+    room: _Room,
 ) -> None:
     """Count one band of these rows, shape (rows, pixels)."""
     low, high = values.min(), values.max()
@@ -142,18 +172,20 @@ def _add_db(
         raise ValueError("statistics of float32 pixels: some are not finite")
     partial["min"][band] = min(partial["min"][band], low)
     partial["max"][band] = max(partial["max"][band], high)
-    _add_counts(partial["histogram"][band], _db_bins(values))
-    wide = values.astype(np.float64)
+    _add_counts(partial["histogram"][band], _db_bins(values, room))
+    wide = room.wide
+    wide[...] = values
     partial["sum"][rows, band] = wide.sum(axis=1)
     partial["square"][rows, band] = np.multiply(wide, wide, out=wide).sum(axis=1)
 
 
-def _db_bins(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+def _db_bins(values: npt.NDArray[np.float32], room: _Room) -> npt.NDArray[np.intp]:
     """The bin of each value; float32 puts one a thousandth of a bin from an edge on either side."""
-    bins = values * np.float32(SAR_BINS_PER_DB)
+    bins = np.multiply(values, np.float32(SAR_BINS_PER_DB), out=room.scaled)
     bins -= np.float32(SAR_FIRST_DB * SAR_BINS_PER_DB)
     np.clip(bins, 0, SAR_BINS - 1, out=bins)
-    return bins.astype(np.int32)
+    room.bins[...] = bins
+    return room.bins
 
 
 def merge(partials: Iterable[Partials]) -> Partials:
@@ -207,10 +239,12 @@ def _finish(spec: ArraySpec, partial: Partial) -> BandStatistics:
 def _integer_moments(histogram: npt.NDArray[np.int64]) -> tuple[float, float, int, int]:
     """Mean, variance, min and max of counted integers, rounded once each."""
     filled = np.flatnonzero(histogram)
-    pairs = [(int(value), int(histogram[value])) for value in filled]
-    count = sum(times for _, times in pairs)
-    total = sum(value * times for value, times in pairs)
-    square = sum(value * value * times for value, times in pairs)
+    values, times = filled.astype(np.int64), histogram[filled]
+    count, total = int(times.sum()), int((values * times).sum())
+    # A square has up to 32 bits; its halves times 2**47 pixels do not overflow int64.
+    squares = values * values
+    high, low = int(((squares >> 16) * times).sum()), int(((squares & 0xFFFF) * times).sum())
+    square = (high << 16) + low
     # Python's integers do not overflow, and are divided last.
     variance = (count * square - total * total) / (count * count)
     return total / count, variance, int(filled[0]), int(filled[-1])

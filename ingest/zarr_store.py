@@ -34,15 +34,6 @@ _COMPRESSOR, _LEVEL = "lz4", 5
 _NO_CHUNK = 2**64 - 1
 
 
-def store_path(split: str) -> str:
-    return f"zarr/{split}.zarr"
-
-
-def shard_path(split: str, spec: ArraySpec, index: int) -> str:
-    """Where zarr looks for shard `index` along the sample axis of an array."""
-    return f"{store_path(split)}/{spec.name}/c/{index}/0/0/0"
-
-
 def _create(
     store: MemoryStore, spec: ArraySpec, num_samples: int, samples_per_shard: int
 ) -> zarr.Array[Any]:
@@ -184,3 +175,10 @@ def _contents(store: MemoryStore) -> dict[str, bytes]:
 def open_array(location: str, spec: ArraySpec) -> zarr.Array[Any]:
     """A pixel array of the store at a path or URL, for reading."""
     return zarr.open_array(location, path=spec.name, mode="r")
+
+
+def read_coordinates(location: str, arrays: Sequence[ArraySpec]) -> dict[str, npt.NDArray[Any]]:
+    """Every array of the store at a path or URL but the pixels, by name."""
+    group = zarr.open_group(location, mode="r")
+    pixels = {spec.name for spec in arrays}
+    return {name: np.asarray(array[...]) for name, array in group.arrays() if name not in pixels}

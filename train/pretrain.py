@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fusmae.config import as_table
-from fusmae.data import Batch, Preprocess, TrainLoader
+from fusmae.data import MixedBatch, MixedPreprocess, MixtureLoader
 from fusmae.model import FusMAE, draw_masks
 from fusmae.training.checkpoint import (
     find_checkpoint,
@@ -34,6 +34,7 @@ from fusmae.training.monitor import Monitor
 from fusmae.training.ranks import StopRequest
 from fusmae.training.record import describe_start, write_record
 from fusmae.training.run import Run, check_same_run, check_unused, is_complete, read_run
+from fusmae.training.source import make_preprocess, open_stream, save_subsets
 
 EXAMPLES = """
 \b
@@ -49,6 +50,9 @@ Examples:
       --recipe train/recipes/tiny.toml --data DATASET --out RUN \\
       --deepspeed_config ds_configs/cpu.json --set optim.lr=1e-3
 \b
+  # a mixture: as many datasets as the recipe has [[data.sources]], in their order
+  deepspeed train/pretrain.py --recipe RECIPE --data BIGEARTHNET --data SEN12MS ...
+\b
   # one rank, without the launcher
   python train/pretrain.py --recipe train/recipes/tiny.toml --data DATASET --out RUN \\
       --deepspeed_config ds_configs/cpu.json
@@ -61,7 +65,12 @@ class RankError(ValueError):
 
 @click.command(epilog=EXAMPLES)
 @click.option("--recipe", type=click.Path(path_type=Path), required=True, help="TOML file.")
-@click.option("--data", required=True, help="Dataset: a folder or a URL, such as s3://bucket/ben.")
+@click.option(
+    "--data",
+    required=True,
+    multiple=True,
+    help="Dataset: a folder or a URL, such as s3://bucket/ben; one for each source of a mixture.",
+)
 @click.option(
     "--cache",
     type=click.Path(path_type=Path),
@@ -92,7 +101,7 @@ class RankError(ValueError):
 @click.option("--local_rank", type=int, hidden=True, help="Given by the deepspeed launcher.")
 def pretrain(
     recipe: Path,
-    data: str,
+    data: tuple[str, ...],
     cache: Path,
     out: Path,
     ds_config: Path,
@@ -100,7 +109,7 @@ def pretrain(
     overrides: tuple[str, ...],
     local_rank: int | None,
 ) -> None:
-    """Pretrain Fus-MAE on a dataset of fusmae-ingest.
+    """Pretrain Fus-MAE on a dataset of fusmae-ingest, or on a mixture of several.
 
     Writes checkpoints, metrics.jsonl and run.json into --out, and at the end the encoder
     into --out/encoder. SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and exit with 0.
@@ -142,10 +151,10 @@ def train(run: Run) -> None:
                 asked = time.perf_counter()
                 batch = next_batch(batches, run.ranks.rank)
                 waited_s += time.perf_counter() - asked
-                images = preprocess(batch.arrays)
+                images = preprocess(batch.parts)
                 masks = draw_masks(recipe.model, list(images), recipe.seed, batch.positions)
                 losses.append(engine.forward_backward(images, masks))
-                sample_ids.append(batch.sample_ids.clone())
+                sample_ids.append(batch.sample_ids)
             replaced += loader.num_replaced
             step_means, stopping = agree(engine, losses, sample_ids, replaced, stop.requested, step)
             rate = run.schedule.rate(step)
@@ -172,28 +181,17 @@ def train(run: Run) -> None:
     torch.distributed.destroy_process_group()
 
 
-def build(run: Run, device: torch.device) -> tuple[Engine, Preprocess, TrainLoader]:
+def build(run: Run, device: torch.device) -> tuple[Engine, MixedPreprocess, MixtureLoader]:
     """The model under DeepSpeed, what makes its input on the device, and the stream of samples."""
     recipe = run.recipe
     torch.manual_seed(recipe.seed)  # the same initial weights on every rank
     engine = Engine(FusMAE(recipe.model, run.channels), recipe.optim, run.plan)
-    loader = TrainLoader(
-        run.data,
-        recipe.data,
-        seed=recipe.seed,
-        global_batch=recipe.optim.global_batch,
-        rank=run.ranks.rank,
-        world_size=run.ranks.world_size,
-        micro_batch=run.plan.micro_batch,
-        pin=device.type == "cuda",
-        device=device,
-    )
-    data = recipe.data
-    preprocess = Preprocess(run.manifest, data.bands, recipe.model.image_px, data.resample)
+    loader = open_stream(run.sources, recipe.seed, run.ranks, run.plan.micro_batch, device)
+    preprocess = make_preprocess(run.sources, recipe.model.sizes_px(recipe.data.bands))
     return engine, preprocess.to(device), loader
 
 
-def resume(run: Run, engine: Engine, loader: TrainLoader) -> tuple[int, Means]:
+def resume(run: Run, engine: Engine, loader: MixtureLoader) -> tuple[int, Means]:
     """Restore the newest whole checkpoint, if any: steps made, and the means under way."""
     found = find_checkpoint(run.out) if run.ranks.rank == 0 else None
     checkpoint = engine.gather_over_ranks(found)[0]
@@ -212,10 +210,11 @@ def begin(run: Run, step: int) -> MetricsWriter:
     remove_leftovers(run.out)
     start = describe_start(run.ranks.world_size, step, run.plan.config)
     write_record(run.out, as_table(run.recipe), run.dataset, start)
+    save_subsets(run.sources, run.out)
     return MetricsWriter(run.out / METRICS, step)
 
 
-def next_batch(batches: Iterator[Batch], rank: int) -> Batch:
+def next_batch(batches: Iterator[MixedBatch], rank: int) -> MixedBatch:
     """The next micro-batch; what goes wrong here, goes wrong on this rank alone."""
     try:
         return next(batches)
@@ -252,7 +251,9 @@ def agree(
         row for ids, is_bad in zip(sample_ids, bad, strict=True) if is_bad for row in ids.tolist()
     ]
     rows = [row for part in engine.gather_over_ranks(mine) for row in part]
-    shown = ", ".join(map(str, rows[:16])) + (", ..." if len(rows) > 16 else "")
+    is_mixture = any(source for source, _ in rows)
+    names = [f"{row} (dataset {source})" if is_mixture else str(row) for source, row in rows]
+    shown = ", ".join(names[:16]) + (", ..." if len(names) > 16 else "")
     raise ValueError(
         f"step {step + 1}: the loss is not finite on a micro-batch with rows {shown} of the split; "
         "it has not touched the weights. Look at these samples, lower optim.lr or set "
@@ -260,7 +261,7 @@ def agree(
     )
 
 
-def save(run: Run, engine: Engine, loader: TrainLoader, step: int, means: Means) -> None:
+def save(run: Run, engine: Engine, loader: MixtureLoader, step: int, means: Means) -> None:
     """Write a checkpoint; called by all ranks together."""
     state = {
         "step": step,

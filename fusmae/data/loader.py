@@ -2,7 +2,6 @@
 one visit of every sample.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -17,9 +16,11 @@ from fusmae.config import DataConfig
 from fusmae.data.order import Order
 from fusmae.data.prefetch import RemoteSource
 from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.resume import consumed_of, describe_order
 from fusmae.data.ring import Batch, Ring, RingOptions
 from fusmae.data.source import Source
 from fusmae.data.streams import evaluation_source, training_source
+from fusmae.data.subset import subset_ids
 from fusmae.manifest import read_manifest
 
 Device = torch.device | str | None
@@ -87,7 +88,7 @@ class TrainLoader:
 
         Args:
             dataset: the folder that holds `dataset.json`.
-            data: split, bands and shuffle window; only arrays with these bands are read.
+            data: split, subset, bands and shuffle window; only arrays with these bands are read.
             seed: of the order.
             global_batch: samples of one optimiser step, over all ranks and micro-batches.
             rank: this process's number, from 0 to world_size - 1.
@@ -103,7 +104,7 @@ class TrainLoader:
 
         Raises:
             ValueError: a number is out of range or does not divide, the dataset is broken or
-                lacks the split or a band, or CUDA is wanted where there is none.
+                lacks the split, a band or the subset, or CUDA is wanted where there is none.
         """
         _check_rank(rank, world_size)
         if micro_batch < 1 or global_batch < 1 or global_batch % (world_size * micro_batch):
@@ -116,9 +117,10 @@ class TrainLoader:
             raise ValueError(f"start = {start} must be 0 or more")
         self._options = RingOptions(num_threads, ring, pin, _device(device))
         self._reader = _open(dataset, data.split, data)
+        subset = subset_ids(self._reader, data.subset)
         mirror, shards = self._reader.mirror, self._reader.record.shards
         self._window = mirror.window(shards, data.window, cache_share) if mirror else data.window
-        self._order = Order(self._reader.shard_sizes, seed, self._window)
+        self._order = Order(self._reader.shard_sizes, seed, self._window, subset)
         self._data, self._seed = data, seed
         self._cache_share = cache_share
         self._source: Source | None = None
@@ -133,6 +135,11 @@ class TrainLoader:
     def num_samples(self) -> int:
         """Samples of one epoch."""
         return self._order.num_samples
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of one step over all ranks."""
+        return self._cut[0]
 
     @property
     def micro_batches_per_step(self) -> int:
@@ -176,15 +183,8 @@ class TrainLoader:
         return {"consumed": self._start + steps * self._cut[0], **self._definition()}
 
     def _definition(self) -> dict[str, Any]:
-        hashes = "".join(shard.sha256 for shard in self._reader.record.shards)
-        return {
-            "digest": self._order.digest,
-            "shards_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-            "split": self._data.split,
-            "num_samples": self.num_samples,
-            "seed": self._seed,
-            "window": self._window,
-        }
+        data = self._data
+        return describe_order(self._reader, self._order, self._seed, self._window, data.subset)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the positions consumed in `state`; batches read ahead are dropped.
@@ -193,17 +193,7 @@ class TrainLoader:
             ValueError: the state belongs to another order or other shards (what differs is
                 named), or it is not a state of this class.
         """
-        mine = self._definition()
-        if any(state.get(key) != mine[key] for key in ("digest", "shards_sha256")):
-            differs = [
-                f"{key} was {state.get(key)!r} and is {mine[key]!r}"
-                for key in mine
-                if state.get(key) != mine[key]
-            ]
-            raise ValueError(f"cannot resume in another order of samples: {'; '.join(differs)}")
-        consumed = state.get("consumed")
-        if not isinstance(consumed, int) or consumed < 0:
-            raise ValueError(f"consumed = {consumed!r} must be a whole number, 0 or more")
+        consumed = consumed_of(state, self._definition())
         if self._ring is not None:
             self._ring.check_process()
         self._drop_ring()

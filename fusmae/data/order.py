@@ -36,7 +36,7 @@ def splitmix64(seed: int, indices: Ids) -> npt.NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-def _fold(seed: int, *numbers: int) -> int:
+def fold_seed(seed: int, *numbers: int) -> int:
     """One 64-bit seed from a seed and further numbers below 2**63, which all matter."""
     for number in numbers:
         seed = int(splitmix64(seed, np.array([number], np.int64))[0])
@@ -136,7 +136,7 @@ class Order:
             return self._epochs[epoch]
 
     def _permute(self, epoch: int) -> Ids:
-        keys = splitmix64(_fold(self._seed, epoch, _SAMPLE_STREAM), self._ids)
+        keys = splitmix64(fold_seed(self._seed, epoch, _SAMPLE_STREAM), self._ids)
         shuffled = np.argsort(keys, kind="stable")
         if self._window < self._num_shards:
             window = self._window_of_shard(epoch)[self._shard_of_id[shuffled]]
@@ -144,7 +144,7 @@ class Order:
         return self._ids[shuffled]
 
     def _window_of_shard(self, epoch: int) -> Ids:
-        keys = splitmix64(_fold(self._seed, epoch, _SHARD_STREAM), np.arange(self._num_shards))
+        keys = splitmix64(fold_seed(self._seed, epoch, _SHARD_STREAM), np.arange(self._num_shards))
         rank_of_shard = np.argsort(np.argsort(keys, kind="stable"), kind="stable")
         return rank_of_shard // self._window
 

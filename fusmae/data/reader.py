@@ -224,7 +224,11 @@ class SplitReader:
                         )
 
     def info(self, sample_id: int) -> dict[str, Any]:
-        """The JSON member of a sample.
+        """The JSON member of a sample; errors as `describe`."""
+        return self.describe(sample_id)[1]
+
+    def describe(self, sample_id: int) -> tuple[str, dict[str, Any]]:
+        """The key of a sample and its JSON member, from its shard.
 
         Raises:
             ValueError: the id does not exist, or the shard is missing or broken.
@@ -234,14 +238,15 @@ class SplitReader:
         header = bytearray(TAR_BLOCK)
         shard.read([header], TAR_BLOCK, start + self._json_start)
         try:
-            text = bytearray(tarfile.TarInfo.frombuf(bytes(header), "utf-8", "strict").size)
+            member = tarfile.TarInfo.frombuf(bytes(header), "utf-8", "strict")
+            text = bytearray(member.size)
             shard.read([text], len(text), start + self._json_start + TAR_BLOCK)
             table: dict[str, Any] = json.loads(text)
         except (tarfile.HeaderError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"shard {shard.path} holds no JSON member for the sample at byte {start}: {error}"
             ) from None
-        return table
+        return member.name.removesuffix(".json"), table
 
     def keys(self) -> list[str]:
         """The key of each sample, in the order of their ids.
@@ -250,6 +255,15 @@ class SplitReader:
             ValueError: pyarrow is not installed, or `samples.parquet` is missing or broken.
         """
         return self._column("key")
+
+    def flags(self, name: str) -> list[bool | None]:
+        """A yes or no of each sample, in the order of their ids; None where it is unknown.
+
+        Raises:
+            ValueError: pyarrow is not installed, or `samples.parquet` is missing, broken or
+                without this column.
+        """
+        return self._column(name)
 
     def labels(self, label_set: str) -> list[list[str]]:
         """The class names of each sample, in the order of their ids.
@@ -282,7 +296,8 @@ class SplitReader:
         try:
             table = read_table(path, columns=[name], filters=[("split", "==", self.split)])
         except (OSError, ArrowException) as error:
-            raise ValueError(f"cannot read column {name!r} of {path}: {error}") from None
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"cannot read column {name!r} of {path}: {reason}") from None
         if table.num_rows != self.num_samples:
             raise ValueError(
                 f"{path} has {table.num_rows} rows for split {self.split!r}, "

@@ -79,15 +79,23 @@ def encoder_features(
     """`mean_tokens`, the mean over all sensor tokens, and `global_token`; nothing is masked.
 
     Takes batches on `device`. The sensors are those of `preprocess`; the others are absent,
-    not filled with zeros.
+    not filled with zeros, except that an encoder of stacked channels cannot do without them. One
+    with `late` fusion also gives `concatenated_tokens`, the means of its sensors side by side:
+    their features have no common axes to be averaged along.
     """
     encoder = encoder.to(device).eval()
     preprocess = preprocess.to(device)
 
     @torch.inference_mode()
     def extract(batch: Batch) -> dict[str, Tensor]:
-        output = encoder(preprocess(batch.arrays))
-        return {"mean_tokens": encoder.pool(output), "global_token": output.global_token}
+        images = preprocess(batch.arrays)
+        fusion = encoder.config.fusion
+        output = encoder(encoder.fill_absent(images) if fusion == "stack" else images)
+        features = {"mean_tokens": encoder.pool(output), "global_token": output.global_token}
+        if fusion == "late" and len(output.tokens) > 1:
+            means = [tokens.mean(dim=1) for tokens in output.tokens.values()]
+            features["concatenated_tokens"] = torch.cat(means, dim=1)
+        return features
 
     return extract
 

@@ -130,7 +130,8 @@ def _make_extractor(
     if options.features == "random":
         encoder = random_encoder(card, options.recipe.seed)
     statistics = with_encoder_statistics(manifest, card)
-    preprocess = Preprocess(statistics, data.bands, card.model.image_px, data.resample)
+    sizes_px = card.model.sizes_px(data.bands)
+    preprocess = Preprocess(statistics, data.bands, sizes_px, data.resample)
     return encoder_features(encoder, preprocess, device)
 
 

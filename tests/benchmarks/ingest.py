@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections import defaultdict
@@ -28,7 +29,13 @@ from real_content import REAL_V1, S1_ROOT, S2_ROOT, read_pairs, write_archive
 HERE = Path(__file__).parent
 # A handful of pairs: what a system's start costs.
 START_PAIRS = 6
-OURS = {"ours, shards": ("shards",), "ours, shards and zarr": ("shards", "zarr")}
+# What is written, and whether it is read from the tars of the two folders.
+OURS = {
+    "ours, shards": (("shards",), False),
+    "ours, shards and zarr": (("shards", "zarr"), False),
+    "ours, shards, from tars": (("shards",), True),
+    "ours, shards and zarr, from tars": (("shards", "zarr"), True),
+}
 PEERS = {
     "rasterio loop": "rasterio-loop",
     "stand-in for rico-hdl": "rico-hdl-stand-in",
@@ -49,12 +56,14 @@ def command_of(system: str, archive: Path, out: Path, workers: int) -> list[str]
     if system in PEERS:
         peer = [sys.executable, str(HERE / "peers.py"), PEERS[system], str(archive), str(out)]
         return [*peer, "--workers", str(workers)]
+    formats, from_tars = OURS[system]
+    ending = ".tar" if from_tars else ""
     command = [sys.executable, "-m", "fusmae_ingest.cli", "bigearthnet"]
-    command += ["--s2", str(archive / S2_ROOT), "--s1", str(archive / S1_ROOT)]
+    command += ["--s2", f"{archive / S2_ROOT}{ending}", "--s1", f"{archive / S1_ROOT}{ending}"]
     command += ["--out", str(out), "--workers", str(workers)]
     # Blocks for every worker even in short runs; the default's 1,024 would leave one idle.
     command += ["--samples-per-shard", "256"]
-    for name in OURS[system]:
+    for name in formats:
         command += ["--format", name]
     return command
 
@@ -81,16 +90,20 @@ def run(system: str, archive: Path, out: Path, workers: int) -> Run:
     # What lies on disk: LMDB's file is sparse.
     out_bytes = sum(512 * f.stat().st_blocks for f in out.rglob("*") if f.is_file())
     shutil.rmtree(out)
+    # The index of tars is made anew in each run, and counts.
+    shutil.rmtree(out.with_name(f"{out.name}.spool"), ignore_errors=True)
     return Run(usage.ru_utime + usage.ru_stime, wall_s, out_bytes)
 
 
-def stages(archive: Path, out: Path, formats: tuple[str, ...]) -> dict[str, float]:
+def stages(archive: Path, out: Path, formats: tuple[str, ...], tars: bool) -> dict[str, float]:
     """CPU seconds of each stage of ours, by clocks in its process."""
     command = [sys.executable, str(HERE / "ingest_stages.py"), str(archive), str(out)]
+    command += ["--tars"] if tars else []
     for name in formats:
         command += ["--format", name]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     shutil.rmtree(out)
+    shutil.rmtree(out.with_name(f"{out.name}.spool"), ignore_errors=True)
     seconds: dict[str, float] = json.loads(told.splitlines()[-1])["cpu_s"]
     return seconds
 
@@ -137,8 +150,8 @@ def compare(
             starts[case].append(run(case[0], small, scratch / "out", case[1]))
             runs[case].append(run(case[0], archive, scratch / "out", case[1]))
             print(f"round {turn + 1}: {case[0]} @ {case[1]}: {runs[case][-1]}", file=sys.stderr)
-        for system, formats in OURS.items():
-            for stage, seconds in stages(archive, scratch / "out", formats).items():
+        for system, how in OURS.items():
+            for stage, seconds in stages(archive, scratch / "out", *how).items():
                 by_stage[system][stage].append(1e3 * seconds / num_pairs)
     results = {
         f"{system} @ {count}": summary(runs[system, count], starts[system, count], num_pairs)
@@ -148,6 +161,13 @@ def compare(
         system: {stage: machine.spread(ms) for stage, ms in table.items()}
         for system, table in by_stage.items()
     }
+
+
+def pack(archive: Path) -> None:
+    """Put a tar of each of the two folders beside them, as the archives are published."""
+    for folder in (S2_ROOT, S1_ROOT):
+        with tarfile.open(archive / f"{folder}.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+            tar.add(archive / folder, folder)
 
 
 def simulate(out: Path) -> Path:
@@ -176,6 +196,8 @@ def main(arguments: list[str] | None = None) -> None:
         pairs = list(read_pairs(REAL_V1 if real else simulate(scratch / "simulated")))
         write_archive(scratch / "archive", pairs, options.pairs)
         write_archive(scratch / "small", pairs, START_PAIRS)
+        for archive in (scratch / "archive", scratch / "small"):
+            pack(archive)
         results, by_stage = compare(
             scratch / "archive",
             scratch / "small",
@@ -194,7 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
             "content": f"varied copies of {len(pairs)} "
             + ("real BigEarthNet v1 pairs" if real else "SIMULATED pairs, real ones being absent"),
             "samples_per_shard": "256 (ours), 1024 (rasterio loop)",
-            "source": "files in the page cache",
+            "source": "files in the page cache; from tars: two plain tars, indexed in each run",
             "cpu": "user and system seconds of the process and all its children",
         },
         "results": results,

@@ -38,7 +38,7 @@ SHARD_SAMPLES = 1024
 
 
 def folders(archive: Path, root: str) -> list[Path]:
-    return sorted((archive / root).iterdir())
+    return sorted((archive / root).glob("S[12]*"))
 
 
 def read_bands(patch: Path, bands: tuple[str, ...]) -> list[np.ndarray]:

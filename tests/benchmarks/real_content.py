@@ -47,7 +47,7 @@ def read_pairs(archive: Path) -> Iterator[Pair]:
     for path in (archive / S1_ROOT).glob("*/*.json"):
         table = json.loads(path.read_text())
         partner[table["corresponding_s2_patch"]] = (path.parent, table)
-    for s2 in sorted((archive / S2_ROOT).iterdir()):
+    for s2 in sorted((archive / S2_ROOT).glob("S[12]*")):
         s1, s1_json = partner[s2.name]
         arrays = {}
         for spec in BIGEARTHNET_ARRAYS:

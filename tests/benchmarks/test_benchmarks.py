@@ -24,6 +24,8 @@ def test_ingest_benchmark_measures_every_system_in_one_run(tmp_path):
     assert set(results) == {
         "ours, shards @ 1",
         "ours, shards and zarr @ 1",
+        "ours, shards, from tars @ 1",
+        "ours, shards and zarr, from tars @ 1",
         "rasterio loop @ 1",
         "stand-in for rico-hdl @ 1",
     }

@@ -25,7 +25,8 @@ from numcodecs.pcodec import PCodec
 from real_content import REAL_V1, Pixels, read_pairs, sen12ms_windows, stack_of
 
 from fusmae.sensors import BIGEARTHNET_ARRAYS, ArraySpec
-from fusmae_ingest.zarr_store import encode_group, shard_parts, shard_path, store_path
+from fusmae_ingest.layout import store_path, zarr_shard_path
+from fusmae_ingest.zarr_store import encode_group, shard_parts
 
 CHUNKS = (1, 4, 16, 64)
 SHUFFLES = {"shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
@@ -140,7 +141,7 @@ def declare(folder: Path, spec: ArraySpec, num_samples: int, chunk: int | None) 
 
 
 def write_ours(store: Path, spec: ArraySpec, stack: Pixels) -> None:
-    path = store / Path(shard_path("train", spec, 0)).relative_to(store_path("train"))
+    path = store / Path(zarr_shard_path("train", spec, 0)).relative_to(store_path("train"))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"".join(shard_parts(spec, stack, len(stack))))
 

@@ -18,7 +18,7 @@ def archive(archive_v1, tmp_path) -> Path:
 
 @pytest.fixture
 def patch(archive) -> Path:
-    return sorted((archive / "BigEarthNet-v1.0").iterdir())[5]
+    return sorted((archive / "BigEarthNet-v1.0").glob("S[12]*"))[5]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def rewrite(path: Path, **changes) -> None:
 
 
 def s1_folder(archive: Path) -> Path:
-    return sorted((archive / "BigEarthNet-S1-v1.0").iterdir())[7]
+    return sorted((archive / "BigEarthNet-S1-v1.0").glob("S[12]*"))[7]
 
 
 def test_s1_on_another_grid_than_s2(archive, refused):

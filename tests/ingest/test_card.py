@@ -12,6 +12,7 @@ import yaml
 
 from fusmae.manifest import read_manifest
 from fusmae_ingest.card import card_text, size_category
+from fusmae_ingest.facts import BIGEARTHNET_FACTS
 
 LIBRARIES = {
     "v1": ("xarray", "pandas", "mlcroissant"),
@@ -97,9 +98,12 @@ def test_percentiles_are_those_of_the_manifest(made_datasets):
 
 def test_an_observed_dataset_is_not_called_simulated(made_datasets):
     manifest = read_manifest(made_datasets["v2"])
-    assert "> **SIMULATED DATA.**" in card_text(manifest)
+    assert "> **SIMULATED DATA.**" in card_text(manifest, BIGEARTHNET_FACTS)
     source = {**manifest.source, "title": "BigEarthNet"}
-    text = card_text(type(manifest)(**{**vars(manifest), "simulated": False, "source": source}))
+    text = card_text(
+        type(manifest)(**{**vars(manifest), "simulated": False, "source": source}),
+        BIGEARTHNET_FACTS,
+    )
     assert "SIMULATED" not in text and "tags: [" in text and "simulated]" not in text
 
 

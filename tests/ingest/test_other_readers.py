@@ -106,7 +106,7 @@ BANDS = {
 def read_sources(archive: Path) -> dict[str, Source]:
     """Every pair of an archive, by the name of its S2 patch."""
     sources = {}
-    for s1 in sorted((archive / "BigEarthNet-S1-v1.0").iterdir()):
+    for s1 in sorted((archive / "BigEarthNet-S1-v1.0").glob("S[12]*")):
         told = json.loads((s1 / f"{s1.name}_labels_metadata.json").read_text())
         s2 = archive / "BigEarthNet-v1.0" / told["corresponding_s2_patch"]
         images, grids = {}, {}
@@ -256,6 +256,28 @@ for samples in loaded.values():
     case.check_pixels(pixels)
     for key, source in case.sources.items():
         assert sorted(facts[key]["labels"]["bigearthnet-43"]) == sorted(source.labels)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_hugging_face_datasets_by_the_card_alone(case, streaming):
+    """Every field of KEY.json comes, typed, also where it is null in every sample."""
+    pixels, facts = case.read(f"""
+import datasets
+loaded = datasets.load_dataset(str(dataset), streaming={streaming})
+assert set(loaded) == set(splits), loaded
+for samples in loaded.values():
+    for sample in samples:
+        for array in bands:
+            dtype = samples.features[f"{{array}}.npy"].dtype
+            take(sample["__key__"], array, np.asarray(sample[f"{{array}}.npy"], dtype))
+        facts[sample["__key__"]] = sample["json"]
+""")
+    case.check_pixels(pixels)
+    from fusmae.sample import decode
+
+    for shard in case.dataset.glob("shards/*/*.tar"):
+        for sample in decode(shard.read_bytes()):
+            assert facts[sample["__key__"]] == sample["json"]
 
 
 RASTERS = """

@@ -29,9 +29,9 @@ def spoil(path: Path, value: float) -> None:
 def spoilt(archive_v1, tmp_path_factory) -> tuple[Path, dict[str, str]]:
     """An archive with five bad pairs, and a word of the reason of each, by S2 name."""
     archive = shutil.copytree(archive_v1, tmp_path_factory.mktemp("spoilt") / "archive")
-    s2 = sorted((archive / "BigEarthNet-v1.0").iterdir())
+    s2 = sorted((archive / "BigEarthNet-v1.0").glob("S[12]*"))
     s1_of = {}
-    for folder in (archive / "BigEarthNet-S1-v1.0").iterdir():
+    for folder in (archive / "BigEarthNet-S1-v1.0").glob("S[12]*"):
         facts = json.loads((folder / f"{folder.name}_labels_metadata.json").read_text())
         s1_of[facts["corresponding_s2_patch"]] = folder
     (s2[1] / f"{s2[1].name}_B05.tif").unlink()

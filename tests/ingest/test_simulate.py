@@ -26,8 +26,8 @@ def profile(path: Path) -> dict[str, object]:
 
 def test_v1_files_have_the_real_ones_names_profiles_and_json_fields(archive_v1, real_v1):
     for kind in ("BigEarthNet-v1.0", "BigEarthNet-S1-v1.0"):
-        real = sorted((real_v1 / kind).iterdir())[0]
-        simulated = sorted((archive_v1 / kind).iterdir())[0]
+        real = sorted((real_v1 / kind).glob("S[12]*"))[0]
+        simulated = sorted((archive_v1 / kind).glob("S[12]*"))[0]
         names = [
             sorted(p.name.removeprefix(d.name) for p in d.iterdir()) for d in (real, simulated)
         ]

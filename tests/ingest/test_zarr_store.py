@@ -8,7 +8,8 @@ import zarr
 from numcodecs import blosc
 
 from fusmae.sensors import BIGEARTHNET_ARRAYS, S1, S2_20M, S2_60M, ArraySpec
-from fusmae_ingest.zarr_store import encode_group, open_array, shard_parts, shard_path, store_path
+from fusmae_ingest.layout import store_path, zarr_shard_path
+from fusmae_ingest.zarr_store import encode_group, open_array, shard_parts
 
 
 def encode_shard(spec: ArraySpec, stack: np.ndarray, samples_per_shard: int) -> bytes:
@@ -38,7 +39,7 @@ def zarr_python_shard(
     """The oracle: what zarr-python writes into a declared store."""
     store = declare(root, spec, len(stack), samples_per_shard)
     zarr.open_array(store, path=spec.name, mode="r+")[:] = stack
-    return (root / shard_path("train", spec, 0)).read_bytes()
+    return (root / zarr_shard_path("train", spec, 0)).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_noise_that_does_not_compress_equals_zarr_pythons(tmp_path):
 def read_back(root: Path, spec: ArraySpec, stack: np.ndarray) -> np.ndarray:
     """The stack through a shard of 32 places and plain zarr-python."""
     store = declare(root, spec, len(stack), 32)
-    path = root / shard_path("train", spec, 0)
+    path = root / zarr_shard_path("train", spec, 0)
     path.parent.mkdir(parents=True)
     path.write_bytes(encode_shard(spec, stack, 32))
     return open_array(store, spec)[:]

@@ -1,0 +1,20 @@
+"""Where the files of a dataset lie: docs/FORMAT.md, at its head. Paths are relative to it."""
+
+from fusmae.sensors import ArraySpec
+
+from .plan import Block
+
+
+def tar_path(dataset: str, block: Block) -> str:
+    """The tar shard of a block."""
+    return f"shards/{block.split}/{dataset}-{block.label}.tar"
+
+
+def store_path(split: str) -> str:
+    """The zarr store of a split."""
+    return f"zarr/{split}.zarr"
+
+
+def zarr_shard_path(split: str, spec: ArraySpec, index: int) -> str:
+    """Where zarr looks for shard `index` along the sample axis of an array."""
+    return f"{store_path(split)}/{spec.name}/c/{index}/0/0/0"
