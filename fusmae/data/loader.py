@@ -14,11 +14,12 @@ import torch
 
 from fusmae.config import DataConfig
 from fusmae.data.order import Order
-from fusmae.data.prefetch import RemoteSource, evaluation_source, training_source
+from fusmae.data.prefetch import RemoteSource
 from fusmae.data.reader import SplitReader, arrays_for
 from fusmae.data.resume import consumed_of, describe_order
 from fusmae.data.ring import Batch, Ring, RingOptions
 from fusmae.data.source import Source
+from fusmae.data.streams import evaluation_source, training_source
 from fusmae.data.subset import subset_ids
 from fusmae.manifest import read_manifest
 
@@ -121,6 +122,7 @@ class TrainLoader:
         self._window = mirror.window(shards, data.window, cache_share) if mirror else data.window
         self._order = Order(self._reader.shard_sizes, seed, self._window, subset)
         self._data, self._seed = data, seed
+        self._cache_share = cache_share
         self._source: Source | None = None
         self._num_replaced = 0
         self._cut = (global_batch, rank, world_size, micro_batch)
@@ -154,7 +156,7 @@ class TrainLoader:
         if self._ring is None:
             skip = self._data.on_bad_shard == "skip"
             self._source = training_source(
-                self._reader, self._order, self._start, self._cut[:3], skip
+                self._reader, self._order, self._start, self._cut[:3], skip, self._cache_share
             )
             self._handed_out = _micro_batches(self._start, *self._cut)
             batches = _micro_batches(self._start, *self._cut)

@@ -2,7 +2,8 @@
 
 The order is cut into stretches, which are windows in training. The shards of a stretch are held
 in the cache, all at once, from before its first sample is read until its last one has been; the
-next stretch is fetched meanwhile. Which samples are read never depends on when a shard arrives.
+next stretch is fetched meanwhile, and more if they are small. Which samples are read never depends
+on when a shard arrives.
 """
 
 import threading
@@ -10,17 +11,15 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from fusmae.data.cache import POLL_S, Pins, why_bad
-from fusmae.data.order import Order
 from fusmae.data.reader import SplitReader
-from fusmae.data.source import Ids, LocalSource, Samples, Source
-from fusmae.data.stretches import Stretch, eval_shards, num_own, runs, windows
+from fusmae.data.source import Ids, Samples
+from fusmae.data.stretches import Stretch
 from fusmae.sensors import ArraySpec
 
 # Shards that a process fetches at once.
@@ -41,6 +40,7 @@ class _Held:
     pins: Pins
     pending: set[int]
     num_unread: int
+    num_bytes: int
     bad: dict[int, str] = field(default_factory=dict)
     # Ranks in the stretch of the samples of good shards, once a bad one is found; ascending.
     good: Ids | None = None
@@ -58,7 +58,12 @@ class RemoteSource:
     """
 
     def __init__(
-        self, reader: SplitReader, samples: Samples, stretches: Iterator[Stretch], skip: bool
+        self,
+        reader: SplitReader,
+        samples: Samples,
+        stretches: Iterator[Stretch],
+        skip: bool,
+        share: float,
     ) -> None:
         """Start the threads, which `stop` ends.
 
@@ -67,6 +72,7 @@ class RemoteSource:
             samples: the ids at given positions.
             stretches: in ascending order; they hold every position that will be read.
             skip: whether bad shards are skipped instead of ending the run.
+            share: the part of the cache that this loader may count on.
 
         Raises:
             ValueError: the disk has no room for the cache.
@@ -76,6 +82,8 @@ class RemoteSource:
         self._mirror = reader.mirror
         self._shards = reader.record.shards
         self._mirror.cache.check_disk([self._mirror.file(shard) for shard in self._shards])
+        # Small stretches are held ahead up to half of it; the rest is for others.
+        self._ahead_bytes = int(self._mirror.cache.limit_bytes * share / 2)
         self._stopped = threading.Event()
         # Guards what follows, and tells of every change of it.
         self._changed = threading.Condition()
@@ -185,16 +193,18 @@ class RemoteSource:
                 self._changed.notify_all()
 
     def _plan(self, stretches: Iterator[Stretch]) -> None:
-        """In a thread: hold the shards of one stretch after another, at most one ahead."""
+        """In a thread: hold the shards of one stretch after another, ahead of their use."""
         try:
             for stretch in stretches:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._stopped.is_set() or len(self._held) < 2)
                 shards = self._shards_in_order(stretch)
                 files = [self._mirror.file(self._shards[shard]) for shard in shards]
+                num_bytes = sum(file.bytes for file in files)
+                with self._changed:
+                    while not (self._stopped.is_set() or self._may_hold(num_bytes)):
+                        self._changed.wait()
                 pins = self._mirror.cache.pin(files, self._pause_for_room)
                 with self._changed:
-                    held = _Held(stretch, pins, set(shards), stretch.num_own)
+                    held = _Held(stretch, pins, set(shards), stretch.num_own, num_bytes)
                     self._held.append(held)
                     self._tasks.extend((held, shard) for shard in shards)
                     self._starved_s = 0.0
@@ -206,6 +216,14 @@ class RemoteSource:
             return
         except BaseException as error:  # whatever it is, the readers wait for it and raise it
             self._fail(error)
+
+    def _may_hold(self, num_bytes: int) -> bool:
+        """Whether to hold another stretch: one ahead, or enough small ones for all fetchers."""
+        num_pending = sum(len(held.pending) for held in self._held)
+        held_bytes = sum(held.num_bytes for held in self._held)
+        return len(self._held) < 2 or (
+            num_pending < NUM_FETCHERS and held_bytes + num_bytes <= self._ahead_bytes
+        )
 
     def _shards_in_order(self, stretch: Stretch) -> list[int]:
         """The shards of a stretch in the order of their first use."""
@@ -261,44 +279,3 @@ class RemoteSource:
             f"{self._mirror.cache.folder} of {self._mirror.cache.limit_bytes:,} bytes: raise "
             "data.cache_gb, lower data.window, or give each run its own --cache"
         )
-
-
-def training_source(
-    reader: SplitReader, order: Order, start: int, cut: tuple[int, int, int], skip: bool
-) -> Source:
-    """The samples at the positions of an order that a rank reads from `start` on.
-
-    Args:
-        reader: of the split.
-        order: of the split's samples.
-        start: the first position of the first global batch.
-        cut: global batch, rank, world size.
-        skip: whether bad shards are skipped.
-
-    Raises:
-        ValueError: as `RemoteSource`.
-    """
-    if reader.mirror is None:
-        return LocalSource(reader, order.samples)
-    own = partial(num_own, start, *cut)
-    return RemoteSource(reader, order.samples, windows(order.window_at, own, start), skip)
-
-
-def evaluation_source(reader: SplitReader, ids: Ids, positions: range) -> Source:
-    """The samples `ids`, of which the rank reads those at `positions`, each once.
-
-    Nothing is skipped: a score of an unknown part of a split would be none.
-
-    Raises:
-        ValueError: as `RemoteSource`.
-    """
-
-    def samples(start: int, size: int) -> Ids:
-        return ids[start : start + size]
-
-    if reader.mirror is None:
-        return LocalSource(reader, samples)
-    largest = max(shard.bytes for shard in reader.record.shards)
-    max_shards = eval_shards(reader.mirror.cache.limit_bytes, largest)
-    shards = reader.shards_of(ids[positions.start : positions.stop])
-    return RemoteSource(reader, samples, runs(shards, positions.start, max_shards), skip=False)

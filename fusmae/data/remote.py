@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
-from fusmae.data.cache import POLL_S, Cache, CachedFile, Pause, why_bad
+from fusmae.data.cache import POLL_S, Cache, CachedFile, Pause, UnfetchableError, why_bad
 from fusmae.data.origin import Origin
 from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord, from_json
 
@@ -71,9 +72,15 @@ class Mirror:
 
     def settle(self, shard: ShardRecord, pause: Pause) -> bool:
         """Fetch a shard that is pinned, as `Cache.settle`."""
-        return self.cache.settle(
-            self.file(shard), lambda sink: self.origin.fetch(shard, sink, pause)
-        )
+
+        def fetch(sink: BinaryIO) -> None:
+            try:
+                self.origin.fetch(shard, sink, pause)
+            except UnfetchableError:
+                pause(0)  # one that nobody waits for any more does not call the shard bad
+                raise
+
+        return self.cache.settle(self.file(shard), fetch)
 
     @contextmanager
     def holding(self, shard: ShardRecord) -> Iterator[None]:

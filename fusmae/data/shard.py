@@ -7,7 +7,7 @@ from typing import Any
 
 from fusmae.manifest import ShardRecord
 
-# An open shard is looked at this often: a system call a sample would be 2 % of a read.
+# An open shard is looked at this often: a system call a sample would be 3 % of a read.
 _CHECK_EVERY_S = 1.0
 
 

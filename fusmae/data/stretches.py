@@ -7,9 +7,6 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-# Shards of a stretch of an evaluation, which visits one after another.
-_EVAL_SHARDS = 4
-
 
 @dataclass(frozen=True)
 class Stretch:
@@ -52,25 +49,13 @@ def num_own(
     return before(stop) - before(first)
 
 
-def runs(shards: npt.NDArray[np.int64], first: int, max_shards: int) -> Iterator[Stretch]:
-    """Stretches of at most so many shards, for positions that are all this rank's.
+def runs(shards: npt.NDArray[np.int64], first: int) -> Iterator[Stretch]:
+    """Stretches of one shard each, for positions that are all this rank's.
 
     Args:
-        shards: the shard of the sample at each position, (n,).
+        shards: the shard of the sample at each position, (n,); n is 1 or more.
         first: the first position.
-        max_shards: 1 or more.
     """
     changes = np.flatnonzero(np.diff(shards)) + 1
-    start, seen = 0, set[int]()
-    for begin, _ in pairwise([0, *changes.tolist(), len(shards)]):
-        shard = int(shards[begin])
-        if shard not in seen and len(seen) == max_shards:
-            yield Stretch(first + start, first + begin, begin - start)
-            start, seen = begin, set()
-        seen.add(shard)
-    yield Stretch(first + start, first + len(shards), len(shards) - start)
-
-
-def eval_shards(limit_bytes: int, largest: int) -> int:
-    """Shards of a stretch of an evaluation: the next one must fit beside it, and other ranks."""
-    return max(1, min(_EVAL_SHARDS, limit_bytes // largest // 4))
+    for start, stop in pairwise([0, *changes.tolist(), len(shards)]):
+        yield Stretch(first + start, first + stop, stop - start)

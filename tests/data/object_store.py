@@ -1,9 +1,12 @@
 """A loopback object store for tests and benchmarks: counts requests, fails and slows on demand.
 
-It serves a folder over HTTP, with ranges, or stands before another server (moto's S3).
+It serves a folder over HTTP, with ranges, or stands before another server (moto's S3). As a
+program it serves a folder until it is killed and prints its URL:
+`python tests/data/object_store.py FOLDER [BYTES_PER_S]`.
 """
 
 import http.client
+import sys
 import threading
 import time
 from collections import Counter
@@ -157,3 +160,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.owner.wait_turn(len(chunk))
             self.wfile.write(chunk)
         self.close_connection = fault == "cut"
+
+
+if __name__ == "__main__":
+    limit = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
+    with LoopbackStore(Path(sys.argv[1]), bytes_per_s=limit) as serving:
+        print(serving.url, flush=True)
+        threading.Event().wait()

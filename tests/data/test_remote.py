@@ -7,8 +7,10 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from fusmae.data import EvalLoader, Order, SplitReader, TrainLoader, locate_data
 from fusmae.data.stretches import num_own, runs, windows
 from fusmae.manifest import read_manifest
 
+from .conftest import assert_threads_end
 from .object_store import LoopbackStore
 from .remote_rank import digest
 
@@ -336,6 +339,7 @@ def test_bad_shard_is_asked_for_again_by_the_next_run(s3_store, big_window_datas
     s3_store.fault = lambda path, n: "500" if path.endswith(".tar") else ""
     with pytest.raises(ValueError, match="asked 4 times"):
         digests(dataset, 20)
+    assert_threads_end("fusmae-")
     s3_store.fault = lambda path, n: ""
     assert digests(dataset, 20) == digests(big_window_dataset, 20)
     assert list(dataset.rglob("*.bad")) == []
@@ -377,17 +381,34 @@ def test_evaluation_is_that_of_the_local_dataset(
         assert used_bytes(tmp_path) <= 3 * largest
 
 
+@pytest.mark.parametrize("num_held", [4, 8, 13, 14])
 def test_evaluation_beside_a_training_that_is_not_read_meanwhile(
-    s3_store, big_window_dataset, tmp_path
+    s3_store, big_window_dataset, tmp_path, num_held
 ):
     largest = max(shard.bytes for shard in train_shards(big_window_dataset))
-    data = DataConfig(cache_gb=8 * largest / 1e9)
+    data = DataConfig(cache_gb=num_held * largest / 1e9)
     dataset = locate_dataset(URL, tmp_path)
     with TrainLoader(dataset, data, SEED, 8, 0, 1, 8) as loader:
         next(loader)
         time.sleep(0.5)  # for the next window to be fetched
         visited = [digest(batch) for batch in EvalLoader(dataset, "val", data, 7)]
     assert visited == [digest(batch) for batch in EvalLoader(big_window_dataset, "val", data, 7)]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_small_windows_are_fetched_several_at_a_time(s3_store, big_window_dataset, tmp_path):
+    s3_store.fault = lambda path, number: "stall" if path.endswith(".tar") else ""
+    dataset = locate_dataset(URL, tmp_path)
+    with TrainLoader(dataset, replace(DATA, window=1), SEED, 8, 0, 1, 8) as loader:
+        reading = Thread(target=partial(next, loader, None), daemon=True)
+        reading.start()
+        deadline = time.monotonic() + 20
+        while len(shard_gets(s3_store)) < 8:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        loader.close()
+        reading.join(10)
+        assert not reading.is_alive()
 
 
 def test_cache_full_of_what_others_hold_is_an_error_and_no_hang(s3_store, tmp_path, monkeypatch):
@@ -622,14 +643,14 @@ def test_windows_cover_every_position_of_every_rank_once(sizes, window, start, c
         assert counted == len(reached)
 
 
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(1, 3), st.integers(0, 9))
-def test_runs_cover_all_positions_with_few_shards_each(shards, max_shards, first):
-    found = list(runs(np.array(shards), first, max_shards))
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(0, 9))
+def test_runs_cover_all_positions_with_one_shard_each(shards, first):
+    found = list(runs(np.array(shards), first))
     assert [s.first for s in found] == [first, *(s.stop for s in found[:-1])]
     assert found[-1].stop == first + len(shards)
     for stretch in found:
         part = shards[stretch.first - first : stretch.stop - first]
-        assert stretch.num_own == len(part) and 1 <= len(set(part)) <= max_shards
+        assert stretch.num_own == len(part) and len(set(part)) == 1
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 4), st.integers(0, 90))
