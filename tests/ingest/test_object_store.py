@@ -7,6 +7,7 @@ import time
 
 import boto3
 import pytest
+import s3fs
 from moto.server import ThreadedMotoServer
 
 OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "4")
@@ -23,9 +24,12 @@ def s3():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
+        # fsspec keeps what was connected to other servers of this process.
+        s3fs.S3FileSystem.clear_instance_cache()
         client = boto3.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL"])
         client.create_bucket(Bucket="datasets")
         yield client
+        s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
 
 
