@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -34,6 +35,10 @@ from fusmae.torchvision_repair import repair_torchvision
 HERE = Path(__file__).parent
 PACKAGES = ("numpy", "torch", "webdataset", "mosaicml-streaming", "litdata", "rasterio")
 LIMIT_BYTES = 512 << 20
+# Ten seconds and more an epoch.
+SLOW_A_S = 300
+
+Table = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ def summary(case: Case, runs: list[dict[str, Any]], data: Path, digest: int) -> 
     speeds = [run["samples_a_s"] for run in runs]
     table = {
         "samples_a_s": machine.spread(speeds, 1),
+        "load": [run["load"] for run in runs],
         "mb_a_s": round(machine.spread(speeds)["median"] * SAMPLE_BYTES / 1e6, 1),
         "rounds": len(runs),
         "shuffle": system.shuffle,
@@ -116,51 +122,64 @@ def summary(case: Case, runs: list[dict[str, Any]], data: Path, digest: int) -> 
     return table
 
 
-def compare_hot(
-    cases: list[Case], data: Path, rounds: int, seconds: float, digest: int
-) -> tuple[dict[str, dict[str, Any]], list[float]]:
-    """Every case's summary, and the machine's load before each round."""
-    runs = defaultdict(list)
-    loads = []
-    for turn in range(rounds):
-        loads.append(round(os.getloadavg()[0], 2))
-        for case in cases:
-            # What takes a minute an epoch need not be known to the percent.
-            if turn == 0 or not SYSTEMS[case.system].slow:
-                runs[case].append(run(case, data, "--seconds", str(seconds)))
-    return {case.name: summary(case, runs[case], data, digest) for case in cases}, loads
+def interleaved(
+    cases: list[Case], rounds: int, once: Callable[[Case], dict[str, Any] | None]
+) -> dict[Case, list[dict[str, Any]]]:
+    """The results of each case; a case is dropped, with what it has, where `once` gives None.
+
+    What takes long is measured once: it need not be known to the percent.
+    """
+    runs: dict[Case, list[dict[str, Any]]] = {case: [] for case in cases}
+    left = list(cases)
+    for _ in range(rounds):
+        for case in list(left):
+            result = once(case)
+            if result is not None:
+                runs[case].append(result)
+            if result is None or SYSTEMS[case.system].slow or result["samples_a_s"] < SLOW_A_S:
+                left.remove(case)
+    return runs
 
 
-def compare_cold(cases: list[Case], data: Path, rounds: int, digest: int) -> dict[str, Any]:
-    runs = defaultdict(list)
+def compare_hot(cases: list[Case], data: Path, options: argparse.Namespace, digest: int) -> Table:
+    seconds = str(options.seconds)
+    runs = interleaved(cases, options.rounds, lambda case: run(case, data, "--seconds", seconds))
+    return {case.name: summary(case, runs[case], data, digest) for case in cases}
+
+
+def compare_cold(cases: list[Case], data: Path, rounds: int, digest: int) -> Table:
     rates = []
-    for turn in range(rounds):
-        rates.append(sequential_mb_a_s(data / "dataset"))
-        for case in cases:
-            if turn == 0 or not SYSTEMS[case.system].slow:
-                runs[case].append(run(case, data, "--cold"))
+
+    def once(case: Case) -> dict[str, Any]:
+        if case == cases[0]:
+            rates.append(sequential_mb_a_s(data / "dataset"))
+        return run(case, data, "--cold")
+
+    runs = interleaved(cases, rounds, once)
     return {
         "sequential_read_mb_a_s": machine.spread(rates, 1),
         "systems": {case.name: summary(case, runs[case], data, digest) for case in cases},
     }
 
 
-def compare_limited(cases: list[Case], data: Path, rounds: int, digest: int) -> dict[str, Any]:
+def compare_limited(cases: list[Case], data: Path, rounds: int, digest: int) -> Table:
     """Each system where the set is larger than memory and page cache together may be."""
-    runs = defaultdict(list)
     peaks: dict[Case, float] = defaultdict(float)
     killed = set()
-    for _ in range(rounds):
-        for case in cases:
-            if case in killed:
-                continue
-            with memory_limit(LIMIT_BYTES) as group:
-                done = run_inside(group, command_of(case, data, "--evict", "--seconds", "1"))
-                peaks[case] = max(peaks[case], round(peak_bytes(group) / 2**20, 1))
-                if num_killed(group):
-                    killed.add(case)
-                    continue
-            runs[case].append(result_of(f"{case.name}, limited", done))
+
+    def once(case: Case) -> dict[str, Any] | None:
+        with memory_limit(LIMIT_BYTES) as group:
+            done = run_inside(group, command_of(case, data, "--evict", "--seconds", "1"))
+            peaks[case] = max(peaks[case], round(peak_bytes(group) / 2**20, 1))
+            if num_killed(group):
+                killed.add(case)
+                return None
+        return result_of(f"{case.name}, limited", done)
+
+    try:
+        runs = interleaved(cases, rounds, once)
+    except CannotLimitError as error:
+        return {"not measured": str(error)}
     systems = {
         case.name: {"killed": "by the kernel, for want of memory"}
         if case in killed
@@ -218,27 +237,35 @@ def describe() -> dict[str, Any]:
     return described
 
 
-def measure(data: Path, options: argparse.Namespace) -> dict[str, Any]:
+def measure(data: Path, options: argparse.Namespace) -> Iterator[Table]:
+    """The parts of the report, each as soon as it is known."""
     cases = [case for case in present(HOT) if case.system in (options.only or SYSTEMS)]
     truth = prepare(data, options.samples, {SYSTEMS[case.system].stored for case in cases})
     digest = truth["digest"]
-    hot, loads = compare_hot(cases, data, options.rounds, options.seconds, digest)
-    report: dict[str, Any] = {
-        "content": truth["content"],
-        "load_at_each_hot_round": loads,
-        "hot": hot,
-    }
+    yield {"content": truth["content"]}
+    hot = compare_hot(cases, data, options, digest)
+    yield {"hot": hot}
     if options.only:
-        return report
-    report["ratios"] = {f"{cores} cores": ratios(report["hot"], cores) for cores in (1, 2)}
-    report["cold"] = compare_cold(present(COLD), data, options.rounds, digest)
-    try:
-        report["limited"] = compare_limited(present(LIMITED), data, options.rounds, digest)
-    except CannotLimitError as error:
-        report["limited"] = f"not measured: {error}"
+        return
+    yield {"ratios": {f"{cores} cores": ratios(hot, cores) for cores in (1, 2)}}
     with tempfile.TemporaryDirectory() as scratch:
-        report["truncated_shard"] = truncated(data, Path(scratch))
-    return report
+        yield {"truncated_shard": truncated(data, Path(scratch))}
+    yield {"cold": compare_cold(present(COLD), data, options.rounds, digest)}
+    yield {"limited": compare_limited(present(LIMITED), data, options.rounds, digest)}
+
+
+def configuration(options: argparse.Namespace) -> Table:
+    return {
+        "samples": options.samples,
+        "sample_bytes": SAMPLE_BYTES,
+        "batch": BATCH,
+        "samples_per_shard": SAMPLES_PER_SHARD,
+        "rounds": options.rounds,
+        "timed_seconds": options.seconds,
+        "cpu_us": "user and system time of all processes, a sample",
+        "memory": "anonymous and shared, of all processes; no page cache, no libraries' code",
+        "OMP_NUM_THREADS": 1,
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -254,25 +281,12 @@ def main(arguments: list[str] | None = None) -> None:
     repair_torchvision()
     # With more, torch.stack's threads wait for each other: peers lose up to three quarters.
     os.environ["OMP_NUM_THREADS"] = "1"
-    described = describe()
+    report: Table = {"benchmark": "loader", "machine": describe(), "config": configuration(options)}
     with tempfile.TemporaryDirectory() as folder:
-        measured = measure(options.data or Path(folder), options)
-    config = {
-        "samples": options.samples,
-        "sample_bytes": SAMPLE_BYTES,
-        "batch": BATCH,
-        "samples_per_shard": SAMPLES_PER_SHARD,
-        "rounds": options.rounds,
-        "timed_seconds": options.seconds,
-        "content": measured.pop("content"),
-        "cpu_us": "user and system time of all processes, a sample",
-        "memory": "anonymous and shared, of all processes; no page cache, no libraries' code",
-        "OMP_NUM_THREADS": 1,
-    }
-    machine.write(
-        options.out, {"benchmark": "loader", "machine": described, "config": config, **measured}
-    )
-    print(json.dumps(measured.get("ratios", measured["hot"]), indent=1))
+        for part in measure(options.data or Path(folder), options):
+            report |= part
+            machine.write(options.out, report)
+    print(json.dumps(report.get("ratios", report["hot"]), indent=1))
 
 
 if __name__ == "__main__":

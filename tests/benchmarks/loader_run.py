@@ -102,13 +102,14 @@ def cold(system: System, data: Path, workers: int) -> dict[str, Any]:
 
 def main() -> None:
     system = SYSTEMS[_options.system]
+    load = round(os.getloadavg()[0], 2)
     if _options.cold:
         told = cold(system, _options.data, _options.workers)
     else:
         if _options.evict:
             evict(_options.data / system.stored)
         told = hot(system, _options.data, _options.workers, _options.seconds)
-    print(json.dumps(told), flush=True)
+    print(json.dumps({"load": load, **told}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """A command under a memory limit that counts the page cache, by a cgroup of its own."""
 
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+_PATIENCE_S = 5.0
 
 
 class CannotLimitError(Exception):
@@ -56,7 +60,22 @@ def memory_limit(num_bytes: int) -> Iterator[Path]:
             raise CannotLimitError(f"cannot set {own.limit}: {error.strerror}") from None
         yield folder
     finally:
+        _empty(folder)
         folder.rmdir()
+
+
+def _empty(folder: Path) -> None:
+    """Wait for workers whose parent was killed; end those that wait for it in vain.
+
+    Nothing is in the cgroup but what `run_inside` has started there.
+    """
+    deadline_s = time.monotonic() + _PATIENCE_S
+    while members := (folder / "cgroup.procs").read_text().split():
+        if time.monotonic() > deadline_s:
+            for pid in members:
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+        time.sleep(0.05)
 
 
 def peak_bytes(folder: Path) -> int:
