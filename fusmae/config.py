@@ -180,25 +180,6 @@ class PretrainRecipe:
     run: RunConfig = field(default_factory=RunConfig)
 
 
-@dataclass(frozen=True)
-class ProbeRecipe:
-    """A linear probe: 20 epochs, batch 128, MultiLabelSoftMarginLoss, AdamW (paper, sec. 4).
-
-    `lrs` is the common grid; the rate is chosen on the val split for each row.
-    """
-
-    seed: int = 0
-    label_set: str = "bigearthnet-19"
-    train_split: str = "train"
-    val_split: str = "val"
-    test_split: str = "test"
-    epochs: int = 20
-    batch: int = 128
-    lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
-    weight_decay: float = 0.0
-    feature_batch: int = 64
-
-
 def build(cls: type[T], table: dict[str, Any], where: str = "") -> T:
     """A `cls` from a TOML table; nested dataclasses from nested tables.
 
