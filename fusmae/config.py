@@ -17,7 +17,6 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "PretrainRecipe",
-    "ProbeRecipe",
     "RunConfig",
     "SourceConfig",
     "SubsetConfig",
@@ -295,22 +294,3 @@ class PretrainRecipe:
     def sources(self) -> tuple[SourceConfig, ...]:
         """The datasets and their shares of a global batch; a single one has all of it."""
         return self.data.sources or (SourceConfig(self.optim.global_batch, self.data.subset),)
-
-
-@dataclass(frozen=True)
-class ProbeRecipe:
-    """A linear probe: 20 epochs, batch 128, MultiLabelSoftMarginLoss, AdamW (paper, sec. 4).
-
-    `lrs` is the common grid; the rate is chosen on the val split for each row.
-    """
-
-    seed: int = 0
-    label_set: str = "bigearthnet-19"
-    train_split: str = "train"
-    val_split: str = "val"
-    test_split: str = "test"
-    epochs: int = 20
-    batch: int = 128
-    lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
-    weight_decay: float = 0.0
-    feature_batch: int = 64

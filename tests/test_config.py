@@ -8,10 +8,10 @@ from fusmae.config import (
     MODEL_PRESETS,
     ModelConfig,
     PretrainRecipe,
-    ProbeRecipe,
     SubsetConfig,
     load_recipe,
 )
+from fusmae.evaluation.recipes import ProbeRecipe
 
 RECIPES = Path(__file__).parents[1] / "train" / "recipes"
 

@@ -1,4 +1,4 @@
-"""Linear probe of a frozen encoder (Fus-MAE, IGARSS 2024, sec. 4): one run, one score."""
+"""Linear or kNN probe of a frozen encoder (Fus-MAE, IGARSS 2024, sec. 4): one run, one score."""
 
 import sys
 from pathlib import Path
@@ -6,10 +6,13 @@ from typing import get_args
 
 import click
 
-from fusmae.config import ProbeRecipe, load_recipe
+from fusmae.config import load_recipe
 from fusmae.data import locate_dataset
 from fusmae.evaluation.features import FeatureKind
-from fusmae.evaluation.runs import RESULT_NAME, ProbeOptions, run_probe
+from fusmae.evaluation.recipes import ProbeRecipe
+from fusmae.evaluation.results import RESULT_NAME
+from fusmae.evaluation.runs import Head, ProbeOptions, run_probe
+from fusmae.evaluation.tasks import summary
 
 _EXAMPLES = """
 \b
@@ -22,6 +25,10 @@ Examples:
   python train/linear_probe.py --recipe train/recipes/probe.toml --data DATASET \\
       --pretrained RUN/encoder --features random --sensors s1,s2 --fraction 0.01 \\
       --out OUT/both-random
+\b
+  # SEN12MS: 10 epochs, batch 256, a cross entropy with smoothed labels
+  python train/linear_probe.py --recipe train/recipes/probe_sen12ms.toml --data SEN12MS \\
+      --pretrained RUN/encoder --sensors s1,s2 --out OUT/sen12ms
 \b
   # all results as one table
   python -m fusmae.evaluation.tables OUT
@@ -48,6 +55,18 @@ Examples:
     show_default=True,
     help="Part of the train labels to use, 0.01 = 1 %.",
 )
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="Instead of --fraction: a file of sample keys, such as another run's labels_used.txt.",
+)
+@click.option(
+    "--head",
+    type=click.Choice(get_args(Head)),
+    default="linear",
+    show_default=True,
+    help="A linear layer, or the votes of the nearest labelled samples (k of the recipe).",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the result.")
 @click.option(
     "--features",
@@ -65,12 +84,14 @@ def main(
     pretrained: Path,
     sensors: str,
     fraction: float,
+    labels: Path | None,
+    head: Head,
     out: Path,
     features: FeatureKind,
     seed: int | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Train a linear classifier on frozen features and write its scores to OUT/metrics.json.
+    """Classify by frozen features and write the scores to OUT/metrics.json.
 
     The learning rate is chosen on the val split; the test split is scored once. A result of
     the same options that is already in OUT is kept.
@@ -84,20 +105,20 @@ def main(
     names = tuple(name.strip() for name in sensors.split(","))
     try:
         dataset = locate_dataset(data, cache)
-        options = ProbeOptions(dataset, pretrained, names, fraction, features, loaded)
+        options = ProbeOptions(dataset, pretrained, names, fraction, features, loaded, head, labels)
         result, computed = run_probe(options, out)
     except (ValueError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     score = result["results"][result["headline"]]
     simulated = ", simulated data" if result["simulated"] else ""
+    chosen = f"learning rate {score['lr']:g}" if head == "linear" else f"k = {score['k']}"
     click.echo(
         f"{out / RESULT_NAME}: {'written' if computed else 'already there, kept as it is'}\n"
-        f"{features} features of {'+'.join(result['options']['sensors'])}: "
-        f"macro mAP {100 * score['macro_map']:.1f} %, micro mAP {100 * score['micro_map']:.1f} % "
-        f"on {result['num_test']:,} test samples{simulated}; "
+        f"{features} features of {'+'.join(result['options']['sensors'])}, {head} head: "
+        f"{summary(score)} on {result['num_test']:,} test samples{simulated}; "
         f"{result['num_labels']:,} labelled samples, {100 * result['fraction']:.3g} % of the train "
-        f"split; learning rate {score['lr']:g}"
+        f"split; {chosen}"
     )
 
 

@@ -286,6 +286,14 @@ class SplitReader:
             )
         return labels
 
+    def column(self, name: str) -> list[Any]:
+        """A column of `samples.parquet`, in the order of the sample ids.
+
+        Raises:
+            ValueError: pyarrow is not installed, or the table is missing, broken or without it.
+        """
+        return self._column(name)
+
     def _column(self, name: str) -> list[Any]:
         try:
             from pyarrow import ArrowException

@@ -4,7 +4,6 @@ One pass over the samples gives every pooling of a kind of features.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ from rich.progress import track
 from torch import Tensor
 
 from fusmae.data import Batch, Preprocess
-from fusmae.manifest import BandStatistics, Manifest
+from fusmae.manifest import Manifest
 from fusmae.model import EncoderCard, FusMAEEncoder
 
 # B batch, C channels, H x W pixels, D feature width, Q percentiles.
@@ -42,28 +41,6 @@ def select_bands(card: EncoderCard, sensors: Sequence[str]) -> dict[str, tuple[s
     return {sensor: bands for sensor, bands in card.bands.items() if sensor in sensors}
 
 
-def with_encoder_statistics(manifest: Manifest, card: EncoderCard) -> Manifest:
-    """The manifest with the encoder's means and deviations in place of the dataset's own.
-
-    Features of another dataset are normalised the way the encoder was trained.
-
-    Raises:
-        ValueError: the dataset lacks one of the encoder's bands.
-    """
-    mean = {name: list(entry.mean) for name, entry in manifest.statistics.items()}
-    std = {name: list(entry.std) for name, entry in manifest.statistics.items()}
-    for sensor, bands in card.bands.items():
-        for channel, band in enumerate(bands):
-            spec, index = manifest.find_band(sensor, band)
-            mean[spec.name][index] = card.mean[sensor][channel]
-            std[spec.name][index] = card.std[sensor][channel]
-    statistics: dict[str, BandStatistics] = {
-        name: replace(entry, mean=tuple(mean[name]), std=tuple(std[name]))
-        for name, entry in manifest.statistics.items()
-    }
-    return replace(manifest, statistics=statistics)
-
-
 def random_encoder(card: EncoderCard, seed: int) -> FusMAEEncoder:
     """An untrained encoder of the card's architecture, a pure function of (card, seed)."""
     with torch.random.fork_rng():
@@ -75,13 +52,16 @@ def encoder_features(
     encoder: FusMAEEncoder,
     preprocess: Preprocess,
     device: torch.device,
+    zero_filled: bool = False,
 ) -> Extractor:
     """`mean_tokens`, the mean over all sensor tokens, and `global_token`; nothing is masked.
 
-    Takes batches on `device`. The sensors are those of `preprocess`; the others are absent,
-    not filled with zeros, except that an encoder of stacked channels cannot do without them. One
-    with `late` fusion also gives `concatenated_tokens`, the means of its sensors side by side:
-    their features have no common axes to be averaged along.
+    Takes batches on `device`. The sensors are those of `preprocess`; the others are absent, which
+    an encoder of stacked channels cannot do without: it gets zeros for them. With `zero_filled`
+    there are also `zero_filled_mean_tokens` and `zero_filled_global_token`, for which the absent
+    sensors are images of zeros, whose tokens count in the mean. An encoder with `late` fusion also
+    gives `concatenated_tokens`, the means of its sensors side by side: their features have no
+    common axes to be averaged along.
     """
     encoder = encoder.to(device).eval()
     preprocess = preprocess.to(device)
@@ -95,6 +75,10 @@ def encoder_features(
         if fusion == "late" and len(output.tokens) > 1:
             means = [tokens.mean(dim=1) for tokens in output.tokens.values()]
             features["concatenated_tokens"] = torch.cat(means, dim=1)
+        if zero_filled and fusion != "stack":
+            output = encoder(encoder.fill_absent(images))
+            features["zero_filled_mean_tokens"] = encoder.pool(output)
+            features["zero_filled_global_token"] = output.global_token
         return features
 
     return extract

@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fusmae.evaluation.runs import RESULT_NAME, read_result
+from fusmae.evaluation.results import RESULT_NAME, read_result
 
 # Rows of a folder given without a name, in the order of the table.
 _ROW_NAMES = {

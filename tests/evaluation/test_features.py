@@ -16,8 +16,8 @@ from fusmae.evaluation.features import (
     extract_features,
     random_encoder,
     select_bands,
-    with_encoder_statistics,
 )
+from fusmae.evaluation.images import with_encoder_statistics
 from fusmae.manifest import read_manifest
 from fusmae.model import EncoderCard, FusMAEEncoder, load_encoder
 from fusmae.sample import decode
@@ -72,6 +72,25 @@ def test_features_are_the_encoders_output_for_those_sensors_alone(
     # The same float32 sums in batches of 8 and of 19.
     torch.testing.assert_close(features["mean_tokens"], tokens.mean(1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(features["global_token"], output.global_token, rtol=1e-4, atol=1e-5)
+
+
+def test_zero_filled_features_are_those_of_an_image_of_zeros_in_the_absent_sensors_place(
+    dataset: Path, encoder: Path
+) -> None:
+    model, card = load_encoder(encoder)
+    bands = select_bands(card, ("s2",))
+    preprocess = Preprocess(read_manifest(dataset), bands, 12)
+    loader = EvalLoader(dataset, "val", DataConfig(bands=bands), batch=19)
+    extract = encoder_features(model, preprocess, CPU, zero_filled=True)
+    features, _ = extract_features(loader, extract, len(loader), "val")
+    (batch,) = loader
+    with torch.no_grad():
+        zeros = torch.zeros(19, 2, 12, 12)
+        output = model({"s1": zeros, **preprocess(batch.arrays)})
+    mean = torch.cat(list(output.tokens.values()), dim=1).mean(dim=1)
+    torch.testing.assert_close(features["zero_filled_mean_tokens"], mean)
+    torch.testing.assert_close(features["zero_filled_global_token"], output.global_token)
+    assert not torch.allclose(features["mean_tokens"], mean)
 
 
 def test_rows_that_only_pad_a_batch_are_left_out(dataset: Path) -> None:

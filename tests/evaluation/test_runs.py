@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "train" / "linear_probe.py"
 RECIPE = ROOT / "train" / "recipes" / "probe.toml"
+SEN12MS_RECIPE = ROOT / "train" / "recipes" / "probe_sen12ms.toml"
 Probe = Callable[..., Result]
 
 
@@ -74,6 +75,69 @@ def test_every_kind_of_features_is_probed_and_described(
     assert len(set(keys)) == 20 and all(key.startswith("train-") for key in keys)
     if features != "band-statistics":
         assert list(result["results"]) == ["mean_tokens", "global_token"]
+
+
+def test_a_result_says_split_classes_averaging_labels_seed_and_images(
+    probe: Probe, tmp_path: Path
+) -> None:
+    probe("--fraction", "0.5", "--seed", "4", sensors="s1")
+    result = result_in(tmp_path / "out")
+    assert result["seed"] == 4 and result["num_labels"] == 20 and result["num_classes"] == 19
+    assert result["classes"][:2] == ["Urban fabric", "Industrial or commercial units"]
+    assert (
+        result["splits"]["test"]["split"] == "test" and result["splits"]["test"]["num_used"] == 23
+    )
+    assert "positive sample" in result["averaging"]["macro"]
+    assert result["images"]["size_px"] == {"s1": 12} and result["images"]["bands"] == {
+        "s1": ["VV", "VH"]
+    }
+    score = result["results"]["mean_tokens"]
+    assert 0 <= score["macro_f1"] <= 1 and 0 <= score["micro_f1"] <= 1
+    zero_filled = ["zero_filled_mean_tokens", "zero_filled_global_token"]
+    assert list(result["results"]) == ["mean_tokens", "global_token", *zero_filled]
+
+
+def test_sen12ms_is_probed_by_one_class_a_patch_without_b10(
+    probe: Probe, sen12ms: Path, tmp_path: Path
+) -> None:
+    done = probe(recipe=SEN12MS_RECIPE, data=sen12ms)
+    assert done.exit_code == 0, done.output
+    result = result_in(tmp_path / "out")
+    assert result["task"] == "single-label" and result["num_classes"] == 10
+    splits = result["splits"].values()
+    assert [split["num_used"] + split["num_unlabelled"] for split in splits] == [40, 19, 23]
+    assert result["splits"]["test"]["num_unlabelled"] == 3  # samples 63, 70 and 77
+    assert "B10" in result["images"]["bands_left_out"]["s2"]
+    assert result["images"]["native_px"] == {"s1": 16, "s2": 16}
+    assert result["images"]["statistics"].startswith("the dataset's train split")
+    score = result["results"]["mean_tokens"]
+    assert score["weighted_recall"] == pytest.approx(score["top1"], abs=1e-6)
+    assert 0 <= score["top1"] <= score["top3"] <= 1
+    assert score["val_top1"][str(score["lr"])] == max(score["val_top1"].values())
+    assert "top-1" in done.output and "weighted F1" in done.output
+
+
+def test_nearest_neighbours_vote_with_the_same_features(probe: Probe, tmp_path: Path) -> None:
+    done = probe("--head", "knn", "--set", "k=7")
+    assert done.exit_code == 0 and "k = 7" in done.output, done.output
+    score = result_in(tmp_path / "out")["results"]["mean_tokens"]
+    assert (score["k"], score["temperature"]) == (7, 0.07) and "lr" not in score
+    few = probe("--head", "knn", "--fraction", "0.1", out=tmp_path / "few")
+    assert few.exit_code == 1 and "k = 20 neighbours of 4 labelled samples" in few.output
+
+
+def test_a_saved_list_of_labels_gives_the_scores_of_the_draw_it_came_from(
+    probe: Probe, tmp_path: Path
+) -> None:
+    probe("--fraction", "0.5")
+    drawn = tmp_path / "out" / "labels_used.txt"
+    probe(labels=drawn, out=tmp_path / "listed")
+    assert result_in(tmp_path / "listed")["results"] == result_in(tmp_path / "out")["results"]
+    for text, message in (("test-0-1\n", "'test-0-1'"), ("train-0-1\n" * 2, "each once")):
+        bad = tmp_path / "bad.txt"
+        bad.write_text(text)
+        done = probe(labels=bad, out=tmp_path / "bad")
+        assert done.exit_code == 1 and message in done.output
 
 
 def test_the_same_options_give_the_same_scores(probe: Probe, tmp_path: Path) -> None:
@@ -157,6 +221,9 @@ def test_a_result_of_the_same_options_is_kept_and_of_others_refused(
         ({"data": "/nowhere"}, 1, "cannot read /nowhere/dataset.json"),
         ({"pretrained": "/nowhere"}, 1, "cannot read /nowhere/config.json"),
         ({"set": "label_set=bigearthnet-43"}, 1, "no label set 'bigearthnet-43'"),
+        ({"set": "task=single-label"}, 1, "cannot read column 'label_single'"),
+        ({"set": "image_px=13"}, 1, "multiple of the encoder's patch of 4 px"),
+        ({"set": "lrs=[]"}, 2, "one or more learning rates"),
         ({"set": "val_split=test"}, 1, "must be three"),
         ({"set": "val_split=vaal"}, 1, "no split 'vaal'"),
         ({"set": "epoch=3"}, 2, "did you mean epochs?"),
