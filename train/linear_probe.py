@@ -8,6 +8,7 @@ import click
 
 from fusmae.config import load_recipe
 from fusmae.evaluation.features import FeatureKind
+from fusmae.evaluation.overlap import describe_overlap
 from fusmae.evaluation.recipes import ProbeRecipe
 from fusmae.evaluation.results import RESULT_NAME
 from fusmae.evaluation.runs import Head, ProbeOptions, run_probe
@@ -67,6 +68,12 @@ Examples:
     show_default=True,
     help="The encoder's; the same architecture's with random weights; or no encoder at all.",
 )
+@click.option(
+    "--pretraining-data",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Dataset of the pretraining, to count the test samples that it has seen; may be repeated.",
+)
 @click.option("--seed", type=int, help="Instead of the recipe's: labels drawn, batches, weights.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe.")
 def main(
@@ -79,6 +86,7 @@ def main(
     head: Head,
     out: Path,
     features: FeatureKind,
+    pretraining_data: tuple[Path, ...],
     seed: int | None,
     overrides: tuple[str, ...],
 ) -> None:
@@ -94,7 +102,9 @@ def main(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     names = tuple(name.strip() for name in sensors.split(","))
-    options = ProbeOptions(data, pretrained, names, fraction, features, loaded, head, labels)
+    options = ProbeOptions(
+        data, pretrained, names, fraction, features, loaded, head, labels, pretraining_data
+    )
     try:
         result, computed = run_probe(options, out)
     except (ValueError, OSError) as error:
@@ -108,7 +118,7 @@ def main(
         f"{features} features of {'+'.join(result['options']['sensors'])}, {head} head: "
         f"{summary(score)} on {result['num_test']:,} test samples{simulated}; "
         f"{result['num_labels']:,} labelled samples, {100 * result['fraction']:.3g} % of the train "
-        f"split; {chosen}"
+        f"split; {chosen}\n{describe_overlap(result.get('overlap'))}"
     )
 
 

@@ -28,6 +28,9 @@ def export_encoder(run: Run) -> None:
     card = EncoderCard(
         model=recipe.model,
         bands=data.bands,
+        split=data.split,
+        split_rule=run.manifest.options.get("plan", {}).get("split") or "",
+        manifest_sha256=(run.dataset["manifest_sha256"],),
         mean=statistics.mean,
         std=statistics.std,
         resample=data.resample,

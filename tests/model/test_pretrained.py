@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -82,6 +83,16 @@ def test_an_interrupted_export_is_not_taken_for_a_complete_one(
         save_encoder(FusMAEEncoder(MODEL, CARD.channels), CARD, export)
     with pytest.raises(ValueError, match=r"config\.json: No such file.*a finished export"):
         load_encoder(export)
+
+
+def test_the_card_says_what_was_trained_on_and_an_older_one_does_not(export: Path) -> None:
+    told = dataclasses.replace(
+        CARD, split="train", split_rule="google", manifest_sha256=("ab" * 32, "cd" * 32)
+    )
+    save_encoder(FusMAEEncoder(MODEL, CARD.channels), told, export)
+    assert load_encoder(export)[1] == told
+    edit_config(export, split=None, split_rule=None, manifest_sha256=None)
+    assert load_encoder(export)[1] == CARD
 
 
 def test_an_export_replaces_an_older_one(export: Path) -> None:
