@@ -1,21 +1,34 @@
-"""Recipes: frozen dataclasses, model presets and strict TOML loading.
+"""Recipes: frozen dataclasses and model presets; `fusmae/strict_toml.py` reads them.
 
 A recipe owns every number that changes a result. What must not change it (micro-batch,
 ZeRO stage, precision) belongs to the DeepSpeed json.
 """
 
-import dataclasses
-import difflib
-import tomllib
-import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-T = TypeVar("T")
+from fusmae.sensor_config import SensorConfig, check_sensors
+from fusmae.strict_toml import as_table, build, load_recipe
 
-Fusion = Literal["xae_xad", "xad"]
+__all__ = [
+    "MODEL_PRESETS",
+    "DataConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PretrainRecipe",
+    "RunConfig",
+    "SourceConfig",
+    "SubsetConfig",
+    "as_table",
+    "build",
+    "load_recipe",
+]
+
+# What each one is: `fusmae/model/encoder.py`.
+Fusion = Literal["xae_xad", "xad", "xae", "none", "late", "stack"]
 Masking = Literal["consistent", "independent"]
+Flag = Literal["seasonal_snow", "cloud_or_shadow"]
 
 # (width, depth, heads, decoder_width, decoder_depth, decoder_heads). `base` is ViT-B with
 # MultiMAE's decoder, OUR choice: the paper prints no sizes.
@@ -43,7 +56,8 @@ def _check_not_negative(section: str, config: object, *names: str) -> None:
 class ModelConfig:
     """Fus-MAE's shape. A field left at 0 takes the preset's number.
 
-    `image_px` is the side of the model's square input grid, `patch_px` of one token.
+    `image_px` is the side of the model's square input grid, `patch_px` of one token. `sensors`
+    holds what is special to single sensors; one that is not named there has nothing special.
     """
 
     preset: Literal["tiny", "small", "base", "large"] = "base"
@@ -60,6 +74,7 @@ class ModelConfig:
     masking: Masking = "consistent"
     mask_ratio: float = 0.75
     normalise_target: bool = False
+    sensors: dict[str, SensorConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = ("width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads")
@@ -83,6 +98,35 @@ class ModelConfig:
                 f"model.mask_ratio = {self.mask_ratio} leaves {self.num_visible} of "
                 f"{self.num_tokens} tokens visible; choose a ratio between 0 and 1"
             )
+        own_sizes = [name for name in self.sensors if self.patch_px_of(name) != self.patch_px]
+        if self.fusion == "stack" and (self.masking != "consistent" or own_sizes):
+            raise ValueError(
+                'model.fusion = "stack" has all sensors in each token: it needs model.masking = '
+                '"consistent" and no patch_px of a sensor\'s own'
+            )
+
+    @property
+    def has_xae(self) -> bool:
+        """Whether XAttnEncoder takes the place of block 1."""
+        return self.fusion in ("xae_xad", "xae")
+
+    @property
+    def has_xad(self) -> bool:
+        """Whether XAttnDecoder stands before the sensors' decoders."""
+        return self.fusion in ("xae_xad", "xad")
+
+    def patch_px_of(self, sensor: str) -> int:
+        """The side of a sensor's token in its own pixels."""
+        return self.sensors.get(sensor, SensorConfig()).patch_px or self.patch_px
+
+    def num_classes_of(self, sensor: str) -> int:
+        """Classes of a sensor that is a class map, 0 for one that measures."""
+        return self.sensors.get(sensor, SensorConfig()).num_classes
+
+    def sizes_px(self, sensors: Iterable[str]) -> dict[str, int]:
+        """The side of each sensor's image; all have the same number of tokens."""
+        side = self.image_px // self.patch_px
+        return {sensor: side * self.patch_px_of(sensor) for sensor in sensors}
 
     @property
     def num_tokens(self) -> int:
@@ -96,11 +140,56 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class SubsetConfig:
+    """Which samples of a split are used; the default is all.
+
+    `keys` is a text file of sample keys, one a line, empty for no such list; `exclude` leaves out
+    the samples with any of these flags. Of what these two leave, `fraction` is drawn with `seed`:
+    without replacement, and nested, the 1 % lying inside the 10 % of the same seed.
+    """
+
+    fraction: float = 1.0
+    seed: int = 0
+    keys: str = ""
+    exclude: tuple[Flag, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(
+                f"subset.fraction = {self.fraction} must be above 0 and at most 1 (1 % is 0.01)"
+            )
+        if not 0 <= self.seed < 1 << 64:
+            raise ValueError(f"subset.seed = {self.seed} must be 0 or more and below 2**64")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every sample of the split is used."""
+        return self.fraction == 1 and not self.keys and not self.exclude
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One dataset of a mixture: its samples of each global batch, and which of its samples."""
+
+    quota: int = 0
+    subset: SubsetConfig = field(default_factory=SubsetConfig)
+
+    def __post_init__(self) -> None:
+        _check_positive("data.sources", self, "quota")
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """What of a dataset is used, and on which grid the model sees it.
 
     `bands` maps a sensor to its band names in the model's channel order; a sensor left
-    out is not read. `window` is the shuffle window in shards, 0 for all of them.
+    out is not read. A sensor is one of the dataset's, or a group of one's bands that is named
+    after it, such as `s2_20m` or `s2_red_edge`, and to the model a sensor of its own.
+    `window` is the shuffle window in shards, 0 for all of them. `sources` are the datasets of a
+    mixture, in the order of `--data`, each with a subset of its own; none for a single dataset.
+    Of a dataset at a URL at most `cache_gb` (10^9 bytes) of shards are kept on disk, and a window
+    of 0 is the largest of which the current and the next one fit; a shard that stays unreadable
+    ends the run, or is replaced in each batch by good ones of its window (`skip`).
     """
 
     split: str = "train"
@@ -125,6 +214,19 @@ class DataConfig:
     )
     resample: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     window: int = 0
+    subset: SubsetConfig = field(default_factory=SubsetConfig)
+    sources: tuple[SourceConfig, ...] = ()
+    # Not taken from the free disk: the window, so the order of samples, follows from it.
+    cache_gb: float = 64.0
+    on_bad_shard: Literal["error", "skip"] = "error"
+
+    def __post_init__(self) -> None:
+        _check_positive("data", self, "cache_gb")
+        if self.sources and self.subset != SubsetConfig():
+            raise ValueError(
+                "data.subset does not say of which of data.sources: "
+                "give each its own, [data.sources.subset] after its quota"
+            )
 
 
 @dataclass(frozen=True)
@@ -179,93 +281,16 @@ class PretrainRecipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
-
-def build(cls: type[T], table: dict[str, Any], where: str = "") -> T:
-    """A `cls` from a TOML table; nested dataclasses from nested tables.
-
-    Raises:
-        ValueError: an unknown key (the nearest known one is named), a value of the wrong
-            type, or one that the dataclass refuses.
-    """
-    hints = typing.get_type_hints(cls)
-    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        path = f"{where}{key}"
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
-            hint = f"; did you mean {where}{near[0]}?" if near else ""
-            raise ValueError(f"unknown key {path}{hint} (known: {', '.join(sorted(fields))})")
-        values[key] = _convert(value, hints[key], path)
-    try:
-        return cls(**values)
-    except ValueError as error:
-        raise ValueError(str(error)) from None
-
-
-def _convert(value: Any, hint: Any, path: str) -> Any:
-    """`value` as the type `hint`, or a ValueError that names `path`."""
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return build(typing.cast(type, hint), value, f"{path}.")
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value in args:
-            return value
-        raise ValueError(f"{path} = {value!r} is not one of {', '.join(map(repr, args))}")
-    if origin is tuple and isinstance(value, list | tuple):
-        inner = args[:1] * len(value) if args[-1] is ... else args
-        if len(inner) == len(value):
-            return tuple(
-                _convert(v, t, f"{path}[{i}]")
-                for i, (v, t) in enumerate(zip(value, inner, strict=True))
+    def __post_init__(self) -> None:
+        check_sensors(self.model.sensors, self.data.bands)
+        quotas = [source.quota for source in self.data.sources]
+        if quotas and sum(quotas) != self.optim.global_batch:
+            raise ValueError(
+                f"the quotas of data.sources, {' + '.join(map(str, quotas))} = {sum(quotas)}, "
+                f"must add up to optim.global_batch = {self.optim.global_batch}"
             )
-    if origin is dict and isinstance(value, dict):
-        return {k: _convert(v, args[1], f"{path}.{k}") for k, v in value.items()}
-    if hint is float and type(value) in (int, float):
-        return float(value)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    name = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
-    raise ValueError(f"{path} = {value!r} is not of type {name}")
 
-
-def load_recipe(cls: type[T], path: Path, overrides: tuple[str, ...] = ()) -> T:
-    """The recipe in a TOML file, after `a.b=value` overrides (values in TOML syntax).
-
-    Raises:
-        ValueError: the file is missing or not TOML, an override has no `=`, or a key or
-            value is wrong; the message names the file or the key.
-    """
-    try:
-        table = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ValueError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from None
-    for override in overrides:
-        _apply(table, override)
-    try:
-        return build(cls, table)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _apply(table: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise ValueError(f"--set {override}: expected key=value, such as optim.lr=1e-4")
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
-    *parents, leaf = key.strip().split(".")
-    for parent in parents:
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
-            raise ValueError(f"--set {override}: {parent} is not a table")
-    table[leaf] = value
-
-
-def as_table(recipe: Any) -> dict[str, Any]:
-    """The recipe as plain JSON-ready values, every default spelled out."""
-    return dataclasses.asdict(recipe)
+    @property
+    def sources(self) -> tuple[SourceConfig, ...]:
+        """The datasets and their shares of a global batch; a single one has all of it."""
+        return self.data.sources or (SourceConfig(self.optim.global_batch, self.data.subset),)

@@ -3,13 +3,14 @@
 Its presence means that the dataset is complete. `docs/FORMAT.md` is its specification.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fusmae.sample import ShardLayout
-from fusmae.sensors import ArraySpec, Band
+from fusmae.sensors import ArraySpec, Band, dataset_sensor
 
 T = TypeVar("T")
 
@@ -17,6 +18,11 @@ MANIFEST_NAME = "dataset.json"
 FORMAT_NAME = "fusmae-dataset"
 FORMAT_MAJOR = 1
 FORMAT_MINOR = 2
+
+# Stands for the digest where the digest is made, as in a tar header's checksum.
+_BLANK_DIGEST = 64 * "0"
+# Formats whose manifests have no digest.
+_WITHOUT_DIGEST = ("1.0", "1.1")
 
 
 @dataclass(frozen=True)
@@ -131,10 +137,12 @@ class Manifest:
     def find_band(self, sensor: str, band: str) -> tuple[ArraySpec, int]:
         """The array that holds a sensor's band, and the band's place in it.
 
+        `sensor` may be a group of a sensor's bands, named after it: `s2_20m`, `s2_red_edge`.
+
         Raises:
             ValueError: the dataset has no such sensor or band; the known ones are named.
         """
-        known = [spec for spec in self.arrays if spec.sensor == sensor]
+        known = [spec for spec in self.arrays if spec.sensor == dataset_sensor(sensor)]
         if not known:
             sensors = sorted({spec.sensor for spec in self.arrays})
             raise ValueError(f"the dataset has no sensor {sensor!r}; it has {sensors}")
@@ -155,14 +163,42 @@ def all_files(manifest: Manifest) -> list[FileRecord]:
 
 
 def to_json(manifest: Manifest) -> str:
-    """The text of `dataset.json`: fields in their order here, one trailing newline."""
+    """The text of `dataset.json`: fields in their order here, the digest, one trailing newline."""
     table: dict[str, Any] = {"format": FORMAT_NAME, **asdict(manifest)}
     offsets = manifest.layout.offsets
     for spec, entry in zip(manifest.arrays, table["arrays"], strict=True):
         # Spelled out for readers in other languages; our own reader recomputes it.
         entry["shape"] = list(spec.shape)
         entry["offset"] = offsets[spec.name]
-    return json.dumps(table, indent=1, ensure_ascii=False) + "\n"
+    table["digest"] = _BLANK_DIGEST
+    text = json.dumps(table, indent=1, ensure_ascii=False) + "\n"
+    return _with_digest(text, _BLANK_DIGEST, _digest(text, _BLANK_DIGEST))
+
+
+def _with_digest(text: str, old: str, new: str) -> str:
+    """The text with its last field, the digest, exchanged."""
+    before, _, after = text.rpartition(old)
+    return before + new + after
+
+
+def _digest(text: str, told: str) -> str:
+    """The sha256 of a `dataset.json` text with 64 zeros in place of the digest it tells."""
+    return hashlib.sha256(_with_digest(text, told, _BLANK_DIGEST).encode()).hexdigest()
+
+
+def digest_problem(text: str) -> str | None:
+    """What tells that a `dataset.json` text, one that `from_json` takes, was changed; or None.
+
+    Texts of the formats before 1.2 have no digest and tell nothing.
+    """
+    table = json.loads(text)
+    told = table.get("digest")
+    if told is None:
+        if table["format_version"] in _WITHOUT_DIGEST:
+            return None
+        return "has no digest, which belongs into every manifest since format 1.2"
+    found = _digest(text, str(told))
+    return None if found == told else f"its sha256 is {found}, its digest says {told}"
 
 
 def from_json(text: str, where: str = MANIFEST_NAME) -> Manifest:
@@ -186,7 +222,7 @@ def from_json(text: str, where: str = MANIFEST_NAME) -> Manifest:
         )
     try:
         return _parse(table)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{where} has a broken or missing field: {error}") from None
 
 

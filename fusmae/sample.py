@@ -11,7 +11,7 @@ data lies at a constant distance from the sample's first byte.
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -154,30 +154,42 @@ def encode_info(info: Mapping[str, Any]) -> bytes:
 
 
 def decode(data: bytes) -> list[dict[str, Any]]:
-    """Every sample of a whole shard, in order: `__key__`, each array by name, and `json`.
+    """Every sample of a whole shard, in order: see `samples_in`.
+
+    Raises:
+        ValueError: as `samples_in`.
+    """
+    return list(samples_in(data))
+
+
+def samples_in(data: bytes) -> Iterator[dict[str, Any]]:
+    """The samples of a whole shard, one after another: `__key__`, each array by name, and `json`.
 
     The plain reader: `tarfile` and `numpy.load`, no constants of ours.
 
     Raises:
         ValueError: a member's name is not `KEY.NAME.npy` or `KEY.json`.
     """
-    samples: list[dict[str, Any]] = []
+    sample: dict[str, Any] = {}
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         for member in tar:
             key, _, name = member.name.partition(".")
             payload = tar.extractfile(member)
             if payload is None:
                 raise ValueError(f"{member.name} is not a file")
-            if not samples or samples[-1]["__key__"] != key:
-                samples.append({"__key__": key})
+            if sample and sample["__key__"] != key:
+                yield sample
+                sample = {}
+            sample["__key__"] = key
             if name == "json":
-                samples[-1]["json"] = json.loads(payload.read())
+                sample["json"] = json.loads(payload.read())
             elif name.endswith(".npy"):
                 array = np.load(io.BytesIO(payload.read()), allow_pickle=False)
-                samples[-1][name.removesuffix(".npy")] = array
+                sample[name.removesuffix(".npy")] = array
             else:
                 raise ValueError(f"{member.name}: expected KEY.NAME.npy or KEY.json")
-    return samples
+    if sample:
+        yield sample
 
 
 def member_names(layout: ShardLayout) -> Sequence[str]:

@@ -152,3 +152,21 @@ SEN12MS_LC = ArraySpec(
 
 # The reflectance of a pixel is its stored integer times this.
 REFLECTANCE_SCALE = 1e-4
+
+# The codes of bands that hold classes, not measurements. A pixel's class is the place of its
+# code here; any other code (255 of MCD12Q1: unclassified) is no class. IGBP: MCD12Q1 Type 1;
+# CLC: CORINE Land Cover, level 3.
+CLASS_CODES: dict[str, tuple[int, ...]] = {
+    "IGBP": tuple(range(1, 18)),
+    "CLC": (
+        *(111, 112, 121, 122, 123, 124, 131, 132, 133, 141, 142),
+        *(211, 212, 213, 221, 222, 223, 231, 241, 242, 243, 244),
+        *(311, 312, 313, 321, 322, 323, 324, 331, 332, 333, 334, 335),
+        *(411, 412, 421, 422, 423, 511, 512, 521, 522, 523),
+    ),
+}
+
+
+def dataset_sensor(name: str) -> str:
+    """The dataset's sensor behind a recipe's: `s2_20m`, a group of its bands, is `s2`'s."""
+    return name.partition("_")[0]

@@ -7,11 +7,16 @@ dataset.
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from .decompress import compression
 from .patches import Archive, FolderArchive
 from .progress import LongWork
 from .spool import delete_spool, spool
 from .tar_archive import TarArchive
+
+# An option's type. Whether the path can be read shows when it is read, in one line without usage.
+SOURCE_PATH = click.Path(path_type=Path, readable=False)
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,14 @@ class Spooling:
     def of(self, option: str) -> Path:
         """The folder of the archive that was given by `--option`."""
         return self.folder / option.lstrip("-")
+
+
+def spool_folder(dataset: str, given: Path | None) -> Path:
+    """Where archives of a dataset are unpacked: the folder given, or DATASET.spool."""
+    if given is None and "://" in dataset:
+        # Where nothing is unpacked, indexes of tars are all that comes here.
+        return Path(dataset.rstrip("/").rpartition("/")[2] + ".spool")
+    return given or Path(dataset.rstrip("/") + ".spool")
 
 
 def open_archive(path: Path, option: str, spooling: Spooling) -> Archive:

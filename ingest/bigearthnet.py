@@ -12,15 +12,24 @@ from fusmae.sensors import BIGEARTHNET_ARRAYS, CLC_MAP
 from fusmae.splits import SPLITS
 
 from . import plan
-from .archives import Spooling, delete_unpacked, is_unpacked, open_archive
+from .archives import (
+    SOURCE_PATH,
+    Spooling,
+    delete_unpacked,
+    is_unpacked,
+    open_archive,
+    spool_folder,
+)
 from .bigearthnet_archive import Pair, detect_version, scan_v1, scan_v2
 from .bigearthnet_pair import read_pair
+from .dataset import refuse_other_files
 from .dataset_options import DatasetOptions, complete_dataset, dataset_options, make_dataset
 from .facts import BIGEARTHNET_FACTS
 from .origins import BIGEARTHNET_V1, BIGEARTHNET_V2, request_origin
 from .progress import LongWork
 from .request import Request
 from .simulate import simulation_in, simulation_of
+from .storage import open_store
 
 _ARCHIVES = {"v1": BIGEARTHNET_V1, "v2": BIGEARTHNET_V2}
 
@@ -31,9 +40,11 @@ _EXAMPLES = """
 \b
 Examples:
   fusmae-ingest bigearthnet --s2 BigEarthNet-v1.0 --s1 BigEarthNet-S1-v1.0 --out ben
-  fusmae-ingest bigearthnet --s2 BigEarthNet-S2 --s1 BigEarthNet-S1 --out reben \\
-      --metadata metadata.parquet --maps Reference_Maps --format shards --format zarr
+  fusmae-ingest bigearthnet --s2 BigEarthNet-S2.tar.zst --s1 BigEarthNet-S1.tar.zst --out reben \\
+      --metadata metadata.parquet --maps Reference_Maps.tar.zst --format shards --format zarr \\
+      --metadata metadata_for_patches_with_snow_cloud_or_shadow.parquet
   fusmae-ingest bigearthnet ... --split official --split-lists lists/ --exclude snow,cloud
+  fusmae-ingest bigearthnet ... --out s3://bucket/ben --scheduler tcp://host:8786
 
 A run that was stopped, even by SIGKILL, goes on where it was when started again.
 """
@@ -42,20 +53,18 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
 @click.command(epilog=_EXAMPLES)
 @click.option(
     "--s2",
-    type=click.Path(path_type=Path),
+    type=SOURCE_PATH,
     required=True,
     help="S2 patches: the archive as published (.tar.gz, .tar.zst), a .tar, or a folder.",
 )
-@click.option(
-    "--s1", type=click.Path(path_type=Path), required=True, help="S1 patches, in the same ways."
-)
+@click.option("--s1", type=SOURCE_PATH, required=True, help="S1 patches, in the same ways.")
 @click.option(
     "--metadata",
-    type=click.Path(path_type=Path),
+    type=SOURCE_PATH,
     multiple=True,
     help="v2: metadata.parquet; give the table of snow, cloud and shadow patches as a second.",
 )
-@click.option("--maps", type=click.Path(path_type=Path), help="v2: reference maps, likewise.")
+@click.option("--maps", type=SOURCE_PATH, help="v2: reference maps, likewise.")
 @click.option(
     "--split",
     type=click.Choice(["google", "official", "v2"]),
@@ -63,13 +72,13 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
 )
 @click.option(
     "--split-lists",
-    type=click.Path(path_type=Path),
+    type=SOURCE_PATH,
     help="Folder of the published v1 lists: official split, seasonal snow, cloud and shadow.",
 )
 @click.option("--exclude", default="", help="snow, cloud or snow,cloud: leave such patches out.")
 @click.option(
     "--spool",
-    type=click.Path(path_type=Path),
+    type=SOURCE_PATH,
     help="Local folder for unpacked archives and their indexes. Default: OUT.spool.",
 )
 @click.option("--keep-spool", is_flag=True, help="Keep what was unpacked after success.")
@@ -90,7 +99,9 @@ def bigearthnet(
 ) -> None:
     """Turn BigEarthNet-MM GeoTIFFs into WebDataset shards and zarr stores."""
     excluded = _excluded(exclude)
-    spooling = Spooling(_spool_folder(options, spool), keep_spool, not any_archive)
+    # Before an archive of 60 GB is unpacked.
+    refuse_other_files(open_store(options.out))
+    spooling = Spooling(spool_folder(options.out, spool), keep_spool, not any_archive)
     given = {"--s2": s2, "--s1": s1, **({"--maps": maps} if maps else {})}
     known = {"exclude": sorted(excluded), "maps": maps is not None}
     known |= {"split": split} if split else {}
@@ -154,13 +165,6 @@ def bigearthnet(
     make_dataset(request, options, len(pairs) - len(chosen))
     for option, path in given.items():
         delete_unpacked(path, option, spooling)
-
-
-def _spool_folder(options: DatasetOptions, spool: Path | None) -> Path:
-    if spool is None and "://" in options.out:
-        # Where nothing is unpacked, indexes of tars are all that comes here.
-        return Path(options.out.rstrip("/").rpartition("/")[2] + ".spool")
-    return spool or Path(options.out.rstrip("/") + ".spool")
 
 
 def facts_digest(pairs: list[Pair]) -> str:

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 bad data or a full disk, 2 wrong usage, 130 interrupted.
 """
 
+import errno
 import importlib
 import sys
 
@@ -11,6 +12,16 @@ import click
 # In the order of `--help`. A verb's module is imported when it is asked for: zarr, rasterio and
 # matplotlib take longer to import than a small run takes, and no verb needs them all.
 VERBS = ("bigearthnet", "sen12ms", "simulate", "verify", "info", "preview")
+
+
+# What to do before the same command again, by what the system says.
+_ADVICE = {
+    errno.ENOSPC: "make room there, then ",
+    errno.EDQUOT: "make room there, then ",
+    errno.EACCES: "change its permissions, then ",
+    errno.EPERM: "change its permissions, then ",
+    errno.EROFS: "make it writable or give another place, then ",
+}
 
 
 class _Verbs(click.Group):
@@ -45,7 +56,8 @@ def main() -> None:
         _fail("interrupted; run the same command again to go on", 130)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}; run the same command again to go on", 1)
+        advice = _ADVICE.get(error.errno or 0, "")
+        _fail(f"{where}{error.strerror or error}; {advice}run the same command again to go on", 1)
     except (ValueError, RuntimeError) as error:
         _fail(str(error), 1)
 

@@ -54,20 +54,32 @@ def build(
         OSError: a file cannot be written.
     """
     plan = _plan_table(request)
-    if store.exists(MANIFEST_NAME):
-        manifest = manifest_of(store)
-        refuse_other_plan(store, manifest.options["plan"], plan)
-        _refuse_damage(store, manifest)
-        store.remove_folder(SCRATCH)
-        return manifest
-    if store.holds_other_files():
-        raise ValueError(f"--out {store} is not empty and is not a dataset: give a new folder")
-    with store.locked():
-        _write_or_check_plan(store, plan)
-        store.remove_folder(UNNAMED)
-        records, bad = _run(store, request, executor, progress, tolerance)
-        manifest = finish(store, request, records, bad, plan)
-        store.remove_folder(SCRATCH)
+    if not store.exists(MANIFEST_NAME):
+        # Another run may finish between any two of these looks.
+        refuse_other_files(store)
+        with store.locked():
+            if not store.exists(MANIFEST_NAME):
+                return _make(store, request, executor, progress, tolerance, plan)
+    manifest = manifest_of(store)
+    refuse_other_plan(store, manifest.options["plan"], plan)
+    _refuse_damage(store, manifest)
+    store.remove_folder(SCRATCH)
+    return manifest
+
+
+def _make(
+    store: Store,
+    request: Request,
+    executor: Executor,
+    progress: Callable[[int, int], None],
+    tolerance: Tolerance,
+    plan: dict[str, Any],
+) -> Manifest:
+    _write_or_check_plan(store, plan)
+    store.remove_folder(UNNAMED)
+    records, bad = _run(store, request, executor, progress, tolerance)
+    manifest = finish(store, request, records, bad, plan)
+    store.remove_folder(SCRATCH)
     return manifest
 
 
@@ -82,6 +94,12 @@ def _plan_table(request: Request) -> dict[str, Any]:
         "samples": names_digest(request.split_of),
         **request.options,
     }
+
+
+def refuse_other_files(store: Store) -> None:
+    """Raises ValueError: the place holds something, and no dataset, not even one begun."""
+    if store.holds_other_files() and not store.exists(MANIFEST_NAME):
+        raise ValueError(f"--out {store} is not empty and is not a dataset: give a new folder")
 
 
 def refuse_other_plan(store: Store, old: dict[str, Any], new: dict[str, Any]) -> None:

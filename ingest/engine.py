@@ -4,7 +4,8 @@ import functools
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.queues import SimpleQueue
+from contextlib import suppress
+from multiprocessing.connection import Connection
 
 from .convert import Job, convert
 from .pool import run_tasks
@@ -12,13 +13,12 @@ from .pool import run_tasks
 # Takes jobs and `on_sample`; yields the number of bad samples of each block: see `run_blocks`.
 Executor = Callable[[Sequence[Job], Callable[[int], None]], Iterator[int]]
 
-Counts = SimpleQueue[int | None]
-
 # Samples between two reports of a worker: often enough to watch, rarely enough to cost nothing.
 _REPORT_EVERY = 32
 
-# Where this process reports the samples it has done; set once in each worker.
-_counts: Counts | None = None
+# Where this process reports the samples it has done; set once in each worker. A pipe that all
+# write to: a count is so short that writes never mix, and no worker can die with a lock on it.
+_counts: Connection | None = None
 
 
 def executor(workers: int, scheduler: str | None) -> Executor:
@@ -48,18 +48,19 @@ def run_blocks(
         for job in jobs:
             yield convert(job, lambda: on_sample(1))
         return
-    counts: Counts = multiprocessing.get_context("spawn").SimpleQueue()
-    listener = threading.Thread(target=_listen, args=(counts, on_sample), daemon=True)
+    receiver, counts = multiprocessing.Pipe(duplex=False)
+    listener = threading.Thread(target=_listen, args=(receiver, on_sample), daemon=True)
     listener.start()
     tasks = [(job,) for job in jobs]
     try:
         yield from run_tasks(_convert_and_count, tasks, workers, _report_to, (counts,))
     finally:
-        counts.put(None)
+        # The last end that is open: the workers are gone.
+        counts.close()
         listener.join()
 
 
-def _report_to(counts: Counts) -> None:
+def _report_to(counts: Connection) -> None:
     global _counts
     _counts = counts
 
@@ -72,13 +73,14 @@ def _convert_and_count(job: Job) -> int:
         nonlocal done
         done += 1
         if done % _REPORT_EVERY == 0:
-            counts.put(_REPORT_EVERY)
+            counts.send(_REPORT_EVERY)
 
     num_bad = convert(job, count)
-    counts.put(done % _REPORT_EVERY)
+    counts.send(done % _REPORT_EVERY)
     return num_bad
 
 
-def _listen(counts: Counts, on_sample: Callable[[int], None]) -> None:
-    while (count := counts.get()) is not None:
-        on_sample(count)
+def _listen(counts: Connection, on_sample: Callable[[int], None]) -> None:
+    with counts, suppress(EOFError):
+        while True:
+            on_sample(counts.recv())

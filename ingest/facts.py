@@ -63,3 +63,5 @@ SEN12MS_LC_FACTS = (
         label_set="sen12ms-igbp10",
     ),
 )
+
+ALL_FACTS = (*BIGEARTHNET_FACTS, *SEN12MS_FACTS, *SEN12MS_LC_FACTS)

@@ -21,12 +21,14 @@ from .coverage import coverage_of
 from .croissant import CROISSANT_NAME, croissant_json
 from .energon import energon_files
 from .geotiff import Grid, footprints
-from .histograms import encode_histograms
+from .histograms import HISTOGRAMS_NAME, encode_histograms
 from .layout import store_path
 from .record import BlockRecord
 from .request import Request
 from .samples_table import TABLE_NAME, encode_table
 from .storage import Store, write_file
+
+QUARANTINE_NAME = "quarantine.jsonl"
 
 
 def finish(
@@ -73,8 +75,8 @@ def finish(
         options={"plan": plan},
         files=(table,),
     )
-    histograms = write_file(store, "histograms.parquet", encode_histograms(sums, request.arrays))
-    left_out = [write_file(store, "quarantine.jsonl", _quarantine(request, bad))] if bad else []
+    histograms = write_file(store, HISTOGRAMS_NAME, encode_histograms(sums, request.arrays))
+    left_out = [write_file(store, QUARANTINE_NAME, _quarantine(request, bad))] if bad else []
     energon = [write_file(store, p, data) for p, data in energon_files(manifest, records).items()]
     manifest = replace(manifest, files=(table, histograms, *left_out, *energon))
     croissant = write_file(

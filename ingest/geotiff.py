@@ -80,7 +80,7 @@ def decode_raster(data: Buffer, where: str) -> tuple[npt.NDArray[Any], Grid]:
             rotated or not north-up.
     """
     decoded = geotiff_fast.decode(data)
-    pixels, epsg, transform = _decode_by_gdal(bytes(data), where) if decoded is None else decoded
+    pixels, epsg, transform = decode_by_rasterio(bytes(data), where) if decoded is None else decoded
     grid = _grid(epsg, transform, *pixels.shape[1:])
     if grid is None:
         raise ValueError(f"{where}: expected a north-up grid of square pixels, got {transform}")
@@ -111,7 +111,12 @@ def decode_band(data: Buffer, where: str, gsd_m: int, row: npt.NDArray[Any]) -> 
     return grid
 
 
-def _decode_by_gdal(data: bytes, where: str) -> tuple[npt.NDArray[Any], int, Transform]:
+def decode_by_rasterio(data: bytes, where: str) -> tuple[npt.NDArray[Any], int, Transform]:
+    """Every band, shape (bands, height, width), EPSG code and transform, as rasterio has them.
+
+    Raises:
+        ValueError: the file is truncated or not a GeoTIFF, or has no EPSG code.
+    """
     import rasterio
     from rasterio.errors import RasterioError
 

@@ -16,6 +16,8 @@ from fusmae.sensors import ArraySpec
 
 from .statistics import Partials, bin_edges, bin_width
 
+HISTOGRAMS_NAME = "histograms.parquet"
+
 _TYPES = {"left": pa.float64(), "width": pa.float64(), "count": pa.int64()}
 
 

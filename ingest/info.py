@@ -9,6 +9,9 @@ from fusmae.sample import array_bytes
 
 from .storage import manifest_of, open_store
 
+# What config A of the pretraining benchmark aims at: ViT-B, 224 px and patches of 16, one H200.
+TARGET_SAMPLES_PER_S = 6600
+
 
 @click.command(epilog="\b\nExample:\n  fusmae-ingest info ben\n")
 @click.argument("dataset")
@@ -22,6 +25,7 @@ def info(dataset: str) -> None:
         console.print("[bold]Simulated: no pixel or label here was ever observed.[/bold]")
     console.print(f"Split rule {manifest.options['plan']['split']}, seed {manifest.seed}")
     console.print(_split_table(manifest))
+    console.print(_bandwidth(manifest))
     console.print(_band_table(manifest))
     for name, classes in manifest.label_sets.items():
         console.print(f"Label set {name}: {len(classes)} classes")
@@ -39,9 +43,25 @@ def _split_table(manifest: Manifest) -> Table:
             f"{sum(shard.bytes for shard in split.shards):,}",
             f"{sum(file.bytes for file in split.zarr):,}",
         )
-    pixels = sum(array_bytes(spec) for spec in manifest.arrays)
-    table.caption = f"{pixels:,} bytes of pixels a sample"
+    table.caption = f"{_pixel_bytes(manifest):,} bytes of pixels a sample"
     return table
+
+
+def _pixel_bytes(manifest: Manifest) -> int:
+    return sum(array_bytes(spec) for spec in manifest.arrays)
+
+
+def _bandwidth(manifest: Manifest) -> str:
+    """What storage must deliver to one GPU, and how long an epoch of the largest split is then."""
+    pixels = _pixel_bytes(manifest)
+    bytes_per_s = pixels * TARGET_SAMPLES_PER_S
+    name, split = max(manifest.splits.items(), key=lambda item: item[1].num_samples)
+    return (
+        f"One GPU reads {pixels:,} bytes x {TARGET_SAMPLES_PER_S:,} samples/s = "
+        f"{bytes_per_s / 1e9:.2f} GB/s (the rate aimed at for ViT-B, 224 px, patch 16, on one "
+        f"H200);\nan epoch of {name} is {split.num_samples * pixels / 1e9:.4g} GB, "
+        f"{split.num_samples / TARGET_SAMPLES_PER_S:.3g} s at that rate"
+    )
 
 
 def _class_table(manifest: Manifest, name: str, classes: tuple[str, ...]) -> Table:

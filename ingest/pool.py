@@ -5,8 +5,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 R = TypeVar("R")
@@ -23,12 +24,12 @@ def run_tasks(
 
     Workers are spawned, since forking after GDAL was used can deadlock. The first error ends
     the rest. `setup(*setup_args)` is called once in each process that runs tasks; its arguments
-    may hold queues of the `spawn` context.
+    may hold what only a process that starts can inherit: locks, pipes.
 
     Raises:
         RuntimeError: a worker process died.
     """
-    if workers == 1 or len(tasks) == 1:
+    if workers == 1 or len(tasks) < 2:
         if setup:
             setup(*setup_args)
         for task in tasks:
@@ -40,7 +41,7 @@ def run_tasks(
         size, mp_context=context, initializer=_start_worker, initargs=(setup, setup_args)
     )
     try:
-        for future in as_completed([pool.submit(function, *task) for task in tasks]):
+        for future in as_completed(_submit(pool, function, tasks)):
             yield future.result()
     except BrokenProcessPool:
         raise RuntimeError(
@@ -51,8 +52,64 @@ def run_tasks(
         pool.shutdown(cancel_futures=True)
 
 
+def run_in_order(
+    function: Callable[..., R],
+    tasks: Sequence[tuple[Any, ...]],
+    workers: int,
+    setup: Callable[..., None] | None = None,
+    setup_args: tuple[Any, ...] = (),
+) -> Iterator[R]:
+    """As `run_tasks`, with the results in the order of the tasks."""
+    numbered = [(function, number, task) for number, task in enumerate(tasks)]
+    early: dict[int, R] = {}
+    turn = 0
+    for number, result in run_tasks(_numbered, numbered, workers, setup, setup_args):
+        early[number] = result
+        while turn in early:
+            yield early.pop(turn)
+            turn += 1
+
+
+def _numbered(function: Callable[..., R], number: int, task: tuple[Any, ...]) -> tuple[int, R]:
+    return number, function(*task)
+
+
+def _submit(
+    pool: ProcessPoolExecutor, function: Callable[..., R], tasks: Sequence[tuple[Any, ...]]
+) -> list[Future[R]]:
+    """Submit all tasks; the workers start here."""
+    with _interrupts_held_back():
+        return [pool.submit(function, *task) for task in tasks]
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C comes after the block; in processes that start in it, at `_follow_parent`.
+
+    A worker that is still importing would answer it with a traceback, and a pool that is left
+    in the middle of starting its workers waits for them for ever.
+    """
+    came: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    # Another thread may take the signal, and Python then calls the handler in the main one.
+    handler = signal.signal(signal.SIGINT, lambda *_: came.append(1)) if main else None
+    # What starts inherits the mask.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if main:
+            signal.signal(signal.SIGINT, handler)
+    if came:
+        raise KeyboardInterrupt
+
+
 def _start_worker(setup: Callable[..., None] | None, setup_args: tuple[Any, ...]) -> None:
     _follow_parent()
+    # A worker starts no processes. Locks that libraries make (numcodecs') would else have names,
+    # which one that dies at Ctrl-C leaves behind, with a warning.
+    multiprocessing.set_start_method("fork", force=True)
     if setup:
         setup(*setup_args)
 
@@ -63,6 +120,7 @@ def _follow_parent() -> None:
     Without it a worker whose parent was killed would wait for its next task for ever.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -10,6 +10,7 @@ from fusmae.sensors import SEN12MS_LC, SEN12MS_S1, SEN12MS_S2
 from fusmae.splits import SPLITS
 
 from . import plan
+from .archives import SOURCE_PATH
 from .dataset_options import DatasetOptions, dataset_options, make_dataset
 from .facts import SEN12MS_FACTS, SEN12MS_LC_FACTS
 from .origins import SEN12MS, request_origin
@@ -36,7 +37,7 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
 @click.command(epilog=_EXAMPLES)
 @click.option(
     "--root",
-    type=click.Path(path_type=Path),
+    type=SOURCE_PATH,
     required=True,
     help="Folder that holds ROIs1158_spring and the other seasons.",
 )

@@ -128,7 +128,7 @@ def _unpack(archive: Path, folder: Path, progress: Progress, check_md5: bool) ->
     except BaseException as error:
         _sweep(folder)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ValueError(_no_room(archive, folder)) from None
+            raise ValueError(f"{folder}: {error.strerror}, and {_room(archive)}") from None
         raise
     return md5
 
@@ -210,16 +210,15 @@ def _compare_md5(archive: Path, md5: str, check: bool) -> bool:
 
 def _require_room(archive: Path, folder: Path) -> None:
     if shutil.disk_usage(folder).free < unpacked_size(archive)[0]:
-        raise ValueError(_no_room(archive, folder))
+        free = shutil.disk_usage(folder).free
+        raise ValueError(f"{folder} has {free / 1e9:.1f} GB free, but {_room(archive)}")
 
 
-def _no_room(archive: Path, folder: Path) -> str:
+def _room(archive: Path) -> str:
     size, known = unpacked_size(archive)
-    free = shutil.disk_usage(folder).free
     return (
-        f"{folder} has {free / 1e9:.1f} GB free, but {archive.name} unpacks to "
-        f"{'' if known else 'about '}{size / 1e9:.1f} GB: make room there, or give a tar that is "
-        "unpacked elsewhere"
+        f"{archive.name} unpacks to {'' if known else 'about '}{size / 1e9:.1f} GB: make room "
+        "there, or give a tar that is unpacked elsewhere"
     )
 
 

@@ -132,8 +132,8 @@ def manifest_of(store: Store) -> Manifest:
         text = store.read(MANIFEST_NAME).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"cannot read {MANIFEST_NAME} in {store}: {getattr(error, 'strerror', None) or error}; "
-            "is it a finished dataset of fusmae-ingest?"
+            f"cannot read {store}/{MANIFEST_NAME}: {getattr(error, 'strerror', None) or error}; "
+            f"is {store} a finished dataset of fusmae-ingest?"
         ) from None
     return from_json(text, f"{store}/{MANIFEST_NAME}")
 
@@ -181,7 +181,9 @@ class LocalStore:
 
     def holds_other_files(self) -> bool:
         root = self.root
-        return root.exists() and not (root / SCRATCH).is_dir() and any(root.iterdir())
+        if not root.is_dir():
+            return root.exists()
+        return not (root / SCRATCH).is_dir() and any(root.iterdir())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -211,30 +213,45 @@ class _LocalFile(NewFile):
         self._temporary = root / UNNAMED / f"{uuid.uuid4().hex}-{path.replace('/', '-')}"
 
     def _open(self) -> None:
-        self._temporary.parent.mkdir(parents=True, exist_ok=True)
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._temporary.open("wb", buffering=0)
+        with _naming(self._target):
+            self._temporary.parent.mkdir(parents=True, exist_ok=True)
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._temporary.open("wb", buffering=0)
 
     def _append(self, parts: Sequence[Part]) -> None:
         # One system call for all parts and no copy of ours, unless it was cut short by a
         # signal or a disk that fills up, which the next call then reports.
         descriptor = self._file.fileno()
-        written = os.writev(descriptor, parts)
-        rest = memoryview(b"".join(parts))[written:] if written < sum(map(len, parts)) else b""
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        with _naming(self._target):
+            written = os.writev(descriptor, parts)
+            rest = memoryview(b"".join(parts))[written:] if written < sum(map(len, parts)) else b""
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
 
     def _close(self, complete: bool) -> None:
-        try:
+        with _naming(self._target):
+            try:
+                with self._file:
+                    if complete:
+                        os.fsync(self._file.fileno())
+            except OSError:
+                complete = False
+                raise
+            finally:
+                if not complete:
+                    self._temporary.unlink(missing_ok=True)
             if complete:
-                os.fsync(self._file.fileno())
-        finally:
-            self._file.close()
-        if not complete:
-            self._temporary.unlink(missing_ok=True)
-            return
-        self._temporary.replace(self._target)
-        sync_folder(self._target.parent)
+                self._temporary.replace(self._target)
+                sync_folder(self._target.parent)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's own name into what the system says: a write that fails names none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,134 +1,138 @@
 """`fusmae-ingest verify`: every byte and every sample of a dataset against its manifest."""
 
-import io
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import click
-import numpy as np
-import pyarrow.parquet as pq
 
-from fusmae.manifest import (
-    MANIFEST_NAME,
-    FileRecord,
-    Manifest,
-    ShardRecord,
-    all_files,
-)
-from fusmae.sample import decode
+from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, all_files, digest_problem
 
-from .layout import store_path
+from .archives import SOURCE_PATH, Spooling, spool_folder
+from .pool import run_in_order
 from .progress import LongWork
 from .storage import Store, manifest_of, open_store
-from .zarr_store import open_array
+from .verify_block import check_file
+from .verify_samples import SourceCheck, num_blocks, sample_problems
+from .verify_source import forget_sources, open_sources
+
+Progress = Callable[[int, int], None]
+
+_EXAMPLES = """
+\b
+Examples:
+  fusmae-ingest verify ben --workers 8
+  fusmae-ingest verify ben --source BigEarthNet-S2-v1.0.tar --source BigEarthNet-S1-v1.0.tar
+  fusmae-ingest verify sen12ms --source SEN12MS --samples 1000
+"""
 
 
-@click.command(epilog="\b\nExample:\n  fusmae-ingest verify ben\n")
+@click.command(epilog=_EXAMPLES)
 @click.argument("dataset")
-def verify(dataset: str) -> None:
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--source",
+    "sources",
+    type=SOURCE_PATH,
+    multiple=True,
+    help="Archive that the dataset was made from, as given to ingest; may be given several times. "
+    "Its GeoTIFFs are read again, by rasterio, and compared.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    help="Compare so many samples with --source, evenly spaced. Default: all.",
+)
+@click.option(
+    "--spool",
+    type=SOURCE_PATH,
+    help="Local folder to unpack compressed sources in. Default: DATASET.spool.",
+)
+def verify(
+    dataset: str,
+    workers: int,
+    sources: tuple[Path, ...],
+    samples: int | None,
+    spool: Path | None,
+) -> None:
     """Re-read a whole dataset against its manifest; exit code 1 if anything differs.
 
-    Sizes and sha256 of all files; every sample's key, shapes and place in the index; zarr
-    pixels equal to the shards'.
+    Sizes and sha256 of all files; every sample's key, shapes, facts and place in the index; zarr
+    pixels equal to the shards'; counts and statistics of the manifest from tables and pixels.
     """
+    if samples and not sources:
+        raise click.UsageError("--samples belongs to --source, which is not given")
     store = open_store(dataset)
     manifest = manifest_of(store)
+    spooling = Spooling(spool_folder(dataset, spool), keep=False, check_md5=False)
+    check = None
+    if sources:
+        in_folders = any(spec.name == "s2" for spec in manifest.arrays)
+        check = SourceCheck(open_sources(sources, spooling, in_folders), samples)
     with LongWork("Verifying") as progress:
-        problems = list(find_problems(store, manifest, progress.update))
+        problems = list(find_problems(store, manifest, progress.update, workers, check))
+    forget_sources(len(sources), spooling)
     for problem in problems:
         click.echo(problem, err=True)
     if problems:
         raise ValueError(f"{dataset} has {len(problems)} problem(s), listed above")
     total = sum(split.num_samples for split in manifest.splits.values())
-    click.echo(f"{dataset}: {total:,} samples verified")
+    compared = f", {len(check.places(total)):,} compared with their sources" if check else ""
+    click.echo(f"{dataset}: {total:,} samples verified{compared}")
 
 
 def find_problems(
-    store: Store, manifest: Manifest, progress: Callable[[int, int], None]
-) -> Iterator[str]:
-    """A line for everything about the dataset that is not as its manifest says."""
-    files = all_files(manifest)
-    sizes = store.sizes()
-    shards = sum(len(split.shards) for split in manifest.splits.values())
-    total, broken = len(files) + shards, set()
-    for done, file in enumerate(files, 1):
-        problem = _check_file(store, file, sizes)
-        if problem:
-            broken.add(file.path)
-            yield problem
-        progress(done, total)
-    known = {file.path for file in files} | {MANIFEST_NAME}
-    for path in sizes:
-        if path not in known:
-            yield f"{store}/{path}: not in the manifest; remove it"
-    if broken:
-        return  # Samples of files that are not what was written would only repeat it.
-    done = len(files)
-    keys = pq.read_table(
-        io.BytesIO(store.read("samples.parquet")), columns=["key", "split"]
-    ).to_pylist()
-    for split in manifest.splits:
-        expected = [row["key"] for row in keys if row["split"] == split]
-        for problems in _check_split(store, manifest, split, expected):
-            yield from problems
-            done += 1
-            progress(done, total)
-
-
-def _check_file(store: Store, file: FileRecord, sizes: Mapping[str, int]) -> str | None:
-    if file.path not in sizes:
-        return f"{store}/{file.path}: missing"
-    size, sha256 = store.hash(file.path)
-    if size != file.bytes:
-        return f"{store}/{file.path}: {size} bytes, the manifest says {file.bytes}"
-    if sha256 != file.sha256:
-        return f"{store}/{file.path}: sha256 {sha256}, the manifest says {file.sha256}"
-    return None
-
-
-def _check_split(
-    store: Store, manifest: Manifest, split: str, keys: list[str]
-) -> Iterator[list[str]]:
-    """For each shard of a split, what is wrong with its samples."""
-    record = manifest.splits[split]
-    if len(keys) != record.num_samples:
-        yield [f"samples.parquet lists {len(keys)} of the {record.num_samples} in {split}"]
-    if record.index is None:
-        return
-    index = np.load(io.BytesIO(store.read(record.index.path)))
-    start = 0
-    for shard in record.shards:
-        rows = slice(start, start + shard.num_samples)
-        yield list(_check_shard(store, manifest, split, shard, keys[rows], index[rows], start))
-        start += shard.num_samples
-
-
-def _check_shard(
     store: Store,
     manifest: Manifest,
-    split: str,
-    shard: ShardRecord,
-    keys: list[str],
-    index: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]",
-    start: int,
+    progress: Progress,
+    workers: int = 1,
+    sources: SourceCheck | None = None,
 ) -> Iterator[str]:
-    path = f"{store}/{shard.path}"
-    data = store.read(shard.path)
-    samples = decode(data)
-    if [sample["__key__"] for sample in samples] != keys:
-        yield f"{path}: its keys are not those of samples.parquet"
+    """A line for everything about the dataset that is not as its manifest says.
+
+    `progress(done, total)` counts files, and blocks of samples, which are a shard each.
+
+    Raises:
+        OSError: the place cannot be listed.
+    """
+    shards = {shard.path for split in manifest.splits.values() for shard in split.shards}
+    files: list[FileRecord] = []
+    tars: list[FileRecord] = []
+    for file in all_files(manifest):
+        (tars if file.path in shards else files).append(file)
+    done, total = itertools.count(1), len(files) + num_blocks(manifest)
+
+    def tick() -> None:
+        progress(next(done), total)
+
+    early = [*_manifest_problems(store), *_listing_problems(store, [*files, *tars])]
+    early += _hash_problems(store, files, tick, workers)
+    yield from early
+    if not early:
+        yield from sample_problems(store, manifest, tick, workers, sources)
         return
-    offsets = manifest.layout.offsets
-    for spec in manifest.arrays:
-        stack = np.stack([sample[spec.name] for sample in samples])
-        if stack.shape[1:] != spec.shape or stack.dtype != np.dtype(spec.dtype):
-            yield f"{path}: {spec.name} is {stack.dtype}{stack.shape[1:]}"
-        for row, place in enumerate(index):
-            first = place + offsets[spec.name]
-            if data[first : first + stack[row].nbytes] != stack[row].tobytes():
-                yield f"{path}: the index does not point at {keys[row]}"
-                break
-        if manifest.splits[split].zarr:
-            location = store.zarr_location(store_path(split))
-            stored = open_array(location, spec)[start : start + len(stack)]
-            if stored.tobytes() != stack.tobytes():
-                yield f"{location}/{spec.name}: pixels differ from {path}"
+    # What samples are cannot be told from files that are not what was written.
+    yield from _hash_problems(store, tars, tick, workers)
+    if sources:
+        yield f"{store}: damaged, so nothing was compared with --source: mend it first"
+
+
+def _manifest_problems(store: Store) -> Iterator[str]:
+    problem = digest_problem(store.read(MANIFEST_NAME).decode())
+    if problem:
+        yield f"{store}/{MANIFEST_NAME}: {problem}"
+
+
+def _listing_problems(store: Store, files: Sequence[FileRecord]) -> Iterator[str]:
+    there, known = store.sizes(), {file.path for file in files} | {MANIFEST_NAME}
+    yield from (f"{store}/{file.path}: missing" for file in files if file.path not in there)
+    yield from (f"{store}/{p}: not in the manifest; remove it" for p in there if p not in known)
+
+
+def _hash_problems(
+    store: Store, files: Sequence[FileRecord], tick: Callable[[], None], workers: int
+) -> Iterator[str]:
+    for problem in run_in_order(check_file, [(store, file) for file in files], workers):
+        tick()
+        if problem:
+            yield problem

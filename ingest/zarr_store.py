@@ -175,3 +175,10 @@ def _contents(store: MemoryStore) -> dict[str, bytes]:
 def open_array(location: str, spec: ArraySpec) -> zarr.Array[Any]:
     """A pixel array of the store at a path or URL, for reading."""
     return zarr.open_array(location, path=spec.name, mode="r")
+
+
+def read_coordinates(location: str, arrays: Sequence[ArraySpec]) -> dict[str, npt.NDArray[Any]]:
+    """Every array of the store at a path or URL but the pixels, by name."""
+    group = zarr.open_group(location, mode="r")
+    pixels = {spec.name for spec in arrays}
+    return {name: np.asarray(array[...]) for name, array in group.arrays() if name not in pixels}

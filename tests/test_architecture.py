@@ -18,10 +18,11 @@ ALLOWED = {
         "fusmae.sample",
         "fusmae.manifest",
     },
-    "fusmae/model": {"fusmae.model", "fusmae.config"},
+    "fusmae/model": {"fusmae.model", "fusmae.config", "fusmae.hashing"},
     "fusmae/data": {
         "fusmae.data",
         "fusmae.config",
+        "fusmae.hashing",
         "fusmae.manifest",
         "fusmae.sample",
         "fusmae.sensors",

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from fusmae.config import MODEL_PRESETS, ModelConfig, PretrainRecipe, ProbeRecipe, load_recipe
+from fusmae.config import (
+    MODEL_PRESETS,
+    ModelConfig,
+    PretrainRecipe,
+    SubsetConfig,
+    load_recipe,
+)
+from fusmae.evaluation.recipes import FinetuneRecipe, ProbeRecipe
 
 RECIPES = Path(__file__).parents[1] / "train" / "recipes"
 
@@ -19,7 +26,8 @@ def test_every_recipe_of_the_project_loads():
     recipes = sorted(RECIPES.glob("*.toml"))
     assert {"paper", "paper_b200", "native"} <= {path.stem for path in recipes}
     for path in recipes:
-        load_recipe(ProbeRecipe if path.stem.startswith("probe") else PretrainRecipe, path)
+        kinds = {"probe": ProbeRecipe, "finetune": FinetuneRecipe}
+        load_recipe(kinds.get(path.stem.partition("_")[0], PretrainRecipe), path)
 
 
 def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path):
@@ -45,6 +53,25 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path):
         ("[optim]\nclip_norm = -1\n", "optim.clip_norm = -1.0 must not be negative"),
         ("[model]\ndepth = -1\n", "model.depth = -1 must be more than 0"),
         ("model = 3\n", "model = 3 is not of type"),
+        ("[data.subset]\nfraction = 10\n", "subset.fraction = 10.0 must be above 0"),
+        (
+            "[data.subset]\nfracton = 0.1\n",
+            "data.subset.fracton; did you mean data.subset.fraction",
+        ),
+        ('[data.subset]\nexclude = ["snow"]\n', "data.subset.exclude[0] = 'snow' is not one of"),
+        (
+            "[[data.sources]]\nqota = 4\n",
+            "data.sources[0].qota; did you mean data.sources[0].quota",
+        ),
+        ("[[data.sources]]\n", "data.sources.quota = 0 must be more than 0"),
+        (
+            "[[data.sources]]\nquota = 300\n[[data.sources]]\nquota = 90\n",
+            "300 + 90 = 390, must add up to optim.global_batch = 400",
+        ),
+        (
+            "[data.subset]\nfraction = 0.1\n[[data.sources]]\nquota = 400\n",
+            "data.subset does not say of which of data.sources",
+        ),
         ("[model\n", "is not valid TOML"),
     ],
 )
@@ -52,6 +79,20 @@ def test_a_wrong_value_is_one_line_that_names_it(tmp_path, text, message):
     with pytest.raises(ValueError) as error:
         load_recipe(PretrainRecipe, write(tmp_path, text))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_mixture_has_a_quota_and_a_subset_for_each_source(tmp_path):
+    text = "[[data.sources]]\nquota = 300\n[[data.sources]]\nquota = 100\n"
+    text += '[data.sources.subset]\nfraction = 0.5\nexclude = ["cloud_or_shadow"]\n'
+    recipe = load_recipe(PretrainRecipe, write(tmp_path, text))
+    assert [source.quota for source in recipe.sources] == [300, 100]
+    assert recipe.sources[0].subset.is_whole
+    assert recipe.sources[1].subset == SubsetConfig(0.5, exclude=("cloud_or_shadow",))
+
+
+def test_a_single_dataset_has_the_whole_global_batch(tmp_path):
+    recipe = load_recipe(PretrainRecipe, write(tmp_path, "[data.subset]\nfraction = 0.1\n"))
+    assert [(s.quota, s.subset.fraction) for s in recipe.sources] == [(400, 0.1)]
 
 
 def test_overrides_replace_values_and_are_as_strict_as_files(tmp_path):

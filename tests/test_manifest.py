@@ -58,6 +58,15 @@ def test_bands_are_found_by_sensor_and_name(manifest):
         manifest.find_band("dem", "B10")
 
 
+def test_a_group_of_bands_is_found_in_its_sensor(manifest):
+    for group, band in (("s2_10m", "B02"), ("s2_red_edge", "B8A")):
+        assert manifest.find_band(group, band) == manifest.find_band("s2", band)
+    with pytest.raises(ValueError, match=r"'s2_10m' has no band 'VV'"):
+        manifest.find_band("s2_10m", "VV")
+    with pytest.raises(ValueError, match=r"no sensor 's3_10m'"):
+        manifest.find_band("s3_10m", "B02")
+
+
 def test_fields_of_a_newer_minor_version_are_ignored_everywhere(manifest):
     table = json.loads(to_json(manifest))
     table["format_version"] = "1.9"

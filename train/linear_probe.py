@@ -7,6 +7,7 @@ from typing import get_args
 import click
 
 from fusmae.config import load_recipe
+from fusmae.data import locate_dataset
 from fusmae.evaluation.features import FeatureKind
 from fusmae.evaluation.overlap import describe_overlap
 from fusmae.evaluation.recipes import ProbeRecipe
@@ -37,7 +38,14 @@ Examples:
 
 @click.command(epilog=_EXAMPLES)
 @click.option("--recipe", required=True, type=click.Path(path_type=Path), help="TOML file.")
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Dataset folder.")
+@click.option("--data", required=True, help="Dataset: a folder or a URL, such as s3://bucket/ben.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path.home() / ".cache" / "fusmae",
+    envvar="FUSMAE_CACHE",
+    help="Local folder for shards of a dataset at a URL; $FUSMAE_CACHE or ~/.cache/fusmae.",
+)
 @click.option(
     "--pretrained", required=True, type=click.Path(path_type=Path), help="Exported encoder folder."
 )
@@ -71,14 +79,14 @@ Examples:
 @click.option(
     "--pretraining-data",
     multiple=True,
-    type=click.Path(path_type=Path),
-    help="Dataset of the pretraining, to count the test samples that it has seen; may be repeated.",
+    help="Dataset of the pretraining, to count the test samples that it holds; may be repeated.",
 )
 @click.option("--seed", type=int, help="Instead of the recipe's: labels drawn, batches, weights.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe.")
 def main(
     recipe: Path,
-    data: Path,
+    data: str,
+    cache: Path,
     pretrained: Path,
     sensors: str,
     fraction: float,
@@ -86,7 +94,7 @@ def main(
     head: Head,
     out: Path,
     features: FeatureKind,
-    pretraining_data: tuple[Path, ...],
+    pretraining_data: tuple[str, ...],
     seed: int | None,
     overrides: tuple[str, ...],
 ) -> None:
@@ -102,10 +110,12 @@ def main(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     names = tuple(name.strip() for name in sensors.split(","))
-    options = ProbeOptions(
-        data, pretrained, names, fraction, features, loaded, head, labels, pretraining_data
-    )
     try:
+        dataset = locate_dataset(data, cache)
+        pretraining = tuple(locate_dataset(path, cache) for path in pretraining_data)
+        options = ProbeOptions(
+            dataset, pretrained, names, fraction, features, loaded, head, labels, pretraining
+        )
         result, computed = run_probe(options, out)
     except (ValueError, OSError) as error:
         click.echo(f"Error: {error}", err=True)

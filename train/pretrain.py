@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fusmae.config import as_table
-from fusmae.data import Batch, Preprocess, TrainLoader
+from fusmae.data import MixedBatch, MixedPreprocess, MixtureLoader
 from fusmae.model import FusMAE, draw_masks
 from fusmae.training.checkpoint import (
     find_checkpoint,
@@ -34,6 +34,7 @@ from fusmae.training.monitor import Monitor
 from fusmae.training.ranks import StopRequest
 from fusmae.training.record import describe_start, write_record
 from fusmae.training.run import Run, check_same_run, check_unused, is_complete, read_run
+from fusmae.training.source import make_preprocess, open_stream, save_subsets
 
 EXAMPLES = """
 \b
@@ -49,6 +50,9 @@ Examples:
       --recipe train/recipes/tiny.toml --data DATASET --out RUN \\
       --deepspeed_config ds_configs/cpu.json --set optim.lr=1e-3
 \b
+  # a mixture: as many datasets as the recipe has [[data.sources]], in their order
+  deepspeed train/pretrain.py --recipe RECIPE --data BIGEARTHNET --data SEN12MS ...
+\b
   # one rank, without the launcher
   python train/pretrain.py --recipe train/recipes/tiny.toml --data DATASET --out RUN \\
       --deepspeed_config ds_configs/cpu.json
@@ -61,7 +65,19 @@ class RankError(ValueError):
 
 @click.command(epilog=EXAMPLES)
 @click.option("--recipe", type=click.Path(path_type=Path), required=True, help="TOML file.")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Dataset folder.")
+@click.option(
+    "--data",
+    required=True,
+    multiple=True,
+    help="Dataset: a folder or a URL, such as s3://bucket/ben; one for each source of a mixture.",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path.home() / ".cache" / "fusmae",
+    envvar="FUSMAE_CACHE",
+    help="Local folder for shards of a dataset at a URL; $FUSMAE_CACHE or ~/.cache/fusmae.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option(
     "--deepspeed_config",
@@ -85,19 +101,20 @@ class RankError(ValueError):
 @click.option("--local_rank", type=int, hidden=True, help="Given by the deepspeed launcher.")
 def pretrain(
     recipe: Path,
-    data: Path,
+    data: tuple[str, ...],
+    cache: Path,
     out: Path,
     ds_config: Path,
     resume: str | None,
     overrides: tuple[str, ...],
     local_rank: int | None,
 ) -> None:
-    """Pretrain Fus-MAE on a dataset of fusmae-ingest.
+    """Pretrain Fus-MAE on a dataset of fusmae-ingest, or on a mixture of several.
 
     Writes checkpoints, metrics.jsonl and run.json into --out, and at the end the encoder
     into --out/encoder. SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and exit with 0.
     """
-    run = read_run(recipe, data, out, ds_config, overrides)
+    run = read_run(recipe, data, cache, out, ds_config, overrides)
     if resume is None:
         check_unused(out)
     elif is_complete(run):
@@ -129,15 +146,17 @@ def train(run: Run) -> None:
     with Monitor(total_steps, step, shown=is_first) as monitor:
         while step < total_steps and not stopping:
             losses, sample_ids, waited_s = [], [], 0.0
+            replaced = -loader.num_replaced
             for _ in range(plan.accumulation):
                 asked = time.perf_counter()
                 batch = next_batch(batches, run.ranks.rank)
                 waited_s += time.perf_counter() - asked
-                images = preprocess(batch.arrays)
+                images = preprocess(batch.parts)
                 masks = draw_masks(recipe.model, list(images), recipe.seed, batch.positions)
                 losses.append(engine.forward_backward(images, masks))
-                sample_ids.append(batch.sample_ids.clone())
-            step_means, stopping = agree(engine, losses, sample_ids, stop.requested, step)
+                sample_ids.append(batch.sample_ids)
+            replaced += loader.num_replaced
+            step_means, stopping = agree(engine, losses, sample_ids, replaced, stop.requested, step)
             rate = run.schedule.rate(step)
             norm = engine.update(rate)
             step += 1
@@ -162,28 +181,17 @@ def train(run: Run) -> None:
     torch.distributed.destroy_process_group()
 
 
-def build(run: Run, device: torch.device) -> tuple[Engine, Preprocess, TrainLoader]:
+def build(run: Run, device: torch.device) -> tuple[Engine, MixedPreprocess, MixtureLoader]:
     """The model under DeepSpeed, what makes its input on the device, and the stream of samples."""
     recipe = run.recipe
     torch.manual_seed(recipe.seed)  # the same initial weights on every rank
     engine = Engine(FusMAE(recipe.model, run.channels), recipe.optim, run.plan)
-    loader = TrainLoader(
-        run.data,
-        recipe.data,
-        seed=recipe.seed,
-        global_batch=recipe.optim.global_batch,
-        rank=run.ranks.rank,
-        world_size=run.ranks.world_size,
-        micro_batch=run.plan.micro_batch,
-        pin=device.type == "cuda",
-        device=device,
-    )
-    data = recipe.data
-    preprocess = Preprocess(run.manifest, data.bands, recipe.model.image_px, data.resample)
+    loader = open_stream(run.sources, recipe.seed, run.ranks, run.plan.micro_batch, device)
+    preprocess = make_preprocess(run.sources, recipe.model.sizes_px(recipe.data.bands))
     return engine, preprocess.to(device), loader
 
 
-def resume(run: Run, engine: Engine, loader: TrainLoader) -> tuple[int, Means]:
+def resume(run: Run, engine: Engine, loader: MixtureLoader) -> tuple[int, Means]:
     """Restore the newest whole checkpoint, if any: steps made, and the means under way."""
     found = find_checkpoint(run.out) if run.ranks.rank == 0 else None
     checkpoint = engine.gather_over_ranks(found)[0]
@@ -202,10 +210,11 @@ def begin(run: Run, step: int) -> MetricsWriter:
     remove_leftovers(run.out)
     start = describe_start(run.ranks.world_size, step, run.plan.config)
     write_record(run.out, as_table(run.recipe), run.dataset, start)
+    save_subsets(run.sources, run.out)
     return MetricsWriter(run.out / METRICS, step)
 
 
-def next_batch(batches: Iterator[Batch], rank: int) -> Batch:
+def next_batch(batches: Iterator[MixedBatch], rank: int) -> MixedBatch:
     """The next micro-batch; what goes wrong here, goes wrong on this rank alone."""
     try:
         return next(batches)
@@ -217,27 +226,34 @@ def agree(
     engine: Engine,
     losses: list[dict[str, Tensor]],
     sample_ids: list[Tensor],
+    replaced: int,
     stop: bool,
     step: int,
 ) -> tuple[dict[str, float], bool]:
     """The step's mean losses over ranks and micro-batches, and whether any rank is to stop.
+
+    Where samples of bad shards were replaced, `replaced` is their number beside the losses.
 
     Raises:
         ValueError: a loss is not finite, before it has touched the weights.
     """
     names = list(losses[0])
     table = torch.stack([torch.stack([micro[name] for name in names]) for micro in losses])
-    flags, *sums = engine.sum_over_ranks([float(stop), *table.double().mean(dim=0)])
+    flags, num_replaced, *sums = engine.sum_over_ranks(
+        [float(stop), float(replaced), *table.double().mean(dim=0)]
+    )
     ranks = torch.distributed.get_world_size()
     means = {name: total / ranks for name, total in zip(names, sums, strict=True)}
     if all(math.isfinite(mean) for mean in means.values()):
-        return means, flags > 0
+        return means | ({"replaced": num_replaced} if num_replaced else {}), flags > 0
     bad = ~table.isfinite().all(dim=1)
     mine = [
         row for ids, is_bad in zip(sample_ids, bad, strict=True) if is_bad for row in ids.tolist()
     ]
     rows = [row for part in engine.gather_over_ranks(mine) for row in part]
-    shown = ", ".join(map(str, rows[:16])) + (", ..." if len(rows) > 16 else "")
+    is_mixture = any(source for source, _ in rows)
+    names = [f"{row} (dataset {source})" if is_mixture else str(row) for source, row in rows]
+    shown = ", ".join(names[:16]) + (", ..." if len(names) > 16 else "")
     raise ValueError(
         f"step {step + 1}: the loss is not finite on a micro-batch with rows {shown} of the split; "
         "it has not touched the weights. Look at these samples, lower optim.lr or set "
@@ -245,7 +261,7 @@ def agree(
     )
 
 
-def save(run: Run, engine: Engine, loader: TrainLoader, step: int, means: Means) -> None:
+def save(run: Run, engine: Engine, loader: MixtureLoader, step: int, means: Means) -> None:
     """Write a checkpoint; called by all ranks together."""
     state = {
         "step": step,

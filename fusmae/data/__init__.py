@@ -1,18 +1,41 @@
 """Streaming: shards to pinned batches in a pure, resumable order, and device transforms."""
 
+from fusmae.data.augment import random_crops, random_flips
 from fusmae.data.loader import EvalLoader, TrainLoader
+from fusmae.data.mixture import MixedBatch, MixedPreprocess, MixtureLoader
 from fusmae.data.order import Order
 from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.remote import locate_dataset, location_of
 from fusmae.data.ring import Batch
-from fusmae.data.transforms import Preprocess, resample
+from fusmae.data.transforms import (
+    Preprocess,
+    clip_percentiles,
+    normalise,
+    percentile_limits,
+    resample,
+)
+from fusmae.data.view import DatasetView, SampleStream, open_dataset
 
 __all__ = [
     "Batch",
+    "DatasetView",
     "EvalLoader",
+    "MixedBatch",
+    "MixedPreprocess",
+    "MixtureLoader",
     "Order",
     "Preprocess",
+    "SampleStream",
     "SplitReader",
     "TrainLoader",
     "arrays_for",
+    "clip_percentiles",
+    "locate_dataset",
+    "location_of",
+    "normalise",
+    "open_dataset",
+    "percentile_limits",
+    "random_crops",
+    "random_flips",
     "resample",
 ]

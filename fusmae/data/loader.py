@@ -2,7 +2,6 @@
 one visit of every sample.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -15,15 +14,21 @@ import torch
 
 from fusmae.config import DataConfig
 from fusmae.data.order import Order
+from fusmae.data.prefetch import RemoteSource
 from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.resume import consumed_of, describe_order
 from fusmae.data.ring import Batch, Ring, RingOptions
+from fusmae.data.source import Source
+from fusmae.data.streams import evaluation_source, training_source
+from fusmae.data.subset import subset_ids
 from fusmae.manifest import read_manifest
 
 Device = torch.device | str | None
 
 
 def _open(dataset: Path, split: str, data: DataConfig) -> SplitReader:
-    return SplitReader(dataset, split, arrays_for(read_manifest(dataset), data.bands))
+    arrays = arrays_for(read_manifest(dataset), data.bands)
+    return SplitReader(dataset, split, arrays, data.cache_gb)
 
 
 def _device(device: Device) -> torch.device:
@@ -77,12 +82,13 @@ class TrainLoader:
         ring: int = 3,
         pin: bool = False,
         device: Device = None,
+        cache_share: float = 1.0,
     ) -> None:
         """Open the split; threads start with the first `next`.
 
         Args:
             dataset: the folder that holds `dataset.json`.
-            data: split, bands and shuffle window; only arrays with these bands are read.
+            data: split, subset, bands and shuffle window; only arrays with these bands are read.
             seed: of the order.
             global_batch: samples of one optimiser step, over all ranks and micro-batches.
             rank: this process's number, from 0 to world_size - 1.
@@ -93,10 +99,12 @@ class TrainLoader:
             ring: batches in memory at once, with the one that the caller holds.
             pin: whether host memory is page-locked, which fast copies to a GPU need.
             device: where the batches are wanted; None for the CPU.
+            cache_share: the part of a remote dataset's cache for this loader, less than 1 where
+                several are read in turns.
 
         Raises:
             ValueError: a number is out of range or does not divide, the dataset is broken or
-                lacks the split or a band, or CUDA is wanted where there is none.
+                lacks the split, a band or the subset, or CUDA is wanted where there is none.
         """
         _check_rank(rank, world_size)
         if micro_batch < 1 or global_batch < 1 or global_batch % (world_size * micro_batch):
@@ -109,8 +117,14 @@ class TrainLoader:
             raise ValueError(f"start = {start} must be 0 or more")
         self._options = RingOptions(num_threads, ring, pin, _device(device))
         self._reader = _open(dataset, data.split, data)
-        self._order = Order(self._reader.shard_sizes, seed, data.window)
+        subset = subset_ids(self._reader, data.subset)
+        mirror, shards = self._reader.mirror, self._reader.record.shards
+        self._window = mirror.window(shards, data.window, cache_share) if mirror else data.window
+        self._order = Order(self._reader.shard_sizes, seed, self._window, subset)
         self._data, self._seed = data, seed
+        self._cache_share = cache_share
+        self._source: Source | None = None
+        self._num_replaced = 0
         self._cut = (global_batch, rank, world_size, micro_batch)
         self._start = start
         self._num_batches = 0
@@ -121,6 +135,11 @@ class TrainLoader:
     def num_samples(self) -> int:
         """Samples of one epoch."""
         return self._order.num_samples
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of one step over all ranks."""
+        return self._cut[0]
 
     @property
     def micro_batches_per_step(self) -> int:
@@ -135,17 +154,24 @@ class TrainLoader:
         if self._closed:
             raise ValueError("this loader is closed")
         if self._ring is None:
-            self._ring = Ring(
-                self._reader,
-                self._order.samples,
-                _micro_batches(self._start, *self._cut),
-                self._cut[-1],
-                self._options,
+            skip = self._data.on_bad_shard == "skip"
+            self._source = training_source(
+                self._reader, self._order, self._start, self._cut[:3], skip, self._cache_share
             )
+            self._handed_out = _micro_batches(self._start, *self._cut)
+            batches = _micro_batches(self._start, *self._cut)
+            self._ring = Ring(self._source, batches, self._cut[-1], self._options)
         batch = self._ring.next_batch()
         assert batch is not None, "the training sequence has no end"
         self._num_batches += 1
+        if isinstance(self._source, RemoteSource):
+            self._num_replaced += self._source.take_num_replaced(*next(self._handed_out))
         return batch
+
+    @property
+    def num_replaced(self) -> int:
+        """Samples of this loader's batches so far that stand in for one of a bad shard."""
+        return self._num_replaced
 
     def state_dict(self) -> dict[str, Any]:
         """Where the sequence stands, the same on every rank, and what defines it; JSON-ready.
@@ -157,15 +183,8 @@ class TrainLoader:
         return {"consumed": self._start + steps * self._cut[0], **self._definition()}
 
     def _definition(self) -> dict[str, Any]:
-        hashes = "".join(shard.sha256 for shard in self._reader.record.shards)
-        return {
-            "digest": self._order.digest,
-            "shards_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-            "split": self._data.split,
-            "num_samples": self.num_samples,
-            "seed": self._seed,
-            "window": self._data.window,
-        }
+        data = self._data
+        return describe_order(self._reader, self._order, self._seed, self._window, data.subset)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the positions consumed in `state`; batches read ahead are dropped.
@@ -174,17 +193,9 @@ class TrainLoader:
             ValueError: the state belongs to another order or other shards (what differs is
                 named), or it is not a state of this class.
         """
-        mine = self._definition()
-        if any(state.get(key) != mine[key] for key in ("digest", "shards_sha256")):
-            differs = [
-                f"{key} was {state.get(key)!r} and is {mine[key]!r}"
-                for key in mine
-                if state.get(key) != mine[key]
-            ]
-            raise ValueError(f"cannot resume in another order of samples: {'; '.join(differs)}")
-        consumed = state.get("consumed")
-        if not isinstance(consumed, int) or consumed < 0:
-            raise ValueError(f"consumed = {consumed!r} must be a whole number, 0 or more")
+        consumed = consumed_of(state, self._definition())
+        if self._ring is not None:
+            self._ring.check_process()
         self._drop_ring()
         self._start, self._num_batches = consumed, 0
 
@@ -274,10 +285,9 @@ class EvalLoader:
         return -(-len(self._positions) // self._batch)
 
     def __iter__(self) -> Iterator[Batch]:
-        ids, stop = self._ids, self._positions.stop
+        stop = self._positions.stop
         ring = Ring(
-            self._reader,
-            lambda start, size: ids[start : start + size],
+            evaluation_source(self._reader, self._ids, self._positions),
             ((first, min(self._batch, stop - first)) for first in self._positions[:: self._batch]),
             self._batch,
             self._options,

@@ -36,7 +36,7 @@ def splitmix64(seed: int, indices: Ids) -> npt.NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-def _fold(seed: int, *numbers: int) -> int:
+def fold_seed(seed: int, *numbers: int) -> int:
     """One 64-bit seed from a seed and further numbers below 2**63, which all matter."""
     for number in numbers:
         seed = int(splitmix64(seed, np.array([number], np.int64))[0])
@@ -117,6 +117,16 @@ class Order:
             filled += len(part)
         return ids
 
+    def window_at(self, position: int) -> tuple[int, int]:
+        """First position, and one past the last, of the window that holds a position."""
+        epoch, rank = divmod(position, self.num_samples)
+        first = epoch * self.num_samples
+        if self._window == self._num_shards:
+            return first, first + self.num_samples
+        ends = np.cumsum(np.bincount(self._window_of_shard(epoch)[self._shard_of_id]))
+        window = int(np.searchsorted(ends, rank, side="right"))
+        return first + (int(ends[window - 1]) if window else 0), first + int(ends[window])
+
     def _epoch(self, epoch: int) -> Ids:
         with self._lock:
             if epoch not in self._epochs:
@@ -126,16 +136,17 @@ class Order:
             return self._epochs[epoch]
 
     def _permute(self, epoch: int) -> Ids:
-        keys = splitmix64(_fold(self._seed, epoch, _SAMPLE_STREAM), self._ids)
+        keys = splitmix64(fold_seed(self._seed, epoch, _SAMPLE_STREAM), self._ids)
         shuffled = np.argsort(keys, kind="stable")
         if self._window < self._num_shards:
-            shard_keys = splitmix64(
-                _fold(self._seed, epoch, _SHARD_STREAM), np.arange(self._num_shards)
-            )
-            rank_of_shard = np.argsort(np.argsort(shard_keys, kind="stable"), kind="stable")
-            window = rank_of_shard[self._shard_of_id[shuffled]] // self._window
+            window = self._window_of_shard(epoch)[self._shard_of_id[shuffled]]
             shuffled = shuffled[np.argsort(window, kind="stable")]
         return self._ids[shuffled]
+
+    def _window_of_shard(self, epoch: int) -> Ids:
+        keys = splitmix64(fold_seed(self._seed, epoch, _SHARD_STREAM), np.arange(self._num_shards))
+        rank_of_shard = np.argsort(np.argsort(keys, kind="stable"), kind="stable")
+        return rank_of_shard // self._window
 
 
 def _checked_subset(subset: Ids, total: int) -> Ids:

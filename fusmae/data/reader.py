@@ -5,9 +5,11 @@ which its sample starts. What is read is still checked, byte for byte, to be tha
 """
 
 import functools
+import hashlib
+import io
 import json
-import os
 import tarfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusmae.manifest import Manifest, ShardRecord, read_manifest
+from fusmae.config import DataConfig
+from fusmae.data.remote import SAMPLES_NAME, mirror_of
+from fusmae.data.shard import OpenShard, replaced
+from fusmae.manifest import Manifest, read_manifest
 from fusmae.sample import TAR_BLOCK, array_bytes, npy_header
 from fusmae.sensors import ArraySpec
 
-SAMPLES_NAME = "samples.parquet"
 # A quarter of the 1,024 files that Linux lets a process open by default.
 _OPEN_SHARDS = 256
 # Between neighbouring arrays lie padding, a tar header and a .npy header, at most 1,151 bytes:
@@ -76,50 +80,26 @@ def _runs(specs: Sequence[ArraySpec], offsets: Mapping[str, int]) -> list[_Run]:
     return [*runs, _Run(start, end - start, tuple(pieces))]
 
 
-class _Shard:
-    """An open shard. Closed when the last thread that uses it lets go of it."""
-
-    def __init__(self, path: Path, record: ShardRecord) -> None:
-        self.path = path
-        try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            self.fd = -1
-            raise ValueError(f"cannot open shard {path}: {error.strerror}") from None
-        size = os.fstat(self.fd).st_size
-        if size != record.bytes:
-            raise ValueError(
-                f"shard {path} has {size} bytes, its manifest says {record.bytes}: "
-                "the file is truncated or from another dataset; copy it again"
-            )
-
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-
-    def read(self, buffers: Sequence[Any], num_bytes: int, offset: int) -> None:
-        """Fill `buffers`, `num_bytes` in all, from byte `offset` on."""
-        try:
-            read = os.preadv(self.fd, buffers, offset)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
-        if read != num_bytes:
-            raise ValueError(
-                f"shard {self.path} ends early: {read} of {num_bytes} bytes at byte {offset}; "
-                "it was truncated or replaced while it was open"
-            )
-
-
 class SplitReader:
-    """The samples of one split of a dataset on a local disk; safe to use from many threads."""
+    """The samples of one split of a dataset; safe to use from many threads.
 
-    def __init__(self, dataset: Path, split: str, arrays: Sequence[str] | None = None) -> None:
+    A shard of a mirror that is not there yet is fetched when it is opened.
+    """
+
+    def __init__(
+        self,
+        dataset: Path,
+        split: str,
+        arrays: Sequence[str] | None = None,
+        cache_gb: float = DataConfig.cache_gb,
+    ) -> None:
         """Read the manifest and the split's index; shards are opened when first needed.
 
         Args:
-            dataset: the folder that holds `dataset.json`.
+            dataset: the folder that holds `dataset.json`; a URL's comes from `locate_dataset`.
             split: the name of a split.
             arrays: the arrays that `read_into` reads; None for all of them.
+            cache_gb: for a mirror, the limit of the cache that it lies in, in 10^9 bytes.
 
         Raises:
             ValueError: the dataset, the split, an array or the index is missing or broken.
@@ -127,6 +107,7 @@ class SplitReader:
         self.dataset = dataset
         self.split = split
         self.manifest = read_manifest(dataset)
+        self.mirror = mirror_of(dataset, cache_gb)
         self.record = self.manifest.split(split)
         layout = self.manifest.layout
         known = [spec.name for spec in layout.arrays]
@@ -139,6 +120,8 @@ class SplitReader:
         self._json_start += -self._json_start % TAR_BLOCK
         self._ends = np.cumsum([shard.num_samples for shard in self.record.shards])
         self._offsets = self._read_index()
+        # A shard of more than may be open is opened again, and must be the same file then.
+        self._versions: dict[int, tuple[int, int]] = {}
         self._shard = functools.lru_cache(_OPEN_SHARDS)(self._open)
 
     @property
@@ -163,7 +146,8 @@ class SplitReader:
             )
         path = self.dataset / self.record.index.path
         try:
-            offsets = np.load(path, allow_pickle=False)
+            data = path.read_bytes()
+            offsets = np.load(io.BytesIO(data), allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"cannot read index {path}: {error}") from None
         if offsets.shape != (self.num_samples,) or offsets.dtype != np.int64:
@@ -171,11 +155,26 @@ class SplitReader:
                 f"index {path} is {offsets.dtype}{offsets.shape}, "
                 f"its manifest says int64({self.num_samples},)"
             )
+        if hashlib.sha256(data).hexdigest() != self.record.index.sha256:
+            raise ValueError(
+                f"index {path} is not the one that its manifest was written with, and would give "
+                "other samples: copy the dataset again"
+            )
         return offsets
 
-    def _open(self, shard: int) -> _Shard:
+    def _open(self, shard: int) -> OpenShard:
         record = self.record.shards[shard]
-        return _Shard(self.dataset / record.path, record)
+        if self.mirror:
+            with self.mirror.holding(record):
+                return OpenShard(self.dataset / record.path, record)
+        opened = OpenShard(self.dataset / record.path, record)
+        if self._versions.setdefault(shard, opened.version) != opened.version:
+            raise ValueError(replaced(opened.path))
+        return opened
+
+    def shards_of(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The shard that each sample lies in, as its place in `record.shards`."""
+        return np.searchsorted(self._ends, ids, side="right")
 
     def _locate(self, ids: npt.NDArray[np.int64]) -> tuple[list[int], list[int]]:
         """The shard of each sample and the byte at which the sample starts in it."""
@@ -184,8 +183,7 @@ class SplitReader:
                 f"sample ids must be from 0 to {self.num_samples - 1}, "
                 f"got {ids.min()} to {ids.max()}"
             )
-        shards = np.searchsorted(self._ends, ids, side="right")
-        return shards.tolist(), self._offsets[ids].tolist()
+        return self.shards_of(ids).tolist(), self._offsets[ids].tolist()
 
     def read_into(self, ids: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
         """Read samples `ids`, shape (n,): sample ids[i] into row i of each array of `out`.
@@ -211,8 +209,10 @@ class SplitReader:
             (run, [(out[piece.name], bytearray(piece.gap_bytes), piece) for piece in run.pieces])
             for run in self._runs
         ]
+        now_s = time.monotonic()
         for row, (shard_index, start) in enumerate(zip(*self._locate(ids), strict=True)):
             shard = self._shard(shard_index)
+            shard.check_unchanged(now_s)
             for run, targets in plan:
                 buffers = [part for rows, gap, _ in targets for part in (gap, rows[row])]
                 shard.read(buffers, run.num_bytes, start + run.start)
@@ -224,7 +224,11 @@ class SplitReader:
                         )
 
     def info(self, sample_id: int) -> dict[str, Any]:
-        """The JSON member of a sample.
+        """The JSON member of a sample; errors as `describe`."""
+        return self.describe(sample_id)[1]
+
+    def describe(self, sample_id: int) -> tuple[str, dict[str, Any]]:
+        """The key of a sample and its JSON member, from its shard.
 
         Raises:
             ValueError: the id does not exist, or the shard is missing or broken.
@@ -234,14 +238,15 @@ class SplitReader:
         header = bytearray(TAR_BLOCK)
         shard.read([header], TAR_BLOCK, start + self._json_start)
         try:
-            text = bytearray(tarfile.TarInfo.frombuf(bytes(header), "utf-8", "strict").size)
+            member = tarfile.TarInfo.frombuf(bytes(header), "utf-8", "strict")
+            text = bytearray(member.size)
             shard.read([text], len(text), start + self._json_start + TAR_BLOCK)
             table: dict[str, Any] = json.loads(text)
         except (tarfile.HeaderError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"shard {shard.path} holds no JSON member for the sample at byte {start}: {error}"
             ) from None
-        return table
+        return member.name.removesuffix(".json"), table
 
     def keys(self) -> list[str]:
         """The key of each sample, in the order of their ids.
@@ -250,6 +255,15 @@ class SplitReader:
             ValueError: pyarrow is not installed, or `samples.parquet` is missing or broken.
         """
         return self._column("key")
+
+    def flags(self, name: str) -> list[bool | None]:
+        """A yes or no of each sample, in the order of their ids; None where it is unknown.
+
+        Raises:
+            ValueError: pyarrow is not installed, or `samples.parquet` is missing, broken or
+                without this column.
+        """
+        return self._column(name)
 
     def labels(self, label_set: str) -> list[list[str]]:
         """The class names of each sample, in the order of their ids.
@@ -303,7 +317,8 @@ class SplitReader:
         try:
             table = read_table(path, columns=[name], filters=[("split", "==", self.split)])
         except (OSError, ArrowException) as error:
-            raise ValueError(f"cannot read column {name!r} of {path}: {error}") from None
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"cannot read column {name!r} of {path}: {reason}") from None
         if table.num_rows != self.num_samples:
             raise ValueError(
                 f"{path} has {table.num_rows} rows for split {self.split!r}, "

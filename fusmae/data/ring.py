@@ -13,15 +13,11 @@ from queue import SimpleQueue
 from threading import Event, Thread, current_thread
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fusmae.data.reader import SplitReader
+from fusmae.data.source import Source
 from fusmae.sensors import ArraySpec
-
-# Gives the sample ids at positions start ... start + count - 1, shape (count,).
-Samples = Callable[[int, int], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,7 @@ class _Job:
     position: int
 
 
-def _fill(reader: SplitReader, samples: Samples, num_real: int | None, job: _Job) -> None:
+def _fill(source: Source, num_real: int | None, job: _Job) -> None:
     """Read one job's samples and start their copy to the device.
 
     Positions from `num_real` on are padding.
@@ -135,16 +131,15 @@ def _fill(reader: SplitReader, samples: Samples, num_real: int | None, job: _Job
     rows, slot = job.rows, job.slot
     if slot.copied is not None:
         slot.copied.synchronize()
-    ids = samples(job.position, len(rows))
     positions = np.arange(job.position, job.position + len(rows))
     rows.positions.numpy()[:] = positions
-    rows.sample_ids.numpy()[:] = ids
     rows.weights.numpy()[:] = 1 if num_real is None else positions < num_real
-    reader.read_into(ids, {name: array.numpy() for name, array in rows.arrays.items()})
+    arrays = {name: array.numpy() for name, array in rows.arrays.items()}
+    source.read(job.position, rows.sample_ids.numpy(), arrays)
     if job.device_rows is not None:
         with torch.cuda.stream(slot.stream):
-            for target, source in zip(job.device_rows.tensors(), rows.tensors(), strict=True):
-                target.copy_(source, non_blocking=True)
+            for target, host in zip(job.device_rows.tensors(), rows.tensors(), strict=True):
+                target.copy_(host, non_blocking=True)
 
 
 def _work(jobs: "SimpleQueue[_Job | None]", stopped: Event, fill: Callable[[_Job], None]) -> None:
@@ -157,14 +152,19 @@ def _work(jobs: "SimpleQueue[_Job | None]", stopped: Event, fill: Callable[[_Job
             job.slot.filled.put(None)
 
 
-def _stop(jobs: "SimpleQueue[_Job | None]", stopped: Event, threads: Sequence[Thread]) -> None:
-    """End the threads; each finishes the rows that it is reading.
+def _stop(
+    jobs: "SimpleQueue[_Job | None]", stopped: Event, threads: Sequence[Thread], source: Source
+) -> None:
+    """End the threads; each finishes the rows that it is reading, or stops waiting for them.
 
     They are waited for, because a thread that is inside torch when the interpreter exits aborts
     the process. A garbage collection may run this in one of the threads: there is no waiting
     then.
     """
+    if not any(thread.is_alive() for thread in threads):
+        return  # a fork of the process that has the threads, and maybe locks that one held then
     stopped.set()
+    source.stop()
     for _ in threads:
         jobs.put(None)
     if current_thread() not in threads:
@@ -175,14 +175,13 @@ def _stop(jobs: "SimpleQueue[_Job | None]", stopped: Event, threads: Sequence[Th
 class Ring:
     """The batches that `batches` names, each read by all threads together, in order.
 
-    Only `next_batch` hands a slot back to the threads. Those know the queue and the reader,
+    Only `next_batch` hands a slot back to the threads. Those know the queue and the source,
     never the ring: they end when it is dropped.
     """
 
     def __init__(
         self,
-        reader: SplitReader,
-        samples: Samples,
+        source: Source,
         batches: Iterator[tuple[int, int]],
         batch: int,
         options: RingOptions,
@@ -191,14 +190,13 @@ class Ring:
         """Start the threads on the first batches.
 
         Args:
-            reader: reads the samples; left open by `close`.
-            samples: the ids at given positions; called in the threads.
+            source: gives the samples at positions; stopped by `close`.
             batches: first position and size of each batch, a size being at most `batch`.
             batch: samples that a slot has room for.
             options: threads, slots and devices.
             num_real: positions from here on get weight 0; None for no padding.
         """
-        self._specs = reader.arrays
+        self._specs = source.arrays
         self._batches = batches
         self._options = options
         cpu = torch.device("cpu")
@@ -211,14 +209,14 @@ class Ring:
         self._held: _Slot | None = None
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         stopped = Event()
-        fill = partial(_fill, reader, samples, num_real)
+        fill = partial(_fill, source, num_real)
         self._threads = [
             Thread(
                 target=_work, args=(self._jobs, stopped, fill), name=f"fusmae-read-{i}", daemon=True
             )
             for i in range(options.num_threads)
         ]
-        self._finalize = weakref.finalize(self, _stop, self._jobs, stopped, self._threads)
+        self._finalize = weakref.finalize(self, _stop, self._jobs, stopped, self._threads, source)
         for thread in self._threads:
             thread.start()
         for slot in self._slots:
@@ -249,11 +247,12 @@ class Ring:
         they are the caller's own, ready for work on the current stream.
 
         Raises:
-            ValueError: the ring is closed.
+            ValueError: the ring is closed, or this process is a fork of the one that started it.
             Exception: whatever a thread met while it read this batch; the ring is closed then.
         """
         if not self._finalize.alive:
             raise ValueError("this loader is closed")
+        self.check_process()
         if self._held is not None:
             self._issue(self._held)
             self._held = None
@@ -273,6 +272,14 @@ class Ring:
                 tensor.record_stream(current)
         self._held = slot
         return batch
+
+    def check_process(self) -> None:
+        """Raises ValueError in a fork of the process that started the ring: no thread is here."""
+        if not self._threads[0].is_alive():
+            raise ValueError(
+                "this loader was started before a fork and cannot be used after it: open one in "
+                "the new process, or start that with multiprocessing's 'spawn'"
+            )
 
     def close(self) -> None:
         """End the threads, and wake a consumer that waits. May be called again."""

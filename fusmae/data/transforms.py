@@ -1,6 +1,7 @@
 """Stored arrays to the model's images, on the device, once per batch.
 
-Everything here is arithmetic on whole batches; nothing is random.
+Everything here is arithmetic on whole batches; nothing is random (flips and crops: `augment`).
+`resample`, `normalise` and `clip_percentiles` need no dataset; `Preprocess` is what training uses.
 """
 
 # B batch, C bands of a sensor, H and W an array's own pixels, S the model's grid
@@ -12,13 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusmae.manifest import Manifest
-from fusmae.sensors import ArraySpec
+from fusmae.sensors import CLASS_CODES, ArraySpec
 
 Resample = Literal["bilinear", "bicubic", "nearest"]
 
 
 def resample(images: Tensor, size_px: int, method: Resample) -> Tensor:
-    """Images (B, C, H, W) on a grid of size_px x size_px over the same ground.
+    """Images (B, C, H, W), float, on a grid of size_px x size_px over the same ground.
+
+    Brings 20 m and 60 m bands to 10 m as it resizes to any other grid.
 
     Pixel areas, not pixel centres, share their edges (`align_corners=False`): every native
     grid of a sample covers the same square of ground.
@@ -27,6 +30,51 @@ def resample(images: Tensor, size_px: int, method: Resample) -> Tensor:
         return images
     corners = None if method == "nearest" else False
     return F.interpolate(images, (size_px, size_px), mode=method, align_corners=corners)
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Images (B, C, H, W) with mean 0 and deviation 1: float32, a mean and std for each band.
+
+    Raises:
+        ValueError: not C numbers each, or a deviation that is not above 0.
+    """
+    if not all(value > 0 for value in std):
+        raise ValueError(f"every standard deviation must be above 0, got {list(std)}")
+    return (images.to(torch.float32) - _column(mean, images)) / _column(std, images)
+
+
+def clip_percentiles(images: Tensor, low: Sequence[float], high: Sequence[float]) -> Tensor:
+    """Images (B, C, H, W) as float32 from 0 at `low` or less to 1 at `high` or more, a band each.
+
+    Raises:
+        ValueError: not C numbers each, or a `low` that is not below its `high`.
+    """
+    if not all(bottom < top for bottom, top in zip(low, high, strict=True)):
+        raise ValueError(f"low = {list(low)} must be below high = {list(high)} for every band")
+    bottom = _column(low, images)
+    scaled = (images.to(torch.float32) - bottom) / (_column(high, images) - bottom)
+    return scaled.clamp(0, 1)
+
+
+def percentile_limits(manifest: Manifest, array: str, name: str) -> tuple[float, ...]:
+    """A percentile such as `p2` of each band of an array, in stored units.
+
+    Raises:
+        ValueError: the dataset has no statistics of that array, or not this percentile.
+    """
+    known = manifest.statistics[array].percentiles if array in manifest.statistics else {}
+    if name not in known:
+        raise ValueError(
+            f"the dataset has no percentile {name!r} of array {array!r}; it has {list(known)}"
+        )
+    return known[name]
+
+
+def _column(values: Sequence[float], images: Tensor) -> Tensor:
+    """One number a band, (C, 1, 1), for images (B, C, H, W)."""
+    if len(values) != images.shape[-3]:
+        raise ValueError(f"{len(values)} numbers are given for {images.shape[-3]} bands")
+    return torch.tensor(values, dtype=torch.float32, device=images.device).view(-1, 1, 1)
 
 
 class _ArrayBlock(nn.Module):
@@ -69,18 +117,44 @@ class _ArrayBlock(nn.Module):
         return resample((images - self.mean) / self.std, size_px, method)
 
 
+class _ClassBlock(nn.Module):
+    """One band of class codes as class numbers, resampled to the nearest: -1 for no class."""
+
+    numbers: Tensor
+    channels: Tensor
+
+    def __init__(self, spec: ArraySpec, source: int, channel: int) -> None:
+        """`source` is its place in the array, `channel` in the sensor's image."""
+        super().__init__()
+        self.name = spec.name
+        self.source = source
+        codes = CLASS_CODES[spec.band_names[source]]
+        # By code; the last one stands for every larger code.
+        numbers = torch.full((max(codes) + 2,), -1.0)
+        numbers[list(codes)] = torch.arange(len(codes), dtype=torch.float32)
+        self.register_buffer("numbers", numbers, persistent=False)
+        self.register_buffer("channels", torch.tensor([channel]), persistent=False)
+
+    def forward(self, array: Tensor, size_px: int, method: Resample) -> Tensor:
+        """Stored codes (B, C, H, W) to float32 (B, 1, S, S); `method` is for measurements."""
+        codes = array.to(torch.int64)[:, self.source : self.source + 1]
+        return resample(self.numbers[codes.clamp(0, len(self.numbers) - 1)], size_px, "nearest")
+
+
 class Preprocess(nn.Module):
     """A batch's stored arrays to one normalised image a sensor.
 
     `mean` and `std` hold the manifest's statistics of each sensor's bands, in stored units
-    and in the order of `bands`, which is also that of the channels.
+    and in the order of `bands`, which is also that of the channels. A band of class codes
+    becomes class numbers, 0 to K - 1 in the order of `fusmae.sensors.CLASS_CODES`, -1 for any
+    other code; its mean is 0 and its std 1.
     """
 
     def __init__(
         self,
         manifest: Manifest,
         bands: Mapping[str, Sequence[str]],
-        size_px: int,
+        size_px: int | Mapping[str, int],
         resample: Resample = "bilinear",
     ) -> None:
         """Look the bands up.
@@ -88,7 +162,7 @@ class Preprocess(nn.Module):
         Args:
             manifest: of the dataset; it says where each band lies and what its statistics are.
             bands: sensor -> band names in the order of the model's channels.
-            size_px: side of the model's square grid.
+            size_px: side of the model's square grid, or of each sensor's.
             resample: how bands come to that grid from their native ones.
 
         Raises:
@@ -97,7 +171,9 @@ class Preprocess(nn.Module):
         """
         super().__init__()
         self.bands = {sensor: tuple(names) for sensor, names in bands.items()}
-        self.size_px = size_px
+        self.size_px = (
+            dict.fromkeys(self.bands, size_px) if isinstance(size_px, int) else dict(size_px)
+        )
         self.resample: Resample = resample
         self.mean: dict[str, tuple[float, ...]] = {}
         self.std: dict[str, tuple[float, ...]] = {}
@@ -107,28 +183,20 @@ class Preprocess(nn.Module):
             self.mean[sensor] = tuple(mean for mean, _ in statistics)
             self.std[sensor] = tuple(std for _, std in statistics)
             places = [manifest.find_band(sensor, name) for name in names]
-            self.blocks[sensor] = nn.ModuleList(
-                _ArrayBlock(
-                    spec,
-                    [places[i][1] for i in channels],
-                    channels,
-                    [statistics[i] for i in channels],
-                )
-                for spec in manifest.arrays
-                if (channels := _channels_in(spec, [place[0] for place in places]))
-            )
+            self.blocks[sensor] = nn.ModuleList(_blocks(manifest.arrays, places, statistics))
 
     def forward(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`Batch.arrays`, each (B, C, H, W), to images: sensor -> float32 (B, C, S, S)."""
         return {sensor: self._image(sensor, arrays) for sensor in self.bands}
 
     def _image(self, sensor: str, arrays: Mapping[str, Tensor]) -> Tensor:
-        blocks = cast(Sequence[_ArrayBlock], self.blocks[sensor])
+        blocks = cast(Sequence[_ArrayBlock | _ClassBlock], self.blocks[sensor])
         first = arrays[blocks[0].name]
-        shape = (len(first), len(self.bands[sensor]), self.size_px, self.size_px)
+        size_px = self.size_px[sensor]
+        shape = (len(first), len(self.bands[sensor]), size_px, size_px)
         image = torch.empty(shape, device=first.device)
         for block in blocks:
-            pixels = block(arrays[block.name], self.size_px, self.resample)
+            pixels = block(arrays[block.name], size_px, self.resample)
             image.index_copy_(1, block.channels, pixels)
         return image  # (B, C, S, S)
 
@@ -142,13 +210,30 @@ class Preprocess(nn.Module):
         return stored
 
 
-def _channels_in(spec: ArraySpec, specs: Sequence[ArraySpec]) -> list[int]:
-    """The channels whose band lies in array `spec`; `specs` is the array of each channel."""
-    return [channel for channel, other in enumerate(specs) if other.name == spec.name]
+def _blocks(
+    specs: Sequence[ArraySpec],
+    places: Sequence[tuple[ArraySpec, int]],
+    statistics: Sequence[tuple[float, float]],
+) -> list[_ArrayBlock | _ClassBlock]:
+    """What makes a sensor's image; `places` and `statistics` are of its channels, in order."""
+    blocks: list[_ArrayBlock | _ClassBlock] = []
+    measured: dict[str, list[int]] = {}
+    for channel, (spec, source) in enumerate(places):
+        if spec.band_names[source] in CLASS_CODES:
+            blocks.append(_ClassBlock(spec, source, channel))
+        else:
+            measured.setdefault(spec.name, []).append(channel)
+    for spec in specs:
+        if channels := measured.get(spec.name):
+            sources = [places[channel][1] for channel in channels]
+            blocks.append(_ArrayBlock(spec, sources, channels, [statistics[c] for c in channels]))
+    return blocks
 
 
 def _statistics(manifest: Manifest, sensor: str, band: str) -> tuple[float, float]:
     array = manifest.find_band(sensor, band)[0].name
+    if band in CLASS_CODES:
+        return 0.0, 1.0
     if array not in manifest.statistics:
         raise ValueError(f"the dataset has no statistics of array {array!r}")
     mean, std = manifest.band_statistics(array, band)

@@ -14,7 +14,6 @@ from rich.progress import track
 from torch import Tensor
 
 from fusmae.data import Batch, Preprocess
-from fusmae.evaluation.images import fill_absent
 from fusmae.manifest import Manifest
 from fusmae.model import EncoderCard, FusMAEEncoder
 
@@ -57,9 +56,12 @@ def encoder_features(
 ) -> Extractor:
     """`mean_tokens`, the mean over all sensor tokens, and `global_token`; nothing is masked.
 
-    Takes batches on `device`. The sensors are those of `preprocess`; the others are absent. With
-    `zero_filled` there are also `zero_filled_mean_tokens` and `zero_filled_global_token`, for
-    which the absent sensors are images of zeros, whose tokens count in the mean.
+    Takes batches on `device`. The sensors are those of `preprocess`; the others are absent, which
+    an encoder of stacked channels cannot do without: it gets zeros for them. With `zero_filled`
+    there are also `zero_filled_mean_tokens` and `zero_filled_global_token`, for which the absent
+    sensors are images of zeros, whose tokens count in the mean. An encoder with `late` fusion also
+    gives `concatenated_tokens`, the means of its sensors side by side: their features have no
+    common axes to be averaged along.
     """
     encoder = encoder.to(device).eval()
     preprocess = preprocess.to(device)
@@ -67,10 +69,14 @@ def encoder_features(
     @torch.inference_mode()
     def extract(batch: Batch) -> dict[str, Tensor]:
         images = preprocess(batch.arrays)
-        output = encoder(images)
+        fusion = encoder.config.fusion
+        output = encoder(encoder.fill_absent(images) if fusion == "stack" else images)
         features = {"mean_tokens": encoder.pool(output), "global_token": output.global_token}
-        if zero_filled:
-            output = encoder(fill_absent(images, encoder.channels))
+        if fusion == "late" and len(output.tokens) > 1:
+            means = [tokens.mean(dim=1) for tokens in output.tokens.values()]
+            features["concatenated_tokens"] = torch.cat(means, dim=1)
+        if zero_filled and fusion != "stack":
+            output = encoder(encoder.fill_absent(images))
             features["zero_filled_mean_tokens"] = encoder.pool(output)
             features["zero_filled_global_token"] = output.global_token
         return features

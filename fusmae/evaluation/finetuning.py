@@ -15,7 +15,6 @@ from rich.progress import track
 from torch import Tensor
 
 from fusmae.data import Batch, EvalLoader
-from fusmae.evaluation.images import fill_absent
 from fusmae.evaluation.labelled import LabelledSplit
 from fusmae.evaluation.layer_decay import layer_groups
 from fusmae.evaluation.protocols import epoch_batches
@@ -40,8 +39,9 @@ class Finetuning:
 
     def images(self, model: FusMAEClassifier, batch: Batch) -> dict[str, Tensor]:
         images = self.setting.preprocess(batch.arrays)
-        if self.recipe.absent == "zero-filled":
-            return fill_absent(images, model.encoder.channels)
+        # Stacked channels cannot be skipped.
+        if self.recipe.absent == "zero-filled" or model.encoder.config.fusion == "stack":
+            return model.encoder.fill_absent(images)
         return images
 
     def batches(self, split: LabelledSplit, rows: Tensor) -> Iterator[tuple[Batch, Tensor]]:

@@ -1,17 +1,14 @@
 """The images that a protocol shows an encoder: bands by name, whose statistics, which size."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from fusmae.config import DataConfig
 from fusmae.data import Preprocess
 from fusmae.evaluation.recipes import StatisticsOf
 from fusmae.manifest import BandStatistics, Manifest
 from fusmae.model import EncoderCard
+from fusmae.sensors import dataset_sensor
 
 # B batch, C channels, S the side of the model's grid
 
@@ -53,14 +50,15 @@ def make_preprocess(
     Raises:
         ValueError: the dataset lacks a band, or `image_px` is no multiple of the patch.
     """
-    size_px = image_px or card.model.image_px
-    if size_px < 1 or size_px % card.model.patch_px:
+    model = card.model
+    if image_px % model.patch_px or image_px < 0:
         raise ValueError(
             f"image_px = {image_px} must be a multiple of the encoder's patch of "
-            f"{card.model.patch_px} px, or 0 for its own {card.model.image_px} px"
+            f"{model.patch_px} px, or 0 for its own {model.image_px} px"
         )
+    sizes_px = replace(model, image_px=image_px or model.image_px).sizes_px(data.bands)
     source = with_encoder_statistics(manifest, card) if statistics == "encoder" else manifest
-    return Preprocess(source, data.bands, size_px, data.resample)
+    return Preprocess(source, data.bands, sizes_px, data.resample)
 
 
 def describe_images(
@@ -68,7 +66,9 @@ def describe_images(
 ) -> dict[str, Any]:
     """What the encoder was shown, for the readers of a result."""
     bands = preprocess.bands
-    used = [spec for spec in manifest.arrays if spec.sensor in bands]
+    seen = {(dataset_sensor(sensor), band) for sensor in bands for band in bands[sensor]}
+    sensors = dict.fromkeys(sensor for sensor, _ in seen)
+    used = [spec for spec in manifest.arrays if spec.sensor in sensors]
     whose = f"the dataset's {manifest.statistics_split} split, {manifest.name}"
     return {
         "bands": bands,
@@ -78,9 +78,9 @@ def describe_images(
                 for spec in used
                 if spec.sensor == sensor
                 for name in spec.band_names
-                if name not in names
+                if (sensor, name) not in seen
             ]
-            for sensor, names in bands.items()
+            for sensor in sorted(sensors)
         },
         "native_px": {spec.name: spec.size_px for spec in used},
         "size_px": preprocess.size_px,
@@ -89,15 +89,4 @@ def describe_images(
         "mean": preprocess.mean,
         "std": preprocess.std,
         "masked": "nothing",
-    }
-
-
-def fill_absent(images: Mapping[str, Tensor], channels: Mapping[str, int]) -> dict[str, Tensor]:
-    """The images (B, C, S, S) with zeros, every band's mean, for the sensors that are absent."""
-    first = next(iter(images.values()))
-    return {
-        sensor: images[sensor]
-        if sensor in images
-        else torch.zeros(len(first), count, *first.shape[2:], device=first.device)
-        for sensor, count in channels.items()
     }

@@ -9,7 +9,7 @@ from typing import Any
 from fusmae.model.classifier import FusMAEClassifier
 from fusmae.training.optim import parameter_groups
 
-_BLOCK = re.compile(r"^encoder\.blocks\.(?:\w+\.)?(\d+)\.")
+_BLOCK = re.compile(r"^encoder\.(?:late\.\w+\.)?blocks\.(\d+)\.")
 
 
 def layer_of(name: str, model: FusMAEClassifier) -> int:

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from fusmae.evaluation.reconstruction import Reconstruction
-from fusmae.sensors import REFLECTANCE_SCALE
+from fusmae.sensors import REFLECTANCE_SCALE, dataset_sensor
 
 Image = npt.NDArray[np.floating[Any]]
 Mask = npt.NDArray[np.bool_]
@@ -24,7 +24,7 @@ _COLUMNS = ("Input", "Masked input", "Reconstruction", "Reconstruction,\nvisible
 _DPI = 130
 # Shares of an input's pixels that may be darker or brighter than what is shown.
 _STRETCH = (1, 99)
-_LINE_COLOURS = ("#1f5fa8", "#c2571a", "#3d8a4d", "#7a4fa3")
+_LINE_COLOURS = ("#1f5fa8", "#c2571a", "#3d8a4d", "#7a4fa3", "#a3833a", "#4a5568")
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,16 @@ VIEWS = (
 
 
 def available_views(bands: dict[str, tuple[str, ...]]) -> list[View]:
-    """The views whose bands (sensor -> band names) the model has."""
-    return [view for view in VIEWS if set(view.bands) <= set(bands.get(view.sensor, ()))]
+    """The views whose bands (sensor -> band names) the model has, all in one sensor.
+
+    Where that is a group of the view's sensor, such as `s2_10m`, the view is the group's.
+    """
+    return [
+        replace(view, sensor=sensor)
+        for view in VIEWS
+        for sensor, names in bands.items()
+        if dataset_sensor(sensor) == view.sensor and set(view.bands) <= set(names)
+    ]
 
 
 def sample_figure(
@@ -123,7 +131,7 @@ def loss_figure(steps: Sequence[int], losses: Mapping[str, Sequence[float]]) -> 
     for (name, values), colour in zip(losses.items(), _LINE_COLOURS, strict=False):
         axes.plot(steps, values, label=name, color=colour, linewidth=1.6)
     axes.set_xlabel("step")
-    axes.set_ylabel("mean squared error,\nnormalised units")
+    axes.set_ylabel("loss over masked tokens")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)

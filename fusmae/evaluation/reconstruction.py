@@ -17,7 +17,7 @@ from fusmae.model import FusMAE, draw_masks
 from fusmae.training.checkpoint import find_checkpoint, read_state, read_weights
 from fusmae.training.record import RUN_RECORD
 
-# B batch, C bands of a sensor, S side of the model's grid, N tokens of a sensor
+# B batch, C bands of a sensor, S side of its grid in the model, N tokens of a sensor
 
 BATCH = 16
 
@@ -101,7 +101,10 @@ def reconstruct(
     ids = np.arange(min(num_samples, reader.num_samples))
     keys = reader.keys()
     preprocess = Preprocess(
-        read_manifest(dataset), recipe.data.bands, recipe.model.image_px, recipe.data.resample
+        read_manifest(dataset),
+        recipe.data.bands,
+        recipe.model.sizes_px(recipe.data.bands),
+        recipe.data.resample,
     )
     for batch in EvalLoader(dataset, split, recipe.data, BATCH, sample_ids=ids):
         images = preprocess(batch.arrays)
@@ -111,13 +114,13 @@ def reconstruct(
             tuple(keys[i] for i in batch.sample_ids.tolist()),
             preprocess.denormalise(images),
             preprocess.denormalise(predicted),
-            {sensor: token_pixels(masks.masked[sensor], recipe.model) for sensor in images},
+            {sensor: token_pixels(masks.masked[sensor], recipe.model, sensor) for sensor in images},
         )
 
 
-def token_pixels(tokens: Tensor, config: ModelConfig) -> Tensor:
-    """The pixels of the tokens numbered in (B, K): true in a (B, S, S) bool image."""
-    side, patch_px = config.image_px // config.patch_px, config.patch_px
+def token_pixels(tokens: Tensor, config: ModelConfig, sensor: str) -> Tensor:
+    """The pixels of a sensor's tokens numbered in (B, K): true in a (B, S, S) bool image."""
+    side, patch_px = config.image_px // config.patch_px, config.patch_px_of(sensor)
     grid = torch.zeros(len(tokens), side * side, dtype=torch.bool).scatter(1, tokens, True)
     pixels = grid.view(-1, side, side).repeat_interleave(patch_px, dim=1)
     return pixels.repeat_interleave(patch_px, dim=2)

@@ -27,7 +27,7 @@ from fusmae.evaluation.reconstruction import (
     squared_errors,
 )
 from fusmae.manifest import Manifest, read_manifest
-from fusmae.sensors import REFLECTANCE_SCALE
+from fusmae.sensors import REFLECTANCE_SCALE, dataset_sensor
 from fusmae.training.durable import replace_file
 from fusmae.training.metrics import METRICS
 from fusmae.training.record import RUN_RECORD
@@ -98,7 +98,9 @@ def make_report(run: Path, dataset: Path, split: str) -> str:
     # With normalised targets a picture's brightness and contrast are the true ones, token by
     # token: an error of it would be no prediction's.
     if not pretrained.recipe.model.normalise_target:
-        sections.append(_error_section(band_errors(sums, bands), split, num_samples))
+        model = pretrained.recipe.model
+        measured = {s: names for s, names in bands.items() if not model.num_classes_of(s)}
+        sections.append(_error_section(band_errors(sums, measured), split, num_samples))
     title = f"Fus-MAE reconstructions: {run.name}"
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -162,7 +164,7 @@ def _sample_section(model: ModelConfig, split: str, pictures: list[str]) -> str:
 def _error_section(errors: list[BandError], split: str, num_samples: int) -> str:
     rows = []
     for error in errors:
-        optical = error.sensor != "s1"
+        optical = dataset_sensor(error.sensor) != "s1"
         scale, unit, digits = (REFLECTANCE_SCALE, "reflectance", 4) if optical else (1.0, "dB", 2)
         rows.append(
             f"<tr><td>{html.escape(error.sensor.upper())} {html.escape(error.band)}</td>"

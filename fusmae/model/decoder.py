@@ -1,4 +1,8 @@
-"""The decoders: XAttnDecoder (Eqs. 10-11 of Fus-MAE), then a light decoder per sensor."""
+"""The decoders: XAttnDecoder (Eqs. 10-11 of Fus-MAE), then a light decoder per sensor.
+
+Without XAttnDecoder (`fusion` other than `xae_xad` and `xad`) the latents go straight to the
+light decoders.
+"""
 
 # B batch, N all tokens of one sensor, Nv visible ones, D encoder width, E decoder width
 from collections.abc import Sequence
@@ -41,7 +45,8 @@ class SensorDecoder(nn.Module):
     with its own position: nothing is scattered into place, forward or backward.
     """
 
-    def __init__(self, channels: int, config: ModelConfig) -> None:
+    def __init__(self, num_values: int, config: ModelConfig) -> None:
+        """`num_values` are predicted for each token: C * P * P for C channels."""
         super().__init__()
         width = config.decoder_width
         side = config.image_px // config.patch_px
@@ -54,7 +59,7 @@ class SensorDecoder(nn.Module):
             for _ in range(config.decoder_depth)
         )
         self.norm = layer_norm(width)
-        self.predict = xavier_linear(width, channels * config.patch_px**2)
+        self.predict = xavier_linear(width, num_values)
 
     def forward(
         self,
@@ -64,7 +69,7 @@ class SensorDecoder(nn.Module):
         grid: tuple[int, int],
         predict_visible: bool = False,
     ) -> Tensor:
-        """Predicted pixels of the masked tokens, (B, N - Nv, C * P * P), in `masked`'s order.
+        """Predicted values of the masked tokens, (B, N - Nv, num_values), in `masked`'s order.
 
         Args:
             latents: (B, Nv, D), in the order of `visible`.

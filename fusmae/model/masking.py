@@ -2,27 +2,17 @@
 
 `position` is a sample's place in the endless sequence of training samples. Neither the
 rank, the micro-batch, the device nor torch's random state has a say, so a run is the same
-however it is split. The hash is splitmix64 (Steele, Lea and Flood 2014, OOPSLA; constants
-as in https://prng.di.unimi.it/splitmix64.c) in wrapping int64 arithmetic.
+however it is split.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fusmae.config import ModelConfig
+from fusmae.hashing import hash_positions, outputs
 
-
-def _as_int64(value: int) -> int:
-    """The int64 with the low 64 bits of `value`."""
-    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
-
-
-_GOLDEN = _as_int64(0x9E3779B97F4A7C15)
-_MIX_1 = _as_int64(0xBF58476D1CE4E5B9)
-_MIX_2 = _as_int64(0x94D049BB133111EB)
 # Keeps masks apart from anything else that is drawn from the same seed and position.
 _MASK_DOMAIN = int.from_bytes(b"masking")
 
@@ -66,24 +56,8 @@ def draw_masks(config: ModelConfig, sensors: Sequence[str], seed: int, positions
 def _random_order(num_tokens: int, seed: int, stream: int, positions: Tensor) -> Tensor:
     """A permutation of the tokens for each position, (B, N) int64.
 
-    The tokens' sort keys are the first N outputs of splitmix64 started from a hash of
-    (position, seed, stream).
+    The tokens' sort keys are the first N outputs of splitmix64 started from the hash of the
+    position.
     """
-    state = _mix(positions + _GOLDEN)
-    state = _mix(state + _as_int64(seed))
-    state = _mix(state + (_MASK_DOMAIN + stream))
-    token = torch.arange(1, num_tokens + 1, device=positions.device)
-    keys = _mix(state[:, None] + token * _GOLDEN)
+    keys = outputs(hash_positions(positions, seed, _MASK_DOMAIN + stream), num_tokens)
     return keys.argsort(dim=1, stable=True)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """splitmix64's bijection of 64-bit words."""
-    x = (x ^ _shift_right(x, 30)) * _MIX_1
-    x = (x ^ _shift_right(x, 27)) * _MIX_2
-    return x ^ _shift_right(x, 31)
-
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """The logical shift; torch's own shift of int64 carries the sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -9,6 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# In a class map: a pixel that belongs to no class.
+NO_CLASS = -1
+
+
+def class_planes(classes: Tensor, num_classes: int) -> Tensor:
+    """A class map (B, 1, H, W) as a channel a class, (B, num_classes, H, W) bool.
+
+    A pixel whose number is not one of 0 to num_classes - 1 is false in all of them.
+    """
+    numbers = torch.arange(num_classes, dtype=classes.dtype, device=classes.device)
+    return classes == numbers.view(-1, 1, 1)
+
 
 def _grid_view(images: Tensor, patch_px: int) -> Tensor:
     """A view of the images as (B, h, w, C, P, P); no pixel is copied."""

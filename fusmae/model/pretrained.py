@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fusmae.config import ModelConfig, as_table, build
@@ -77,7 +77,9 @@ def save_encoder(encoder: FusMAEEncoder, card: EncoderCard, folder: Path) -> Non
     weights = {
         name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()
     }
-    _write_atomically(folder / WEIGHTS_NAME, safetensors.torch.save(weights))
+    # Some variants have weights of the same names and shapes: which one this is stands with them.
+    named = safetensors.torch.save(weights, metadata={"fusion": card.model.fusion})
+    _write_atomically(folder / WEIGHTS_NAME, named)
     table = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, **as_table(card)}
     text = json.dumps(table, indent=1, ensure_ascii=False) + "\n"
     _write_atomically(folder / CONFIG_NAME, text.encode())
@@ -94,9 +96,18 @@ def load_encoder(folder: Path) -> tuple[FusMAEEncoder, EncoderCard]:
     encoder = FusMAEEncoder(card.model, card.channels)
     path = folder / WEIGHTS_NAME
     try:
-        weights = safetensors.torch.load_file(path, device="cpu")
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot read the weights {path}: {error}") from None
+    # Exports of before there were several variants do not say which they are.
+    fusion = metadata.get("fusion", card.model.fusion)
+    if fusion != card.model.fusion:
+        raise ValueError(
+            f"{path} holds weights of fusion {fusion!r}, {CONFIG_NAME} says "
+            f"{card.model.fusion!r}: they belong to two exports"
+        )
     _check_weights(weights, encoder.state_dict(), path)
     encoder.load_state_dict(weights)
     return encoder, card

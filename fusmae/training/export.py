@@ -11,6 +11,8 @@ from fusmae.training.run import Run
 def export_encoder(run: Run) -> None:
     """Write RUN/encoder on the CPU, whatever stage, precision or world size trained it.
 
+    Of a mixture, the card has the statistics of the first dataset; it names all of them.
+
     Raises:
         ValueError: the run has no whole checkpoint.
     """
@@ -24,18 +26,21 @@ def export_encoder(run: Run) -> None:
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
     data = recipe.data
-    statistics = Preprocess(run.manifest, data.bands, recipe.model.image_px, data.resample)
+    manifests = [source.manifest for source in run.sources]
+    licences = [manifest.source.get("licence", "not stated") for manifest in manifests]
+    sizes_px = recipe.model.sizes_px(data.bands)
+    statistics = Preprocess(manifests[0], data.bands, sizes_px, data.resample)
     card = EncoderCard(
         model=recipe.model,
         bands=data.bands,
         split=data.split,
-        split_rule=run.manifest.options.get("plan", {}).get("split") or "",
-        manifest_sha256=(run.dataset["manifest_sha256"],),
+        split_rule=" + ".join(m.options.get("plan", {}).get("split") or "" for m in manifests),
+        manifest_sha256=tuple(source.manifest_sha256 for source in run.sources),
         mean=statistics.mean,
         std=statistics.std,
         resample=data.resample,
-        dataset=run.manifest.name,
-        simulated=run.manifest.simulated,
-        licence=run.manifest.source.get("licence", "not stated"),
+        dataset=" + ".join(manifest.name for manifest in manifests),
+        simulated=any(manifest.simulated for manifest in manifests),
+        licence="; ".join(dict.fromkeys(licences)),
     )
     save_encoder(model.encoder, card, run.encoder)

@@ -6,12 +6,14 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fusmae.data import location_of
 from fusmae.manifest import MANIFEST_NAME
 from fusmae.training.durable import replace_file
 
@@ -19,10 +21,21 @@ RUN_RECORD = "run.json"
 _PACKAGES = ("fusmae", "torch", "deepspeed", "numpy", "safetensors", "timm")
 
 
-def describe_dataset(dataset: Path) -> dict[str, Any]:
-    """Where the dataset lies and the sha256 of its manifest, which lists every file's."""
-    digest = hashlib.sha256((dataset / MANIFEST_NAME).read_bytes()).hexdigest()
-    return {"path": str(dataset.resolve()), "manifest_sha256": digest}
+def describe_datasets(datasets: Sequence[Path]) -> dict[str, Any]:
+    """Where the first dataset lies and the sha256 of its manifest, which lists every file's.
+
+    Those of further ones stand under `mixed_with`.
+    """
+    first, *others = (
+        {"path": location_of(dataset), "manifest_sha256": manifest_sha256(dataset)}
+        for dataset in datasets
+    )
+    return {**first, "mixed_with": others} if others else first
+
+
+def manifest_sha256(dataset: Path) -> str:
+    """The sha256 of a dataset's manifest, in hex."""
+    return hashlib.sha256((dataset / MANIFEST_NAME).read_bytes()).hexdigest()
 
 
 def describe_start(world_size: int, step: int, ds_config: dict[str, Any]) -> dict[str, Any]:

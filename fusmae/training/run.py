@@ -1,17 +1,20 @@
 """A pretraining run before it starts: its files read, checked and fitted together."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fusmae.config import PretrainRecipe, as_table, load_recipe
-from fusmae.manifest import Manifest, read_manifest
+from fusmae.config import PretrainRecipe, as_table, build, load_recipe
+from fusmae.data import locate_dataset, location_of
+from fusmae.data.mixture import cut_quotas
 from fusmae.training.checkpoint import newest_state
 from fusmae.training.ds_config import EnginePlan, plan_engine, read_ds_config
 from fusmae.training.ranks import Ranks, ranks_from_environment
-from fusmae.training.record import describe_dataset
+from fusmae.training.record import describe_datasets
 from fusmae.training.schedule import Schedule, schedule_for
+from fusmae.training.source import Source, read_sources
 
 # The recipe's sections that a run may not change on its way; [run] may.
 _FIXED = ("seed", "model", "data", "optim")
@@ -21,13 +24,12 @@ _FIXED = ("seed", "model", "data", "optim")
 class Run:
     """What a command line and the files it names come to.
 
-    `dataset` is what `run.json` says of the data.
+    `sources` are the datasets, usually one; `dataset` is what `run.json` says of them.
     """
 
     recipe: PretrainRecipe
-    data: Path
+    sources: tuple[Source, ...]
     out: Path
-    manifest: Manifest
     dataset: dict[str, Any]
     plan: EnginePlan
     schedule: Schedule
@@ -45,13 +47,19 @@ class Run:
 
 
 def read_run(
-    recipe_path: Path, data: Path, out: Path, ds_path: Path, overrides: tuple[str, ...]
+    recipe_path: Path,
+    locations: Sequence[str],
+    cache: Path,
+    out: Path,
+    ds_path: Path,
+    overrides: tuple[str, ...],
 ) -> Run:
-    """Read and check every file; nothing is written, and no other rank is waited for.
+    """Read and check every file; no other rank is waited for, and only `cache` is written.
 
     Args:
         recipe_path: a TOML file.
-        data: a dataset of `fusmae-ingest`.
+        locations: folders or URLs of datasets, one for each source of the recipe.
+        cache: where a dataset at a URL is cached.
         out: the folder of the run.
         ds_path: a DeepSpeed json.
         overrides: `a.b=value`, applied to the recipe.
@@ -60,17 +68,25 @@ def read_run(
         ValueError: a file is missing or wrong, or they do not fit together.
     """
     recipe = load_recipe(PretrainRecipe, recipe_path, overrides)
-    manifest = read_manifest(data)
-    for sensor, bands in recipe.data.bands.items():
-        for band in bands:
-            manifest.find_band(sensor, band)
+    sources = read_sources(recipe, [locate_dataset(location, cache) for location in locations])
     ranks = ranks_from_environment()
     try:
         plan = plan_engine(read_ds_config(ds_path), recipe.optim, ranks.world_size)
+        cut_quotas([source.quota for source in sources], ranks.world_size, plan.micro_batch)
     except ValueError as error:
         raise ValueError(f"{ds_path}: {error}") from None
-    schedule = schedule_for(recipe.optim, manifest.split(recipe.data.split).num_samples)
-    return Run(recipe, data, out, manifest, describe_dataset(data), plan, schedule, ranks)
+    # An epoch is the first dataset's.
+    first = sources[0]
+    schedule = schedule_for(replace(recipe.optim, global_batch=first.quota), first.num_samples)
+    return Run(
+        recipe,
+        sources,
+        out,
+        describe_datasets([source.path for source in sources]),
+        plan,
+        schedule,
+        ranks,
+    )
 
 
 def check_unused(out: Path) -> None:
@@ -101,7 +117,9 @@ def check_same_run(run: Run, state: dict[str, Any]) -> None:
     Raises:
         ValueError: the recipe has other numbers, or the dataset is another one.
     """
-    old, new = state["recipe"], json.loads(json.dumps(as_table(run.recipe)))
+    # A checkpoint of an earlier release lacks the fields that are new since; they had no effect.
+    original = build(PretrainRecipe, state["recipe"])
+    old, new = (json.loads(json.dumps(as_table(recipe))) for recipe in (original, run.recipe))
     for section in _FIXED:
         if old[section] == new[section]:
             continue
@@ -113,8 +131,10 @@ def check_same_run(run: Run, state: dict[str, Any]) -> None:
             f"{run.out} was started with {key} = {before}, the recipe now says {after}; "
             "go back to the old value, or choose another folder for --out"
         )
-    if state["dataset"]["manifest_sha256"] != run.dataset["manifest_sha256"]:
-        raise ValueError(
-            f"{run.out} was started with the dataset {state['dataset']['path']}, "
-            f"and {run.data} is not the same; choose another folder for --out"
-        )
+    first, others = state["dataset"], state["dataset"].get("mixed_with", [])
+    for started, source in zip([first, *others], run.sources, strict=True):
+        if started["manifest_sha256"] != source.manifest_sha256:
+            raise ValueError(
+                f"{run.out} was started with the dataset {started['path']}, "
+                f"and {location_of(source.path)} is not the same; choose another folder for --out"
+            )

@@ -90,14 +90,18 @@ def sen12ms_windows() -> dict[str, list[Pixels]]:
     return windows
 
 
+def names_of(pair: Pair, index: int) -> tuple[str, str]:
+    """S2 and S1 name of pair number `index` of an archive, a copy of the given one."""
+    # Names stay of the genuine form: the last two numbers count tiles of the product.
+    suffix = f"_{index % 90}_{index // 90}"
+    return pair.s2_name.rsplit("_", 2)[0] + suffix, pair.s1_name.rsplit("_", 2)[0] + suffix
+
+
 def write_archive(root: Path, pairs: list[Pair], num_pairs: int) -> None:
     """An archive of `num_pairs` pairs in the genuine v1 layout, copies of the given ones."""
     for index in range(num_pairs):
         pair, copy = pairs[index % len(pairs)], index // len(pairs)
-        # Names stay of the genuine form: the last two numbers count tiles of the product.
-        suffix = f"_{index % 90}_{index // 90}"
-        s2_name = pair.s2_name.rsplit("_", 2)[0] + suffix
-        s1_name = pair.s1_name.rsplit("_", 2)[0] + suffix
+        s2_name, s1_name = names_of(pair, index)
         s2, s1 = root / S2_ROOT / s2_name, root / S1_ROOT / s1_name
         s2.mkdir(parents=True)
         s1.mkdir(parents=True)

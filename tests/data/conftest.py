@@ -1,10 +1,21 @@
-"""Datasets for the tests of streaming."""
+"""Datasets and stores for the tests of streaming."""
 
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
 
+from .object_store import LoopbackStore, no_fault
 from .tiny_dataset import write_tiny_dataset
+
+_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +23,60 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset that tests only read: 41 train samples in 4 shards, 7 val, 12 test."""
     folder = tmp_path_factory.mktemp("tiny")
     return write_tiny_dataset(folder, {"train": (12, 12, 12, 5), "val": (7,), "test": (12,)})
+
+
+@pytest.fixture(scope="session")
+def big_window_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """74 train samples in 12 shards of 6 or 7, 20 val samples in 5; the manifest vouches for
+    `samples.parquet`."""
+    folder = tmp_path_factory.mktemp("many")
+    write_tiny_dataset(folder, {"train": (6,) * 10 + (7, 7), "val": (4,) * 5}, seed=3)
+    table = (folder / "samples.parquet").read_bytes()
+    manifest = json.loads((folder / "dataset.json").read_text())
+    digest = hashlib.sha256(table).hexdigest()
+    manifest["files"] = [{"path": "samples.parquet", "bytes": len(table), "sha256": digest}]
+    (folder / "dataset.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[tuple[str, int]]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()
+    server.stop()
+
+
+@pytest.fixture
+def s3_store(s3_server, big_window_dataset, monkeypatch) -> Iterator[LoopbackStore]:
+    """An S3 API with `big_window_dataset` at s3://datasets/many, behind a store that can fail.
+
+    Retries are ours alone and fast.
+    """
+    with LoopbackStore(s3_server) as store:
+        environment = {**_KEYS, "AWS_ENDPOINT_URL": store.url, "AWS_MAX_ATTEMPTS": "1"}
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("fusmae.data.origin.DELAYS_S", (0.01, 0.02, 0.04))
+        monkeypatch.setattr("fusmae.data.origin.TIMEOUT_S", 2.0)
+        s3fs.S3FileSystem.clear_instance_cache()  # they know the store of another test
+        url = f"http://{s3_server[0]}:{s3_server[1]}"
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        client = boto3.client("s3", endpoint_url=url)
+        client.create_bucket(Bucket="datasets")
+        for path in big_window_dataset.rglob("*"):
+            if path.is_file():
+                key = f"many/{path.relative_to(big_window_dataset)}"
+                client.put_object(Bucket="datasets", Key=key, Body=path.read_bytes())
+        store.client = client
+        yield store
+        store.fault = no_fault
+        assert_threads_end("fusmae-")
+
+
+def assert_threads_end(prefix: str, seconds: float = 10.0) -> None:
+    """Fails if threads of such names are still there after so long."""
+    for thread in threading.enumerate():
+        if thread.name.startswith(prefix):
+            thread.join(seconds)
+    assert [t.name for t in threading.enumerate() if t.name.startswith(prefix)] == []

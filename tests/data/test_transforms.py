@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -6,8 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from fusmae.data.reader import SplitReader
-from fusmae.data.transforms import Preprocess, resample
+from fusmae.data.transforms import (
+    Preprocess,
+    clip_percentiles,
+    normalise,
+    percentile_limits,
+    resample,
+)
 from fusmae.manifest import from_json, read_manifest, to_json
+from fusmae.sensors import CLASS_CODES, SEN12MS_LC
 
 BANDS = {"s2": ("B11", "B04", "B01", "B03", "B8A", "B09"), "s1": ("VH", "VV")}
 # Float32 has 24 bits; a normalised pixel is below 10 and bicubic sums 16 of them with
@@ -73,6 +81,75 @@ def test_resampling_keeps_edges_and_not_centres_in_place():
     torch.testing.assert_close(fine[1:-1], torch.arange(15.0, 110.0, 10.0), rtol=0, atol=1e-5)
 
 
+def plain_bilinear(image, size_px):
+    """One band (H, H) on another grid over the same ground, pixel by pixel."""
+    side = len(image)
+    resized = np.empty((size_px, size_px))
+    for place in np.ndindex(resized.shape):
+        centre = np.clip([(i + 0.5) * side / size_px - 0.5 for i in place], 0, side - 1)
+        low = np.floor(centre).astype(int)
+        high = np.minimum(low + 1, side - 1)
+        y, x = centre - low
+        top = image[low[0], low[1]] * (1 - x) + image[low[0], high[1]] * x
+        bottom = image[high[0], low[1]] * (1 - x) + image[high[0], high[1]] * x
+        resized[place] = top * (1 - y) + bottom * y
+    return resized
+
+
+@pytest.mark.parametrize("side", [10, 20])  # 120 m and 60 m of ground a pixel, to 20 m
+def test_bilinear_and_nearest_are_those_of_ten_lines_of_numpy(side):
+    images = np.random.default_rng(0).normal(size=(2, 3, side, side))
+    fine = resample(torch.from_numpy(images), 60, "bilinear").numpy()
+    expected = [[plain_bilinear(band, 60) for band in image] for image in images]
+    np.testing.assert_allclose(fine, expected, rtol=0, atol=1e-12)
+    nearest = resample(torch.from_numpy(images), 60, "nearest").numpy()
+    np.testing.assert_array_equal(nearest, images.repeat(60 // side, 2).repeat(60 // side, 3))
+
+
+@pytest.mark.parametrize("size_px", [12, 24, 28])
+def test_bicubic_is_torchs(size_px):
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.Upsample((size_px, size_px), mode="bicubic", align_corners=False)(images)
+    assert torch.equal(resample(images, size_px, "bicubic"), expected)
+
+
+def test_normalise_and_clip_percentiles_are_numpys(manifest, arrays):
+    pixels = arrays["s2_10m"].numpy().astype(np.float64).transpose(0, 2, 3, 1)
+    statistics = manifest.statistics["s2_10m"]
+    images = normalise(arrays["s2_10m"], statistics.mean, statistics.std)
+    expected = (pixels - statistics.mean) / statistics.std
+    np.testing.assert_allclose(images.permute(0, 2, 3, 1), expected, rtol=0, atol=TOLERANCE)
+    low, high = np.percentile(pixels, (2, 98), axis=(0, 1, 2))
+    images = clip_percentiles(arrays["s2_10m"], low.tolist(), high.tolist())
+    expected = np.clip((pixels - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(images.permute(0, 2, 3, 1), expected, rtol=0, atol=TOLERANCE)
+    assert (images.min(), images.max()) == (0, 1)
+
+
+def test_percentiles_are_the_manifests(manifest):
+    table = json.loads(to_json(manifest))
+    table["statistics"]["s1"]["percentiles"] = {"p2": [-20.0, -25.0]}
+    with_percentiles = from_json(json.dumps(table))
+    assert percentile_limits(with_percentiles, "s1", "p2") == (-20.0, -25.0)
+    for array, name in (("s1", "p98"), ("s2_20m", "p2"), ("s3", "p2")):
+        with pytest.raises(ValueError, match=f"no percentile '{name}' of array '{array}'"):
+            percentile_limits(with_percentiles, array, name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images: normalise(images, [0, 0], [1, 0]), "deviation must be above 0"),
+        (lambda images: normalise(images, [0], [1, 1]), "1 numbers are given for 2 bands"),
+        (lambda images: clip_percentiles(images, [0, 1], [1, 1]), "must be below"),
+        (lambda images: clip_percentiles(images, [0], [1]), "1 numbers are given for 2 bands"),
+    ],
+)
+def test_numbers_that_do_not_fit_the_bands_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        change(torch.zeros(1, 2, 3, 3))
+
+
 def test_denormalise_gives_the_stored_units_back(manifest, arrays):
     preprocess = Preprocess(manifest, {"s2": ("B08", "B02"), "s1": ("VH",)}, 12)
     stored = preprocess.denormalise(preprocess(arrays))
@@ -122,3 +199,43 @@ def test_array_without_statistics_is_refused_by_name(manifest):
 def test_unknown_band_is_refused(manifest):
     with pytest.raises(ValueError, match="no band 'B10'"):
         Preprocess(manifest, {"s2": ("B10",)}, 12)
+
+
+def test_a_group_of_bands_is_its_sensors_bands_on_a_grid_of_its_own(manifest, arrays):
+    groups = {"s2_10m": ("B08", "B02"), "s2_20m": ("B11",), "s2_mixed": ("B01", "B05")}
+    sizes = {"s2_10m": 12, "s2_20m": 6, "s2_mixed": 4}
+    images = Preprocess(manifest, groups, sizes)(arrays)
+    for group, names in groups.items():
+        expected = Preprocess(manifest, {"s2": names}, sizes[group])(arrays)["s2"]
+        assert images[group].equal(expected)
+    # 20 m bands at 60 px for 120 at 10 m are the stored pixels.
+    stored = arrays["s2_20m"].to(torch.float64)[:, 4]
+    mean, std = manifest.band_statistics("s2_20m", "B11")
+    np.testing.assert_allclose(images["s2_20m"][:, 0], (stored - mean) / std, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("size_px", [12, 6, 24])
+def test_class_codes_become_the_places_of_their_codes_by_the_nearest_pixel(manifest, size_px):
+    codes = CLASS_CODES["CLC"]
+    stored = np.array([*codes, 0, 110, 524, 999, 65535], np.uint16)
+    stored = np.resize(np.random.default_rng(0).permutation(stored), (3, 1, 12, 12))
+    preprocess = Preprocess(manifest, {"map": ("CLC",)}, size_px, "bicubic")
+    image = preprocess({"map": torch.from_numpy(stored)})["map"]
+    assert image.dtype == torch.float32
+    rows = np.arange(size_px) * 12 // size_px
+    nearest = stored[:, :, rows][..., rows]
+    place = {code: number for number, code in enumerate(codes)}
+    expected = np.vectorize(lambda code: place.get(code, -1))(nearest)
+    np.testing.assert_array_equal(image.numpy(), expected)
+    # Class numbers are not measurements: they come back as they are.
+    assert (preprocess.mean["map"], preprocess.std["map"]) == ((0.0,), (1.0,))
+    assert preprocess.denormalise({"map": image})["map"].equal(image)
+
+
+def test_igbp_is_picked_from_among_the_bands_of_land_cover(manifest):
+    spec = dataclasses.replace(SEN12MS_LC, size_px=4)
+    lc = torch.randint(0, 256, (2, 4, 4, 4), dtype=torch.uint8)
+    lc[:, 0] = torch.tensor([1, 17, 18, 255], dtype=torch.uint8)
+    with_lc = dataclasses.replace(manifest, arrays=(*manifest.arrays, spec))
+    image = Preprocess(with_lc, {"lc": ("IGBP",)}, 4)({"lc": lc})["lc"]
+    assert image[0, 0, 0].tolist() == [0.0, 16.0, -1.0, -1.0]

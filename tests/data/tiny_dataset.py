@@ -69,8 +69,15 @@ def write_tiny_dataset(
                 arrays = random_arrays(specs, rng)
                 labels = [BIGEARTHNET_19[i] for i in sorted({len(rows) % 19, len(rows) % 7})]
                 offsets.append(len(data))
-                rows.append({"key": key, "split": split, "labels_bigearthnet_19": labels})
-                data += encode(layout, key, arrays, {"key": key, "place": "Öland" * (row % 3)})
+                flags = {
+                    "seasonal_snow": len(rows) % 5 == 0,
+                    # Of the test split it is not known.
+                    "cloud_or_shadow": None if split == "test" else len(rows) % 7 == 3,
+                }
+                rows.append({"key": key, "split": split, "labels_bigearthnet_19": labels, **flags})
+                info = {"key": key, "place": "Öland" * (row % 3)}
+                info |= {"labels": {"bigearthnet-19": labels}}
+                data += encode(layout, key, arrays, info)
                 for name, array in arrays.items():
                     pixels[name].append(array)
             data += TAR_END

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from fusmae.config import DataConfig
 from fusmae.data import EvalLoader, Preprocess
@@ -18,7 +19,7 @@ from fusmae.evaluation.features import (
 )
 from fusmae.evaluation.images import with_encoder_statistics
 from fusmae.manifest import read_manifest
-from fusmae.model import EncoderCard, load_encoder
+from fusmae.model import EncoderCard, FusMAEEncoder, load_encoder
 from fusmae.sample import decode
 
 CPU = torch.device("cpu")
@@ -139,3 +140,46 @@ def test_sensors_that_the_encoder_does_not_know_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="each once: s1,s2"):
         select_bands(card, sensors)
+
+
+def features_of(
+    dataset: Path, card: EncoderCard, fusion: str, sensors: tuple[str, ...]
+) -> tuple[dict[str, Tensor], FusMAEEncoder, Preprocess]:
+    model = dataclasses.replace(card.model, fusion=fusion)
+    encoder = random_encoder(dataclasses.replace(card, model=model), 0)
+    bands = select_bands(card, sensors)
+    preprocess = Preprocess(read_manifest(dataset), bands, 12)
+    loader = EvalLoader(dataset, "val", DataConfig(bands=bands), batch=8)
+    extract = encoder_features(encoder, preprocess, CPU)
+    return extract_features(loader, extract, len(loader), "val")[0], encoder, preprocess
+
+
+def val_images(dataset: Path, preprocess: Preprocess) -> dict[str, Tensor]:
+    samples = stored_samples(dataset, "val")
+    names = ("s1", "s2_10m", "s2_20m", "s2_60m")
+    return preprocess(
+        {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in names}
+    )
+
+
+def test_stacked_channels_of_an_absent_sensor_are_zero(dataset: Path, card: EncoderCard) -> None:
+    features, encoder, preprocess = features_of(dataset, card, "stack", ("s2",))
+    images = val_images(dataset, preprocess)
+    images["s1"] = torch.zeros(19, 2, 12, 12)
+    with torch.inference_mode():
+        output = encoder(images)
+    # Batches of 8 against one of 19: float32 products in another order.
+    torch.testing.assert_close(
+        features["mean_tokens"], output.tokens["stack"].mean(1), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_late_fusion_also_gives_its_sensors_side_by_side(dataset: Path, card: EncoderCard) -> None:
+    features, encoder, preprocess = features_of(dataset, card, "late", ("s1", "s2"))
+    with torch.inference_mode():
+        tokens = encoder(val_images(dataset, preprocess)).tokens
+    expected = torch.cat([tokens["s1"].mean(1), tokens["s2"].mean(1)], dim=1)
+    assert list(features) == ["mean_tokens", "global_token", "concatenated_tokens"]
+    torch.testing.assert_close(features["concatenated_tokens"], expected, rtol=1e-4, atol=1e-5)
+    assert "concatenated_tokens" not in features_of(dataset, card, "late", ("s1",))[0]
+    assert "concatenated_tokens" not in features_of(dataset, card, "xae_xad", ("s1", "s2"))[0]

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from fusmae.config import Fusion
 from fusmae.evaluation import finetuning
+from fusmae.evaluation.features import random_encoder
 from fusmae.evaluation.finetuning import Finetuning, finetune, predict, train_classifier
 from fusmae.evaluation.labelled import LabelChoice
 from fusmae.evaluation.recipes import FinetuneRecipe
 from fusmae.evaluation.setting import open_setting
-from fusmae.model import load_encoder
+from fusmae.model import EncoderCard, load_encoder
 from fusmae.model.classifier import FusMAEClassifier
 
 RECIPE = FinetuneRecipe(epochs=2, batch=16, micro_batch=8, lrs=(1e-3,), warmup_epochs=0.5)
@@ -86,6 +88,20 @@ def test_an_absent_sensors_weights_are_left_alone_unless_it_is_filled_with_zeros
     assert absent and all(torch.equal(before[name], after[name]) for name in absent)
     filled = trained(*opened("s1", absent="zero-filled"))
     assert not torch.equal(before[bias], filled[bias])
+
+
+@pytest.mark.parametrize("fusion", ["stack", "late"])
+def test_other_fusions_are_fine_tuned_on_one_sensor(
+    dataset: Path, card: EncoderCard, fusion: Fusion
+) -> None:
+    card = dataclasses.replace(card, model=dataclasses.replace(card.model, fusion=fusion))
+    bands = {"s1": card.bands["s1"]}
+    setting = open_setting(dataset, card, bands, RECIPE, LabelChoice(1.0, 0), ())
+    run = Finetuning(setting, RECIPE)
+    model = FusMAEClassifier(random_encoder(card, 0), 19, "mean_tokens")
+    weights = trained(run, model)
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert predict(run, model, setting.splits[2]).shape == (23, 19)
 
 
 def test_each_image_is_trained_with_its_own_labels(opened: Open) -> None:

@@ -41,7 +41,14 @@ def test_without_xattn_encoder_the_first_block_is_the_first_layer() -> None:
     assert layer_of("encoder.blocks.2.norm1.weight", model) == 3
 
 
-@pytest.mark.parametrize("fusion", ["xae_xad", "xad"])
+def test_late_fusions_encoders_are_layered_alike() -> None:
+    model = model_of("late")
+    assert layer_of("encoder.late.s1.blocks.0.norm1.weight", model) == 1
+    assert layer_of("encoder.late.s2.blocks.2.norm1.weight", model) == 3
+    assert layer_of("encoder.late.s2.global_token", model) == 0
+
+
+@pytest.mark.parametrize("fusion", ["xae_xad", "xad", "late", "stack"])
 def test_groups_hold_every_parameter_once_with_the_scale_of_its_layer(fusion: str) -> None:
     model = model_of(fusion)
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -31,6 +31,7 @@ from fusmae.evaluation.report import main
 from fusmae.manifest import MANIFEST_NAME
 from fusmae.model import FusMAE
 from fusmae.model.patches import patchify
+from fusmae.sensor_config import SensorConfig
 from fusmae.training.checkpoint import save_checkpoint
 from fusmae.training.engine import ParameterState
 
@@ -55,10 +56,15 @@ class OneRank:
     def barrier(self) -> None: ...
 
 
-def write_run(folder: Path, dataset: Path, model: ModelConfig = MODEL) -> FusMAE:
+def write_run(
+    folder: Path,
+    dataset: Path,
+    model: ModelConfig = MODEL,
+    bands: dict[str, tuple[str, ...]] = BANDS,
+) -> FusMAE:
     """A run with one checkpoint at step 7, two log lines and a third one cut short."""
-    recipe = PretrainRecipe(model=model, data=DataConfig(bands=BANDS))
-    weights = FusMAE(model, {sensor: len(bands) for sensor, bands in BANDS.items()})
+    recipe = PretrainRecipe(model=model, data=DataConfig(bands=bands))
+    weights = FusMAE(model, {sensor: len(names) for sensor, names in bands.items()})
     folder.mkdir()
     save_checkpoint(folder, OneRank(weights), {"step": 7}, keep=2, rank=0)
     digest = hashlib.sha256((dataset / MANIFEST_NAME).read_bytes()).hexdigest()
@@ -67,7 +73,8 @@ def write_run(folder: Path, dataset: Path, model: ModelConfig = MODEL) -> FusMAE
         "dataset": {"path": str(dataset), "manifest_sha256": digest},
     }
     (folder / "run.json").write_text(json.dumps(record))
-    lines = [{"step": step, "loss": 2.0, "s1": 1.2, "s2": 0.8} for step in (5, 7)]
+    losses = dict.fromkeys(bands, 1.0)
+    lines = [{"step": step, "loss": float(len(bands)), **losses} for step in (5, 7)]
     text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 8, "lo'
     (folder / "metrics.jsonl").write_text(text)
     return weights
@@ -83,7 +90,7 @@ def run(dataset: Path, tmp_path: Path) -> Path:
 def test_masked_pixels_are_those_of_the_masked_tokens() -> None:
     image = torch.arange(144.0).view(1, 1, 12, 12)
     chosen = torch.tensor([[0, 5, 14]])
-    inside = image[0, 0][token_pixels(chosen, MODEL)[0]]
+    inside = image[0, 0][token_pixels(chosen, MODEL, "s1")[0]]
     expected = patchify(image, 3)[0, chosen[0]].flatten()
     assert sorted(inside.tolist()) == sorted(expected.tolist())
 
@@ -147,6 +154,32 @@ def test_only_the_third_and_fourth_pictures_depend_on_the_prediction() -> None:
 def test_views_need_their_bands() -> None:
     titles = [view.title for view in available_views({"s1": ("VV",), "s2": ("B02", "B03", "B04")})]
     assert titles == ["True colour", "Radar backscatter"]
+
+
+def test_a_view_finds_its_bands_in_a_group_of_their_sensor() -> None:
+    groups = {"s2_10m": ("B02", "B03", "B04"), "s2_20m": ("B11",), "s1": ("VV",)}
+    views = [(view.title, view.sensor) for view in available_views(groups)]
+    assert views == [("True colour", "s2_10m"), ("Radar backscatter", "s1")]
+
+
+def test_a_page_of_grouped_bands_and_a_class_map_has_no_errors_of_classes(
+    dataset: Path, tmp_path: Path
+) -> None:
+    sensors = {
+        "s2_20m": SensorConfig(patch_px=2),
+        "map": SensorConfig(loss="cross_entropy", num_classes=44),
+    }
+    bands = {
+        "s2_10m": ("B02", "B03", "B04"),
+        "s2_20m": ("B11",),
+        "map": ("CLC",),
+    }
+    write_run(tmp_path / "run", dataset, dataclasses.replace(MODEL, sensors=sensors), bands)
+    done = CliRunner().invoke(main, [str(tmp_path / "run"), "--data", str(dataset)])
+    assert done.exit_code == 0, done.output
+    text = _Page((tmp_path / "run" / "report.html").read_text()).text
+    assert "S2_20M B11" in text
+    assert "MAP CLC" not in text
 
 
 class _Page(HTMLParser):

@@ -88,7 +88,9 @@ def test_a_result_says_split_classes_averaging_labels_seed_and_images(
         result["splits"]["test"]["split"] == "test" and result["splits"]["test"]["num_used"] == 23
     )
     assert "positive sample" in result["averaging"]["macro"]
-    assert result["images"]["size_px"] == 12 and result["images"]["bands"] == {"s1": ["VV", "VH"]}
+    assert result["images"]["size_px"] == {"s1": 12} and result["images"]["bands"] == {
+        "s1": ["VV", "VH"]
+    }
     score = result["results"]["mean_tokens"]
     assert 0 <= score["macro_f1"] <= 1 and 0 <= score["micro_f1"] <= 1
     zero_filled = ["zero_filled_mean_tokens", "zero_filled_global_token"]

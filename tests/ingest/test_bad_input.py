@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,18 @@ def test_an_output_that_cannot_be_written(archive, fusmae_ingest, paths):
     result = fusmae_ingest("bigearthnet", *paths(archive), "--out", "/proc/nowhere")
     assert result.returncode == 1
     assert result.stderr.rstrip().splitlines()[-1].startswith("error: /proc/nowhere")
+
+
+def test_an_output_that_is_a_file_is_refused_before_an_archive_is_unpacked(
+    archive, fusmae_ingest, paths, tmp_path
+):
+    (tmp_path / "thesis.tex").write_text("x")
+    _, s2, _, s1 = paths(archive)
+    packed = tmp_path / "s2.tar.gz"
+    with tarfile.open(packed, "w:gz") as tar:
+        tar.add(s2, s2.name)
+    args = ("bigearthnet", "--s2", packed, "--s1", s1, "--out", tmp_path / "thesis.tex")
+    result = fusmae_ingest(*args)
+    assert result.returncode == 1 and "give a new folder" in result.stderr
+    assert (tmp_path / "thesis.tex").read_text() == "x"
+    assert not (tmp_path / "thesis.tex.spool").exists()

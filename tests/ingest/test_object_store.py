@@ -7,6 +7,7 @@ import time
 
 import boto3
 import pytest
+import s3fs
 from moto.server import ThreadedMotoServer
 
 OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "4")
@@ -23,9 +24,12 @@ def s3():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
+        # fsspec keeps what was connected to other servers of this process.
+        s3fs.S3FileSystem.clear_instance_cache()
         client = boto3.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL"])
         client.create_bucket(Bucket="datasets")
         yield client
+        s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
 
 
@@ -55,7 +59,9 @@ def test_a_dataset_in_s3_is_the_one_on_disk_byte_for_byte_and_verifies(
     result = fusmae_ingest(*args)
     assert result.returncode == 0, result.stderr
     assert objects(s3, "whole") == on_disk
-    assert fusmae_ingest("verify", url).returncode == 0
+    for workers in (1, 2):
+        verified = fusmae_ingest("verify", url, "--workers", workers)
+        assert verified.returncode == 0, verified.stderr
     assert "bigearthnet-v1" in fusmae_ingest("info", url).stdout
     assert "already complete" in fusmae_ingest(*args).stdout
     other = fusmae_ingest(*args, "--seed", 1)
@@ -69,8 +75,10 @@ def test_verify_names_an_object_that_was_changed(s3, on_disk, fusmae_ingest):
     spoilt = bytearray(on_disk[shard])
     spoilt[len(spoilt) // 2] ^= 1
     s3.put_object(Bucket="datasets", Key=f"spoilt/{shard}", Body=bytes(spoilt))
-    result = fusmae_ingest("verify", "s3://datasets/spoilt")
-    assert result.returncode == 1 and f"s3://datasets/spoilt/{shard}: sha256" in result.stderr
+    for workers in (1, 2):
+        result = fusmae_ingest("verify", "s3://datasets/spoilt", "--workers", workers)
+        assert result.returncode == 1
+        assert f"s3://datasets/spoilt/{shard}: sha256" in result.stderr
 
 
 def test_a_killed_run_is_completed_by_the_next(s3, on_disk, archive_v1, fusmae_ingest, paths):

@@ -9,6 +9,8 @@ import pytest
 import rasterio
 import webdataset
 
+from fusmae.sample import decode
+
 
 @pytest.fixture(scope="module")
 def arguments(archive_v2, paths) -> tuple[object, ...]:
@@ -83,6 +85,16 @@ def test_the_simulation_is_said_wherever_it_shows(dataset, fusmae_ingest):
     assert "simulated-bigearthnet-v2" in shown and "Simulated" in shown
     assert "Simulated" in (dataset / "README.md").read_text()
     assert all("simulated" in path.name for path in dataset.glob("shards/*/*.tar"))
+
+
+def test_info_says_what_a_gpu_asks_of_the_storage(dataset, fusmae_ingest):
+    shard = next(iter(sorted(dataset.glob("shards/train/*.tar"))))
+    sample = next(iter(decode(shard.read_bytes())))
+    pixels = sum(array.nbytes for array in sample.values() if isinstance(array, np.ndarray))
+    shown = " ".join(fusmae_ingest("info", dataset).stdout.split())
+    assert f"{pixels:,} bytes x 6,600 samples/s = {pixels * 6600 / 1e9:.2f} GB/s" in shown
+    num_samples = len(pandas.read_parquet(dataset / "samples.parquet").query("split == 'train'"))
+    assert f"an epoch of train is {num_samples * pixels / 1e9:.4g} GB" in shown
 
 
 def test_without_tables_or_with_too_few_the_missing_one_is_named(

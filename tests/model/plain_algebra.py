@@ -55,6 +55,93 @@ def block(x: Tensor, w: Weights, heads: int) -> Tensor:
     return x + mlp(norm(x, under(w, "norm2")), under(w, "mlp"))
 
 
+def xattn_encoder(tokens: list[Tensor], names: list[str], w: Weights, heads: int) -> Tensor:
+    """Eqs. 2-5, the context of a sensor being all the others."""
+    z = torch.cat(_crossed(tokens, names, w, heads), dim=1)
+    return z + mlp(norm(z, under(w, "norm")), under(w, "mlp"))
+
+
+def xattn_decoder(tokens: list[Tensor], names: list[str], w: Weights, heads: int) -> list[Tensor]:
+    """Eqs. 10-11."""
+    return [
+        z + mlp(norm(z, under(w, f"norm.{name}")), under(w, f"mlp.{name}"))
+        for name, z in zip(names, _crossed(tokens, names, w, heads), strict=True)
+    ]
+
+
+def _crossed(tokens: list[Tensor], names: list[str], w: Weights, heads: int) -> list[Tensor]:
+    if len(tokens) == 1:
+        return tokens
+    crossed = []
+    for i, name in enumerate(names):
+        context = torch.cat([y for j, y in enumerate(tokens) if j != i], dim=1)
+        weights = under(w, f"cross.attention.{name}")
+        crossed.append(tokens[i] + cross_attention(tokens[i], context, weights, heads))
+    return crossed
+
+
+def through_blocks(z: Tensor, w: Weights, heads: int) -> Tensor:
+    """The global token appended, then all blocks that `w` has."""
+    z = torch.cat([z, w["global_token"].expand(len(z), 1, -1)], dim=1)
+    index = 0
+    while under(w, f"blocks.{index}"):
+        z = block(z, under(w, f"blocks.{index}"), heads)
+        index += 1
+    return z
+
+
+def encoder(
+    fusion: str, pixels: dict[str, Tensor], positions: dict[str, Tensor], w: Weights, heads: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The six variants: tokens by sensor ("stack" for all) and the global token.
+
+    `pixels` are the values of the visible tokens, (B, n, C * P * P), and `positions` their
+    embeddings, (B, n, D).
+    """
+    if fusion == "stack":
+        first = next(iter(pixels))
+        pixels = {"stack": torch.cat(list(pixels.values()), dim=-1)}
+        positions = {"stack": positions[first]}
+    names = list(pixels)
+    tokens = []
+    for name in names:
+        weight = w[f"patch_embed.{name}.weight"].flatten(1)
+        tokens.append(pixels[name] @ weight.T + w[f"patch_embed.{name}.bias"] + positions[name])
+    if fusion == "late":
+        apart = [
+            through_blocks(x, under(w, f"late.{name}"), heads)
+            for name, x in zip(names, tokens, strict=True)
+        ]
+        own = sum(z[:, -1] for z in apart) / len(apart)
+        return {name: z[:, :-1] for name, z in zip(names, apart, strict=True)}, own
+    z = torch.cat(tokens, dim=1)
+    if fusion in ("xae_xad", "xae"):
+        z = xattn_encoder(tokens, names, under(w, "xattn"), heads)
+    z = through_blocks(z, w, heads)
+    parts, start = {}, 0
+    for name, x in zip(names, tokens, strict=True):
+        parts[name] = z[:, start : start + x.shape[1]]
+        start += x.shape[1]
+    return parts, z[:, -1]
+
+
+def light_decoder(
+    latents: Tensor, visible: Tensor, positions: Tensor, w: Weights, heads: int
+) -> Tensor:
+    """MAE's way: a grid of mask tokens, visible ones written into their places; all (B, N, V)."""
+    batch, count = len(latents), len(positions)
+    x = w["mask_token"].expand(batch, count, -1).clone()
+    projected = linear(latents, under(w, "embed"))
+    for b in range(batch):
+        x[b, visible[b]] = projected[b]
+    x = x + positions
+    index = 0
+    while under(w, f"blocks.{index}"):
+        x = block(x, under(w, f"blocks.{index}"), heads)
+        index += 1
+    return linear(norm(x, under(w, "norm")), under(w, "predict"))
+
+
 def randomise(module: torch.nn.Module, seed: int) -> None:
     """Normal weights everywhere, so that no norm is the identity and no bias zero."""
     generator = torch.Generator().manual_seed(seed)

@@ -7,7 +7,6 @@ from fusmae.config import ModelConfig
 from fusmae.model.encoder import FusMAEEncoder, XAttnEncoder
 from fusmae.model.masking import draw_masks
 from fusmae.model.patches import patchify, unpatchify
-from fusmae.model.positions import sincos_2d
 
 CHANNELS = {"s1": 2, "s2": 3}
 
@@ -53,45 +52,6 @@ def test_xattn_encoder_equals_eqs_2_to_5_in_plain_algebra() -> None:
     z = z + plain.mlp(plain.norm(z, plain.under(weights, "norm")), plain.under(weights, "mlp"))
     # float64, values up to some 1e2: rounding stays below 1e-11.
     torch.testing.assert_close(xattn({"s1": x, "s2": y}), z, rtol=1e-12, atol=1e-11)
-
-
-@pytest.mark.parametrize("fusion", ["xae_xad", "xad"])
-def test_encoder_equals_plain_algebra_from_pixels_to_tokens(fusion: str) -> None:
-    cfg = config(depth=3, fusion=fusion)
-    encoder = encoder_of(cfg, CHANNELS).double()
-    weights = dict(encoder.state_dict())
-    images = {sensor: image.double() for sensor, image in images_of(CHANNELS).items()}
-    visible = draw_masks(cfg, list(CHANNELS), 0, torch.arange(2)).visible
-
-    positions = encoder.positions.table  # float64 of the float32 table
-    torch.testing.assert_close(positions.float(), sincos_2d(4, 4, 16), rtol=0, atol=0)
-    tokens = {}
-    for sensor, image in images.items():
-        kernel = weights[f"patch_embed.{sensor}.weight"].flatten(1)
-        pixels = patchify(image, 4)
-        embedded = pixels @ kernel.T + weights[f"patch_embed.{sensor}.bias"] + positions
-        tokens[sensor] = torch.stack([embedded[b, visible[sensor][b]] for b in range(2)])
-    x, y = tokens["s1"], tokens["s2"]
-    z = torch.cat([x, y], dim=1)
-    if fusion == "xae_xad":
-        w = plain.under(weights, "xattn")
-        ca_x = plain.cross_attention(x, y, plain.under(w, "cross.attention.s1"), heads=4)
-        ca_y = plain.cross_attention(y, x, plain.under(w, "cross.attention.s2"), heads=4)
-        z = z + torch.cat([ca_x, ca_y], dim=1)
-        z = z + plain.mlp(plain.norm(z, plain.under(w, "norm")), plain.under(w, "mlp"))
-    z = torch.cat([z, weights["global_token"].expand(2, 1, 16)], dim=1)
-    num_blocks = 2 if fusion == "xae_xad" else 3
-    assert len(encoder.blocks) == num_blocks
-    for index in range(num_blocks):
-        z = plain.block(z, plain.under(weights, f"blocks.{index}"), heads=4)
-
-    output = encoder(images, visible)
-    for ours, expected in (
-        (output.tokens["s1"], z[:, :4]),
-        (output.tokens["s2"], z[:, 4:8]),
-        (output.global_token, z[:, 8]),
-    ):
-        torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-10)
 
 
 @pytest.mark.parametrize("fusion", ["xae_xad", "xad"])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusmae.model.losses import masked_mse
+from fusmae.model.losses import masked_cross_entropy, masked_mse
 
 
 def test_the_loss_is_the_mean_squared_error() -> None:
@@ -35,3 +35,32 @@ def test_the_loss_of_bf16_predictions_is_taken_in_float32() -> None:
     loss = masked_mse(prediction, target, False)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(1e-6, rel=1e-3)
+
+
+def test_cross_entropy_is_the_mean_over_pixels_that_have_a_class() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 3, (2, 3, 4, 9))  # samples, tokens, classes, pixels
+    classes = rng.integers(-1, 4, (2, 3, 9))
+    shares = np.exp(scores) / np.exp(scores).sum(2, keepdims=True)
+    expected = np.mean(
+        [
+            -np.log(shares[b, k, classes[b, k, i], i])
+            for b, k, i in np.ndindex(2, 3, 9)
+            if classes[b, k, i] >= 0
+        ]
+    )
+    prediction = torch.tensor(scores).flatten(2).bfloat16().double()
+    exact = masked_cross_entropy(torch.tensor(scores).flatten(2), torch.tensor(classes), 4)
+    assert exact.dtype == torch.float32
+    assert exact.item() == pytest.approx(expected, rel=1e-6)
+    rounded = masked_cross_entropy(prediction.bfloat16(), torch.tensor(classes).bfloat16(), 4)
+    assert rounded.item() == masked_cross_entropy(prediction, torch.tensor(classes), 4).item()
+
+
+def test_cross_entropy_without_any_class_is_0_and_moves_nothing() -> None:
+    prediction = torch.randn(1, 2, 12, requires_grad=True)
+    loss = masked_cross_entropy(prediction, torch.full((1, 2, 4), -1.0), 3)
+    loss.backward()
+    assert loss.item() == 0
+    assert prediction.grad is not None
+    assert not prediction.grad.any()

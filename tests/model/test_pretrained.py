@@ -2,6 +2,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from fusmae.config import ModelConfig
+from fusmae.config import Fusion, ModelConfig
 from fusmae.model import EncoderCard, FusMAEEncoder, load_encoder, pretrained, save_encoder
+from fusmae.sensor_config import SensorConfig
 
 MODEL = ModelConfig(preset="tiny", image_px=32, patch_px=8, depth=2)
 CARD = EncoderCard(
@@ -93,6 +95,55 @@ def test_the_card_says_what_was_trained_on_and_an_older_one_does_not(export: Pat
     assert load_encoder(export)[1] == told
     edit_config(export, split=None, split_rule=None, manifest_sha256=None)
     assert load_encoder(export)[1] == CARD
+
+
+@pytest.mark.parametrize("fusion", typing.get_args(Fusion))
+def test_every_variant_saves_and_loads_bit_for_bit(fusion: Fusion, tmp_path: Path) -> None:
+    """With a class map, and bands of Sentinel-2 as a group with smaller tokens."""
+    sensors = {"lc": SensorConfig(loss="cross_entropy", num_classes=17)}
+    if fusion != "stack":
+        sensors["s2_20m"] = SensorConfig(patch_px=4)
+    model = dataclasses.replace(MODEL, fusion=fusion, sensors=sensors)
+    bands = {"s1": ("VV", "VH"), "s2_20m": ("B11",), "lc": ("IGBP",)}
+    numbers = {sensor: (1.0,) * len(names) for sensor, names in bands.items()}
+    card = dataclasses.replace(CARD, model=model, bands=bands, mean=numbers, std=numbers)
+    encoder = FusMAEEncoder(model, card.channels)
+    save_encoder(encoder, card, tmp_path)
+    loaded, read = load_encoder(tmp_path)
+    assert read == card
+    images = {
+        sensor: torch.ones(1, card.channels[sensor], size, size)
+        for sensor, size in model.sizes_px(bands).items()
+    }
+    assert loaded.pool(loaded(images)).equal(encoder.pool(encoder(images)))
+
+
+@pytest.mark.parametrize(
+    ("saved", "said"), [("xad", "none"), ("xae", "xae_xad"), ("late", "stack"), ("xad", "late")]
+)
+def test_weights_of_another_fusion_are_refused_by_name(
+    saved: Fusion, said: Fusion, tmp_path: Path
+) -> None:
+    """Also where names and shapes of the weights are the same."""
+    model = dataclasses.replace(MODEL, fusion=saved)
+    card = dataclasses.replace(CARD, model=model)
+    save_encoder(FusMAEEncoder(model, card.channels), card, tmp_path)
+    table = json.loads((tmp_path / "config.json").read_text())
+    edit_config(tmp_path, model={**table["model"], "fusion": said})
+    with pytest.raises(
+        ValueError, match=rf"weights of fusion '{saved}', config.json says '{said}'"
+    ):
+        load_encoder(tmp_path)
+
+
+def test_an_export_from_before_there_were_variants_loads(export: Path) -> None:
+    edit_weights(export, {})  # written without a name of the fusion
+    table = json.loads((export / "config.json").read_text())
+    del table["model"]["sensors"]
+    edit_config(export, model=table["model"])
+    loaded, card = load_encoder(export)
+    assert card == CARD
+    assert loaded.config == MODEL
 
 
 def test_an_export_replaces_an_older_one(export: Path) -> None:

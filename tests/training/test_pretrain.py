@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ import pytest
 
 from fusmae.manifest import read_manifest
 from fusmae.model import load_encoder
+from fusmae.sensors import SEN12MS_S1, SEN12MS_S2
 from fusmae.training.checkpoint import find_checkpoint, newest_state, read_weights
 
+from ..data.object_store import LoopbackStore  # noqa: TID252
+from ..data.tiny_dataset import write_tiny_dataset  # noqa: TID252
 from .conftest import ENVIRONMENT, ROOT, TOTAL_STEPS, free_port, start_ranks, wait_for
 
 SCRIPT = ROOT / "train" / "pretrain.py"
@@ -170,6 +174,45 @@ def test_a_finished_run_is_left_alone(
     assert (undisturbed / "run.json").read_bytes() == before
 
 
+def test_a_run_from_a_url_is_that_from_the_disk(
+    undisturbed: Path, options: list[str], tiny_dataset: Path, tmp_path: Path, in_process: InProcess
+) -> None:
+    run, where = tmp_path / "run", options.index("--data") + 1
+    with LoopbackStore(tiny_dataset) as store:
+        options[where : where + 1] = [store.url, "--cache", str(tmp_path / "cache")]
+        wait_for(start_ranks(2, SCRIPT, *options, "--out", str(run)))
+        assert lines_of(run) == lines_of(undisturbed)
+        assert json.loads((run / "run.json").read_text())["dataset"]["path"] == store.url
+        shards = [f"{shard.path}" for shard in read_manifest(tiny_dataset).splits["train"].shards]
+        assert [store.gets[shard] for shard in shards] == [1] * len(shards)
+        # The dataset is the same one, wherever it lies.
+        finished = [*options, "--out", str(undisturbed), "--resume", "auto"]
+        assert "is complete" in in_process(*finished)[1]
+
+
+def test_samples_of_a_bad_shard_are_counted_in_the_metrics(
+    options: list[str], tiny_dataset: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(tiny_dataset, tmp_path / "data")
+    shard = read_manifest(data).splits["train"].shards[0]
+    (data / shard.path).unlink()
+    where = options.index("--data") + 1
+    with LoopbackStore(data) as store:
+        options[where : where + 1] = [store.url, "--cache", str(tmp_path / "cache")]
+        options += ["--set", "optim.warmup_epochs=0.1", "--set", "optim.epochs=1"]
+        failed = alone(*options, "--out", str(tmp_path / "failed"))
+        (line,) = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
+        assert f"rank 0: cannot read {store.url}/{shard.path}" in line
+        skip = ["--set", "data.on_bad_shard=skip", "--set", "run.log_every_steps=1"]
+        skipped = alone(*options, "--out", str(tmp_path / "run"), *skip)
+        assert skipped.returncode == 0, skipped.stderr
+        assert f"skipped: cannot read {store.url}/{shard.path}" in skipped.stderr
+    lines = lines_of(tmp_path / "run")
+    total = sum(line.get("replaced", 0) for line in lines)
+    # The last step of an epoch of 41 samples in steps of 8 reads into the next one.
+    assert shard.num_samples <= total < shard.num_samples + 8
+
+
 def kill_at(run: Path, step: int, delay_s: float, arguments: list[str]) -> None:
     """Start 2 ranks and kill both without warning, `delay_s` after that step is logged."""
     processes = start_ranks(2, SCRIPT, *arguments)
@@ -292,6 +335,9 @@ def test_pixels_that_are_not_finite_stop_the_run_by_name(
         (["--set", "optim.global_batch=10"], 1, "10 is not a multiple of micro-batch 4"),
         (["--set", "data.split=validation"], 1, "no split 'validation'"),
         (["--set", 'data.bands.s2=["B10"]'], 1, "sensor 's2' has no band 'B10'"),
+        (["--data", "another"], 1, "2 datasets are given with --data, the recipe has 1"),
+        (["--set", 'data.subset.keys="no.txt"'], 1, "cannot read the list of keys no.txt"),
+        (["--set", "data.sources=[{quota=5}, {quota=3}]"], 1, "1 datasets are given with --data"),
         (["--resume", "always"], 2, "'always' is not 'auto'"),
         (["--bogus"], 2, "No such option"),
     ],
@@ -321,6 +367,87 @@ def test_an_error_of_all_ranks_is_told_by_one(options: list[str], tmp_path: Path
     assert second == ""
 
 
+@pytest.fixture(scope="module")
+def mixture(
+    tiny_dataset: Path, ds_json: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
+    """Options for 6 of BigEarthNet's half to 2 of SEN12MS's arrays, which know other bands."""
+    specs = tuple(replace(spec, size_px=25) for spec in (SEN12MS_S1, SEN12MS_S2))
+    other = write_tiny_dataset(tmp_path_factory.mktemp("sen12ms"), {"train": (9, 9)}, specs, 7)
+    path = tmp_path_factory.mktemp("mixture") / "mixture.toml"
+    sources = "[[data.sources]]\nquota = 6\n[data.sources.subset]\nfraction = 0.5\n"
+    path.write_text(recipe.read_text() + sources + "[[data.sources]]\nquota = 2\n")
+    options = ["--recipe", str(path), "--deepspeed_config", str(ds_json)]
+    return [*options, "--data", str(tiny_dataset), "--data", str(other)]
+
+
+@pytest.fixture(scope="module")
+def mixed_run(mixture: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "mixture"
+    result = alone(*mixture, "--out", str(run))
+    assert result.returncode == 0, result.stderr
+    return run
+
+
+def test_a_mixture_trains_for_the_first_datasets_epochs_and_records_what_it_saw(
+    mixture: list[str], mixed_run: Path, in_process: InProcess
+) -> None:
+    state = newest_state(mixed_run)
+    assert state is not None
+    # ceil(4 epochs * 20 of the first dataset's samples / 6 a step)
+    assert state["step"] == 14
+    assert [s["consumed"] for s in state["loader"]["sources"]] == [6 * 14, 2 * 14]
+    assert lines_of(mixed_run)[-1]["loss"] < lines_of(mixed_run)[0]["loss"]
+
+    # The subset is on record, and the dataset without one is not listed.
+    assert not (mixed_run / "subset-1.txt").exists()
+    keys = (mixed_run / "subset-0.txt").read_text().splitlines()
+    assert len(set(keys)) == 20
+    record = json.loads((mixed_run / "run.json").read_text())
+    others = record["dataset"]["mixed_with"]
+    paths = [record["dataset"]["path"], *(other["path"] for other in others)]
+    assert paths == [str(Path(option).resolve()) for option in mixture[5::2]]
+    _, card = load_encoder(mixed_run / "encoder")
+    assert card.dataset == "tiny + tiny"
+
+    swapped = [*mixture[:4], "--data", mixture[7], "--data", mixture[5]]
+    code, _, error = in_process(*swapped, "--out", str(mixed_run), "--resume", "auto")
+    assert code == 1
+    assert f"was started with the dataset {paths[0]}" in error
+
+
+@pytest.mark.slow
+def test_a_mixture_stopped_on_two_ranks_goes_on_alone_in_the_same_sequence(
+    mixture: list[str], mixed_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    processes = start_ranks(2, SCRIPT, *mixture, "--out", run)
+    wait_until_step(run, 3, processes)
+    processes[0].send_signal(signal.SIGTERM)
+    wait_for(processes)
+    state = newest_state(run)
+    assert state is not None
+    assert 3 <= state["step"] < 14
+    result = alone(*mixture, "--out", str(run), "--resume", "auto")
+    assert result.returncode == 0, result.stderr
+    mine, expected = lines_of(run), lines_of(mixed_run)
+    assert [line["step"] for line in mine] == [3, 6, 9, 12, 14]
+    for key in ("s1", "s2", "loss"):  # as above: another world size sums in another order
+        assert [line[key] for line in mine] == pytest.approx(
+            [line[key] for line in expected], rel=1e-5
+        )
+
+
+def test_quotas_that_do_not_divide_name_the_deepspeed_json(
+    mixture: list[str], tmp_path: Path, in_process: InProcess
+) -> None:
+    quotas = "data.sources=[{quota=5}, {quota=3}]"
+    code, _, error = in_process(*mixture, "--out", str(tmp_path / "run"), "--set", quotas)
+    assert code == 1
+    (line,) = error.splitlines()
+    assert "zero1.json: quotas 5, 3 do not divide among the 2 micro-batches of 4" in line
+
+
 def test_a_run_is_not_resumed_with_other_numbers(
     undisturbed: Path, options: list[str], in_process: InProcess
 ) -> None:
@@ -338,5 +465,5 @@ def test_the_options_are_these_and_no_more(in_process: InProcess) -> None:
     usage, examples = output.split("Examples:")
     assert "deepspeed train/pretrain.py" in examples
     shown = set(re.findall(r"^  (--\w+)", usage, flags=re.MULTILINE))
-    named = {"--recipe", "--data", "--out", "--deepspeed_config", "--resume", "--set", "--help"}
-    assert shown == named
+    named = {"--recipe", "--data", "--cache", "--out", "--deepspeed_config", "--resume", "--set"}
+    assert shown == named | {"--help"}

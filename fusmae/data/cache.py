@@ -1,0 +1,288 @@
+"""A folder of bounded size whose files are fetched once for all processes of a node.
+
+What a process needs it pins; only what nobody has pinned is evicted. Pins and fetches are
+byte-range locks in one file, `locks`, so whatever a killed process held is free at once. They
+are locks of an open file, which two loaders of one process do not share (F_OFD_SETLK, Linux).
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+# Bytes of `locks`: for looking at and changing what is there, held for milliseconds; for being
+# the one that waits for room; from then on two for each file, by a hash of its path. Files
+# whose hashes fall together, 1 in 2**56, only wait for each other.
+_CHANGE, _TURN, _FIRST_PIN = 0, 1, 2
+_HASH_DIGITS = 14
+# A file being fetched, of its full size from the start, and why a file could not be fetched.
+_PART, _BAD = ".part", ".bad"
+# How often something that another process holds is asked for again.
+POLL_S = 0.02
+
+# Sleeps for so many seconds, or raises what ends the wait.
+Pause = Callable[[float], None]
+
+
+class UnfetchableError(ValueError):
+    """A file could not be fetched, for a reason that lies with the store or the object."""
+
+
+@dataclass(frozen=True)
+class CachedFile:
+    """A file that belongs at `path`, inside the cache's folder."""
+
+    path: Path
+    bytes: int
+
+
+class Pins:
+    """A hold on files; none of them is evicted before `release`."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let go of the files. May be called again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Cache:
+    """The shards below `FOLDER/DATASET/shards`, together at most `limit_bytes`.
+
+    Other files of the folder are neither counted nor touched. Safe to use from several threads
+    and processes; each may come with a limit of its own.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        """Make the folder if need be, and sweep what killed processes have left in it.
+
+        Raises:
+            ValueError: the folder cannot be written.
+        """
+        self.folder, self.limit_bytes = folder, limit_bytes
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            os.close(self._open_locks())
+        except OSError as error:
+            raise ValueError(f"cannot use {folder} as a cache: {error.strerror}") from None
+        with self._changing() as fd:
+            for path in self._files():
+                if path.suffix in (_PART, _BAD):
+                    self._remove_unpinned(fd, path)
+
+    def check_disk(self, files: Sequence[CachedFile]) -> None:
+        """Raises ValueError if the disk has no room for what of `files` will be here at once."""
+        wanted = min(self.limit_bytes, sum(file.bytes for file in files))
+        there = sum(_size(path) for path in self._files())
+        free = shutil.disk_usage(self.folder).free
+        if wanted > free + there:
+            raise ValueError(
+                f"the cache {self.folder} will grow to {wanted:,} bytes and its disk has "
+                f"{free + there:,} for it: lower data.cache_gb, or choose another --cache"
+            )
+
+    def pin(self, files: Sequence[CachedFile], pause: Pause) -> Pins:
+        """Hold all of `files` at once, with room for those that are still to be fetched.
+
+        It takes all or nothing, so nobody waits for room while sitting on some. Those who wait
+        take turns; files that are there, or for which another process has made room, are held
+        without waiting.
+
+        Raises:
+            ValueError: the files are larger than the cache.
+            Exception: whatever `pause` raises.
+        """
+        total = sum(file.bytes for file in files)
+        if total > self.limit_bytes:
+            raise ValueError(
+                f"{len(files)} shards of {total:,} bytes are needed at once and the cache "
+                f"{self.folder} may hold {self.limit_bytes:,}: raise data.cache_gb"
+            )
+        turn = self._open_locks()
+        try:
+            has_turn = False
+            while True:
+                has_turn = has_turn or _lock(turn, _TURN, fcntl.F_WRLCK)
+                pins = self._try_pin(files, has_turn)
+                if pins is not None:
+                    return pins
+                pause(POLL_S)
+        finally:
+            os.close(turn)
+
+    def settle(self, file: CachedFile, fetch: Callable[[BinaryIO], None]) -> bool:
+        """Fetch a pinned file, unless it is there, known as bad or being fetched by another.
+
+        Args:
+            file: a file that this process has pinned.
+            fetch: writes the content, checked, or raises `UnfetchableError`.
+
+        Returns:
+            Whether the file is settled: there, or bad. If not, ask again later.
+        """
+        if _is_settled(file.path):
+            return True
+        fd = self._open_locks()
+        try:
+            # With a pin of its own: it may still run when its caller has let go of the file.
+            _lock(fd, self._pin_byte(file.path), fcntl.F_RDLCK)
+            if not _lock(fd, self._fetch_byte(file.path), fcntl.F_WRLCK):
+                return False
+            if not _is_settled(file.path):
+                self._fetch(file.path, fetch)
+            return True
+        finally:
+            os.close(fd)
+
+    def _fetch(self, path: Path, fetch: Callable[[BinaryIO], None]) -> None:
+        part = _beside(path, _PART)
+        try:
+            with part.open("r+b") as sink:
+                fetch(sink)
+                sink.flush()
+                os.fsync(sink.fileno())
+        except UnfetchableError as error:
+            bad = _beside(path, _BAD + _PART)
+            bad.write_text(str(error))
+            bad.replace(_beside(path, _BAD))
+        else:
+            part.replace(path)
+
+    def _try_pin(self, files: Sequence[CachedFile], may_grow: bool) -> Pins | None:
+        pins = self._open_locks()
+        kept = False
+        try:
+            with self._changing() as fd:
+                for file in files:
+                    byte = self._pin_byte(file.path)
+                    # Nobody has it: a reason of another run is no reason today, and a file of
+                    # another size was not made here.
+                    if _lock(pins, byte, fcntl.F_WRLCK):
+                        _beside(file.path, _BAD).unlink(missing_ok=True)
+                        if _size(file.path) != file.bytes:
+                            file.path.unlink(missing_ok=True)
+                    shared = _lock(pins, byte, fcntl.F_RDLCK)
+                    assert shared, "only one process at a time changes the cache"
+                missing = [f for f in files if not _is_settled(f.path) and not _has_part(f)]
+                if missing and not (may_grow and self._make_room(fd, missing)):
+                    return None
+                for file in missing:
+                    file.path.parent.mkdir(parents=True, exist_ok=True)
+                    with _beside(file.path, _PART).open("wb") as part:
+                        part.truncate(file.bytes)
+            kept = True
+            return Pins(pins)
+        finally:
+            if not kept:
+                os.close(pins)
+
+    def _make_room(self, fd: int, missing: Sequence[CachedFile]) -> bool:
+        """Evict until the missing files fit; false, and nothing is evicted, if they cannot.
+
+        Oldest first. Epochs visit shards in unrelated orders, so no other choice is better.
+        """
+        sizes = {path: _stat(path) for path in self._files()}
+        excess = sum(size for _, size in sizes.values()) - self.limit_bytes
+        excess += sum(file.bytes for file in missing)
+        evicted: list[Path] = []
+        for path in sorted(sizes, key=lambda path: sizes[path]):
+            if excess <= 0:
+                break
+            if sizes[path][1] and self._is_unpinned(fd, path):
+                evicted.append(path)
+                excess -= sizes[path][1]
+        if excess > 0:
+            return False
+        for path in evicted:
+            self._remove_unpinned(fd, path)
+        return True
+
+    def _is_unpinned(self, fd: int, path: Path) -> bool:
+        byte = self._pin_byte(path)
+        free = _lock(fd, byte, fcntl.F_WRLCK)
+        if free:
+            _lock(fd, byte, fcntl.F_UNLCK)
+        return free
+
+    def _remove_unpinned(self, fd: int, path: Path) -> None:
+        if self._is_unpinned(fd, path):
+            path.unlink(missing_ok=True)
+
+    def _files(self) -> Iterator[Path]:
+        return (path for path in self.folder.glob("*/shards/**/*") if path.is_file())
+
+    @contextmanager
+    def _changing(self) -> Iterator[int]:
+        """The right to pin and evict, as the descriptor that holds it."""
+        fd = self._open_locks()
+        try:
+            while not _lock(fd, _CHANGE, fcntl.F_WRLCK):
+                time.sleep(POLL_S / 10)
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _open_locks(self) -> int:
+        return os.open(self.folder / "locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+    def _pin_byte(self, path: Path) -> int:
+        name = str(path.relative_to(self.folder)).removesuffix(_PART).removesuffix(_BAD)
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        return _FIRST_PIN + 2 * int(digest[:_HASH_DIGITS], 16)
+
+    def _fetch_byte(self, path: Path) -> int:
+        return self._pin_byte(path) + 1
+
+
+def why_bad(path: Path) -> str | None:
+    """Why a settled file could not be fetched; None if it is there."""
+    try:
+        return _beside(path, _BAD).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _is_settled(path: Path) -> bool:
+    return path.exists() or _beside(path, _BAD).exists()
+
+
+def _has_part(file: CachedFile) -> bool:
+    return _size(_beside(file.path, _PART)) == file.bytes
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    """When a file was last written, in ns, and its size; zeros once it is gone."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+def _size(path: Path) -> int:
+    return _stat(path)[1]
+
+
+def _lock(fd: int, byte: int, kind: int) -> bool:
+    """Take, change or give back the lock of one byte; false if another open file is in the way."""
+    # struct flock of 64-bit Linux: type, whence, start, length, process (0 for such locks).
+    request = struct.pack("hhqqi0q", kind, os.SEEK_SET, byte, 1, 0)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True

@@ -1,0 +1,201 @@
+"""A dataset at a URL of fsspec: its small files are mirrored in the cache, its shards are not.
+
+A mirror is a dataset's folder like any other, `CACHE/NAME-HASH`, the hash being that of
+`dataset.json`: a dataset that was changed has another folder. Only its shards come later, when
+they are needed (`prefetch.py`); its `origin.json` says from where.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from fusmae.data.cache import POLL_S, Cache, CachedFile, Pause, UnfetchableError, why_bad
+from fusmae.data.origin import Origin
+from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord, from_json
+
+ORIGIN_NAME = "origin.json"
+SAMPLES_NAME = "samples.parquet"
+# Room that windows leave to an evaluation beside the training: the shard that it reads, the next.
+_SPARE_SHARDS = 2
+
+
+def locate_dataset(location: str | Path, cache: Path) -> Path:
+    """The folder to read a dataset from: `location` itself, or the mirror of a URL.
+
+    Args:
+        location: a folder, or a URL such as `s3://bucket/DATASET`, `gs://`, `https://` or `hf://`.
+        cache: the folder of the mirrors, on a local disk; a path as `location` does not touch it.
+
+    Raises:
+        ValueError: the URL cannot be read, or what it holds is no dataset or a broken one.
+    """
+    if "://" not in str(location):
+        return Path(location)
+    origin = Origin(str(location))
+    text = origin.read_manifest()
+    manifest = from_json(text.decode("utf-8", "replace"), f"{origin.url}/{MANIFEST_NAME}")
+    _check_paths(origin, manifest)
+    name = re.sub(r"[^\w.-]", "_", manifest.name)
+    folder = cache / f"{name}-{hashlib.sha256(text).hexdigest()[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one rank of a node fetches, the others find it done
+            for record in _small_files(manifest):
+                if not (folder / record.path).exists():
+                    _fetch_whole(origin, record, folder / record.path)
+            _write(folder / ORIGIN_NAME, json.dumps({"url": origin.url}).encode())
+            _write(folder / MANIFEST_NAME, text)
+    except OSError as error:
+        raise ValueError(f"cannot write the cache {folder}: {error.strerror}") from None
+    return folder
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A mirror's folder, where its shards come from, and the cache that they come into."""
+
+    folder: Path
+    origin: Origin
+    cache: Cache
+
+    def file(self, shard: ShardRecord) -> CachedFile:
+        return CachedFile(self.folder / shard.path, shard.bytes)
+
+    def settle(self, shard: ShardRecord, pause: Pause) -> bool:
+        """Fetch a shard that is pinned, as `Cache.settle`."""
+
+        def fetch(sink: BinaryIO) -> None:
+            try:
+                self.origin.fetch(shard, sink, pause)
+            except UnfetchableError:
+                pause(0)  # one that nobody waits for any more does not call the shard bad
+                raise
+
+        return self.cache.settle(self.file(shard), fetch)
+
+    @contextmanager
+    def holding(self, shard: ShardRecord) -> Iterator[None]:
+        """The shard is there, fetched if need be, as long as the context lasts.
+
+        Raises:
+            ValueError: it cannot be fetched, or is larger than the cache.
+        """
+        pins = self.cache.pin([self.file(shard)], time.sleep)
+        try:
+            while not self.settle(shard, time.sleep):
+                time.sleep(POLL_S)
+            reason = why_bad(self.folder / shard.path)
+            if reason is not None:
+                raise ValueError(reason)
+            yield
+        finally:
+            pins.release()
+
+    def window(self, shards: Sequence[ShardRecord], window: int, share: float) -> int:
+        """The shuffle window, in shards, that `data.window` stands for; 0 is all of them.
+
+        By default all, where the cache holds them, or else the half of what it holds, so that
+        the next window is fetched while this one is read; with two shards' room to spare. `share`
+        is the part of the cache that it may count on.
+
+        Raises:
+            ValueError: the cache cannot hold a window.
+        """
+        largest = max(shard.bytes for shard in shards)
+        limit = int(self.cache.limit_bytes * share)
+        if window:
+            # Loaders that are read in turns must never wait for each other's room.
+            needed = min(window, len(shards)) * largest * (1 if share == 1 else 2)
+            if needed > limit:
+                raise ValueError(
+                    f"data.window = {window} shards of up to {largest:,} bytes need "
+                    f"{needed:,} and the cache may hold {limit:,}: lower data.window or raise "
+                    "data.cache_gb"
+                )
+            return window
+        room = limit // largest - _SPARE_SHARDS
+        if len(shards) <= room:
+            return 0
+        if room < 2:
+            raise ValueError(
+                f"the shards of {self.origin.url} have up to {largest:,} bytes and the cache may "
+                f"hold {limit:,}, which must be {2 + _SPARE_SHARDS} times as much or more: raise "
+                "data.cache_gb"
+            )
+        return room // 2
+
+
+def location_of(dataset: Path) -> str:
+    """Where a dataset comes from: the URL of a mirror, or the absolute path.
+
+    Raises:
+        ValueError: the mirror's `origin.json` is broken.
+    """
+    mirrored = _origin_of(dataset)
+    return mirrored.url if mirrored else str(dataset.resolve())
+
+
+def mirror_of(dataset: Path, cache_gb: float) -> Mirror | None:
+    """What fetches the shards of a mirror; None for a dataset that is here as a whole.
+
+    Raises:
+        ValueError: the mirror's `origin.json` is broken, or the cache cannot be written.
+    """
+    origin = _origin_of(dataset)
+    return Mirror(dataset, origin, Cache(dataset.parent, int(cache_gb * 1e9))) if origin else None
+
+
+def _origin_of(dataset: Path) -> Origin | None:
+    path = dataset / ORIGIN_NAME
+    try:
+        return Origin(json.loads(path.read_text())["url"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"cannot read {path}: {error}; delete {dataset}") from None
+
+
+def _small_files(manifest: Manifest) -> list[FileRecord]:
+    indices = [split.index for split in manifest.splits.values() if split.index]
+    return indices + [file for file in manifest.files if file.path == SAMPLES_NAME]
+
+
+def _check_paths(origin: Origin, manifest: Manifest) -> None:
+    """Raises ValueError if a file that would be fetched lies outside of the dataset."""
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    for name in [record.path for record in _small_files(manifest)] + [s.path for s in shards]:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{origin.url}/{MANIFEST_NAME} names a file outside of it: {path}")
+
+
+def _fetch_whole(origin: Origin, record: FileRecord, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    with temporary.open("wb") as sink:
+        origin.fetch(record, sink, time.sleep)
+        sink.flush()
+        os.fsync(sink.fileno())
+    temporary.replace(path)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a small file whole or not at all, if it is not there like this already."""
+    if path.exists() and path.read_bytes() == data:
+        return
+    temporary = _temporary(path)
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".tmp-{path.name}")

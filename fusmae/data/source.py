@@ -1,0 +1,47 @@
+"""What a ring reads from: the samples that stand at given positions of an order."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fusmae.data.reader import SplitReader
+from fusmae.sensors import ArraySpec
+
+Ids = npt.NDArray[np.int64]
+# Gives the sample ids at positions start ... start + count - 1, shape (count,).
+Samples = Callable[[int, int], Ids]
+
+
+class Source(Protocol):
+    """Called by the ring's reading threads, all but `arrays`."""
+
+    @property
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        """The arrays of a sample, in stored order."""
+
+    def read(self, position: int, ids: Ids, out: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Read the samples from `position` on: `ids` is filled with theirs, (n,), and each array
+        of `out` with their pixels, (n, bands, size_px, size_px)."""
+
+    def stop(self) -> None:
+        """Make reads that wait for something raise. May be called again."""
+
+
+class LocalSource:
+    """A split that is here as a whole."""
+
+    def __init__(self, reader: SplitReader, samples: Samples) -> None:
+        self._reader, self._samples = reader, samples
+
+    @property
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        return self._reader.arrays
+
+    def read(self, position: int, ids: Ids, out: Mapping[str, npt.NDArray[Any]]) -> None:
+        ids[:] = self._samples(position, len(ids))
+        self._reader.read_into(ids, out)
+
+    def stop(self) -> None:
+        """Nothing here waits."""

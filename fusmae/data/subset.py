@@ -1,0 +1,113 @@
+"""Which samples of a split are used: a list of keys, flags that exclude, a drawn fraction.
+
+A pure function of the dataset and a `SubsetConfig`; what comes out are ascending sample ids, for
+`Order` to shuffle. Keys and flags stand in `samples.parquet`, so they need pyarrow; a fraction
+needs nothing but the ids.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from fusmae.config import SubsetConfig
+from fusmae.data.order import Ids, fold_seed, splitmix64
+from fusmae.data.reader import SplitReader
+
+# Keeps the draw of a fraction apart from the order of an epoch with the same seed.
+_FRACTION_STREAM = int.from_bytes(b"subset")
+
+
+def subset_ids(reader: SplitReader, config: SubsetConfig) -> Ids | None:
+    """The ascending ids of the samples that `config` asks for; None for the whole split.
+
+    Raises:
+        ValueError: no sample is left, the list of keys is missing, empty, has a key twice or one
+            that the split has not, a flag is unknown for a sample, or pyarrow is wanted and not
+            installed.
+    """
+    if config.is_whole:
+        return None
+    chosen = np.ones(reader.num_samples, np.bool_)
+    if config.keys:
+        chosen[:] = False
+        chosen[_listed_ids(reader, Path(config.keys))] = True
+    for flag in config.exclude:
+        chosen &= ~_flagged(reader, flag)
+    pool = np.flatnonzero(chosen)
+    if len(pool) == 0:
+        raise ValueError(
+            f"no sample of split {reader.split!r} of {reader.dataset} is left by data.subset: "
+            f"keys = {config.keys!r}, exclude = {list(config.exclude)}"
+        )
+    return draw_fraction(pool, config.fraction, config.seed)
+
+
+def draw_fraction(pool: Ids, fraction: float, seed: int) -> Ids:
+    """round(fraction * len(pool)) of the ids, at least one, ascending.
+
+    Ids are ranked by a hash of (seed, id) and the first are taken: nothing is drawn twice, and a
+    smaller fraction lies inside a larger one of the same seed and pool.
+
+    Raises:
+        ValueError: `fraction` is not in (0, 1], or there are no ids.
+    """
+    ranked = pool[np.argsort(splitmix64(fold_seed(seed, _FRACTION_STREAM), pool), kind="stable")]
+    return np.sort(ranked[: num_drawn(len(pool), fraction)])
+
+
+def num_drawn(total: int, fraction: float) -> int:
+    """How many samples a fraction of `total` is: rounded, at least one.
+
+    Raises:
+        ValueError: `fraction` is not in (0, 1], or there is nothing to draw from.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction = {fraction} must be above 0 and at most 1 (1 % is 0.01)")
+    if total < 1:
+        raise ValueError("the split has no samples to draw from")
+    return max(1, round(fraction * total))
+
+
+def list_keys(reader: SplitReader, ids: Ids) -> str:
+    """The keys of samples, one a line: what `SubsetConfig.keys` reads back.
+
+    Raises:
+        ValueError: pyarrow is not installed, or `samples.parquet` is missing or broken.
+    """
+    keys = reader.keys()
+    return "".join(f"{keys[i]}\n" for i in ids.tolist())
+
+
+def _listed_ids(reader: SplitReader, path: Path) -> list[int]:
+    """The ids of the keys in a file."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the list of keys {path}: {error}") from None
+    keys = [key for line in lines if (key := line.strip())]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key, count in Counter(keys).items() if count > 1)
+        raise ValueError(f"{path} lists key {twice!r} more than once")
+    rows = {key: row for row, key in enumerate(reader.keys())}
+    unknown = [key for key in keys if key not in rows]
+    if unknown or not keys:
+        found = f"{len(unknown)} are not, such as {unknown[0]!r}" if unknown else "it has none"
+        raise ValueError(
+            f"{path} must list keys of split {reader.split!r} of {reader.dataset}, one a line: "
+            f"{found}"
+        )
+    return [rows[key] for key in keys]
+
+
+def _flagged(reader: SplitReader, flag: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Whether each sample has the flag, (samples,)."""
+    flags = reader.flags(flag)
+    unknown = flags.count(None)
+    if unknown:
+        raise ValueError(
+            f"data.subset.exclude: {flag} is unknown for {unknown} of {len(flags)} samples of "
+            f"split {reader.split!r} of {reader.dataset}: ingest it with the archive's lists or "
+            "metadata"
+        )
+    return np.array(flags, np.bool_)

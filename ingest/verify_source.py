@@ -1,0 +1,235 @@
+"""The GeoTIFFs of an archive, read again with rasterio and compared with a dataset's samples.
+
+`verify` opens the archives and hands each sample's pixels over; nothing here knows of shards.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusmae.sensors import ArraySpec
+
+from .archives import Spooling, open_archive
+from .bigearthnet_archive import map_file
+from .geotiff import decode_by_rasterio
+from .geotiff_fast import Transform
+from .patches import Archive, Patch
+from .spool import delete_spool
+
+# As in `sen12ms_sample`: files of a triplet share their ground to far less than this.
+_SAME_GROUND_M = 0.01
+
+
+# What of KEY.json a comparison needs.
+NEEDED_FACTS = ("crs", "transform", "s1_name", "s2v1_name", "season")
+
+
+@dataclass(frozen=True)
+class SourceDifferences:
+    """Lines about files that say something else than the dataset, and about files not found."""
+
+    different: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def __add__(self, other: "SourceDifferences") -> "SourceDifferences":
+        return SourceDifferences(self.different + other.different, self.missing + other.missing)
+
+
+NO_DIFFERENCES = SourceDifferences()
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file: the array that holds its bands, and which band; None is all of them."""
+
+    name: str
+    spec: ArraySpec
+    band: int | None = None
+
+
+@dataclass(frozen=True)
+class SourcePatch:
+    """The files of one folder of an archive; `group` is the folder around it, if there is one."""
+
+    name: str
+    group: str | None
+    files: tuple[SourceFile, ...]
+
+
+def source_patches(
+    arrays: Sequence[ArraySpec], key: str, facts: Mapping[str, Any]
+) -> list[SourcePatch]:
+    """Where the archive keeps a sample's pixels; `facts` are those of KEY.json."""
+    if "season" in facts:
+        return list(_sen12ms_patches(arrays, key, str(facts["season"])))
+    return list(_bigearthnet_patches(arrays, key, facts))
+
+
+def _sen12ms_patches(arrays: Sequence[ArraySpec], key: str, season: str) -> Iterator[SourcePatch]:
+    scene, _, patch = key.removeprefix(f"{season}_").partition("_")
+    for spec in arrays:
+        file = SourceFile(f"{season}_{spec.name}_{scene}_{patch}.tif", spec)
+        yield SourcePatch(f"{spec.name}_{scene}", season, (file,))
+
+
+def _bigearthnet_patches(
+    arrays: Sequence[ArraySpec], key: str, facts: Mapping[str, Any]
+) -> Iterator[SourcePatch]:
+    # v2 has folders of scenes and tiles around its patches, and alone knows the names of v1.
+    grouped = facts["s2v1_name"] is not None
+    s1_name, tile = str(facts["s1_name"]), key.rsplit("_", 2)[0] if grouped else None
+    for sensor, name, group in (
+        ("s1", s1_name, s1_name.rsplit("_", 3)[0] if grouped else None),
+        ("s2", key, tile),
+    ):
+        files = [
+            SourceFile(f"{name}_{band}.tif", spec, place)
+            for spec in arrays
+            if spec.sensor == sensor
+            for place, band in enumerate(spec.band_names)
+        ]
+        yield SourcePatch(name, group, tuple(files))
+    for spec in arrays:
+        if spec.name == "map":
+            yield SourcePatch(key, tile, (SourceFile(map_file(key), spec, 0),))
+
+
+def open_sources(
+    paths: Sequence[Path], spooling: Spooling, in_folders: bool
+) -> tuple[Archive, ...]:
+    """The archives at these paths; `in_folders` where they may only be folders (SEN12MS).
+
+    Raises:
+        ValueError: a path is missing, or a file where only folders will do, or as `open_archive`.
+    """
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"--source {path} does not exist: give an archive or its folder")
+        if in_folders and not path.is_dir():
+            raise ValueError(f"--source {path} is a file: of SEN12MS give the folder of seasons")
+    return tuple(
+        open_archive(path, option, spooling)
+        for path, option in zip(paths, _options(len(paths)), strict=True)
+    )
+
+
+def _options(num_paths: int) -> list[str]:
+    return [f"--source-{place}" for place in range(num_paths)]
+
+
+def forget_sources(num_paths: int, spooling: Spooling) -> None:
+    """Remove what `open_sources` unpacked and indexed."""
+    for option in _options(num_paths):
+        delete_spool(spooling.of(option))
+    if spooling.folder.is_dir() and not any(spooling.folder.iterdir()):
+        spooling.folder.rmdir()
+
+
+class _Sources:
+    """The archives that this process looks into, and for each kind of folder the last that had it.
+
+    Users may cut an archive into several, so where a patch lies is tried, the likely place first.
+    """
+
+    def __init__(self, archives: Sequence[Archive]) -> None:
+        self._archives = list(archives)
+        self._likely: dict[str, Archive] = {}
+
+    def load(self, wanted: SourcePatch) -> tuple[Patch, list[memoryview]]:
+        """The files' bytes, valid until the next call, and their patch.
+
+        Raises:
+            ValueError: no archive has them all; the message is that of the likely one.
+            OSError: a file cannot be read.
+        """
+        kind = "+".join(sorted({file.spec.name for file in wanted.files}))
+        likely = self._likely.get(kind, self._archives[0])
+        reason: ValueError | None = None
+        for archive in (likely, *(other for other in self._archives if other is not likely)):
+            patch = archive.patch(wanted.name, wanted.group)
+            try:
+                loaded = patch.load([file.name for file in wanted.files])
+            except ValueError as error:
+                reason = reason or error
+                continue
+            self._likely[kind] = archive
+            return patch, loaded
+        assert reason is not None
+        raise reason
+
+
+# What this process compares with; set once in each.
+_sources: _Sources | None = None
+
+
+def set_sources(archives: Sequence[Archive]) -> None:
+    """Compare with these archives in this process from now on."""
+    global _sources
+    _sources = _Sources(archives)
+
+
+def compare_with_sources(
+    arrays: Sequence[ArraySpec],
+    key: str,
+    facts: Mapping[str, Any],
+    pixels: Mapping[str, npt.NDArray[Any]],
+) -> SourceDifferences:
+    """How a sample's pixels, by array, and its grid differ from those of its GeoTIFFs."""
+    assert _sources is not None
+    different: list[str] = []
+    missing: list[str] = []
+    for wanted in source_patches(arrays, key, facts):
+        try:
+            patch, loaded = _sources.load(wanted)
+        except (ValueError, OSError) as error:
+            missing.append(f"{key}: {error}")
+            continue
+        for file, data in zip(wanted.files, loaded, strict=True):
+            where = patch.where(file.name)
+            try:
+                read, epsg, transform = decode_by_rasterio(bytes(data), where)
+            except ValueError as error:
+                different.append(f"{key}: {error}")
+                continue
+            told = pixels[file.spec.name]
+            different += _pixel_differences(key, file, where, told, read)
+            exact = file.spec is arrays[0]
+            if not _same_grid(facts, epsg, transform, file.spec.gsd_m, exact):
+                different.append(
+                    f"{key}: {where} lies at EPSG:{epsg} {transform}, "
+                    f"its KEY.json says {facts['crs']} {tuple(facts['transform'])}"
+                )
+    return SourceDifferences(tuple(different), tuple(missing))
+
+
+def _pixel_differences(
+    key: str, file: SourceFile, where: str, told: npt.NDArray[Any], read: npt.NDArray[Any]
+) -> Iterator[str]:
+    places = range(len(told)) if file.band is None else (file.band,)
+    if read.shape != (len(places), *told.shape[1:]) or read.dtype != told.dtype:
+        yield f"{key}: {where} holds {read.dtype}{read.shape}, {file.spec.name} is of {told.dtype}"
+        return
+    # By bits, so that neither NaN nor the sign of zero hides or makes a difference.
+    bits = f"u{told.dtype.itemsize}"
+    for place, band in zip(places, read, strict=True):
+        one, other = np.ascontiguousarray(told[place]), np.ascontiguousarray(band)
+        num = int((one.view(bits) != other.view(bits)).sum())
+        if num:
+            yield (
+                f"{key}: {file.spec.name} {file.spec.band_names[place]} differs in "
+                f"{num:,} of {one.size:,} pixels from {where}"
+            )
+
+
+def _same_grid(
+    facts: Mapping[str, Any], epsg: int, transform: Transform, gsd_m: int, exact: bool
+) -> bool:
+    """Whether a file lies where KEY.json says; exactly for the array whose grid that is."""
+    _, b, left, d, _, top = facts["transform"]
+    apart = np.abs(np.subtract(transform, (gsd_m, b, left, d, -gsd_m, top))).max()
+    limit = 0.0 if exact else _SAME_GROUND_M
+    return facts["crs"] == f"EPSG:{epsg}" and bool(apart <= limit)

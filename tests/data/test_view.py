@@ -1,0 +1,285 @@
+import itertools
+import json
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from fusmae.config import SubsetConfig
+from fusmae.data import Order, Preprocess, open_dataset
+from fusmae.labels import BIGEARTHNET_19
+from fusmae.manifest import read_manifest
+from fusmae.sample import decode
+
+SEED = 5
+NUM_TRAIN = 41
+ORDER = Order((12, 12, 12, 5), SEED)
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def samples(tiny_dataset):
+    """Every train sample as tarfile and numpy read it."""
+    shards = read_manifest(tiny_dataset).split("train").shards
+    return [s for shard in shards for s in decode((tiny_dataset / shard.path).read_bytes())]
+
+
+@pytest.fixture
+def view(tiny_dataset):
+    return open_dataset(tiny_dataset, labels="bigearthnet-19")
+
+
+def multi_hot(names):
+    return [float(name in names) for name in BIGEARTHNET_19]
+
+
+def test_every_sample_is_what_tarfile_and_numpy_read(view, samples):
+    assert len(view) == NUM_TRAIN
+    for sample, expected in zip(view, samples, strict=True):  # ends by IndexError
+        assert sample["key"] == expected["__key__"]
+        assert sample["labels"].tolist() == multi_hot(expected["json"]["labels"]["bigearthnet-19"])
+        for name in view.bands:
+            np.testing.assert_array_equal(sample[name].numpy(), expected[name])
+            assert sample[name].numpy().dtype == expected[name].dtype
+
+
+def test_a_sample_is_found_by_its_key_and_by_a_number_from_the_end(view, samples):
+    assert torch.equal(view.sample("train-1-3")["s1"], view[15]["s1"])
+    assert view[-1]["key"] == samples[-1]["__key__"] == "train-3-4"
+    with pytest.raises(IndexError):
+        view[NUM_TRAIN]
+    with pytest.raises(ValueError, match=r"split 'train' of .* has no 'val-0-1'"):
+        view.sample("val-0-1")
+
+
+def test_only_what_was_asked_for_is_in_a_sample(tiny_dataset):
+    view = open_dataset(str(tiny_dataset), "val", bands={"s2": ("B05",)})
+    assert len(view) == 7
+    assert list(view[0]) == ["key", "s2_20m"]
+    assert view.bands == {"s2_20m": ("B05", "B06", "B07", "B8A", "B11", "B12")}
+    assert view.classes == ()
+
+
+def test_a_subset_is_numbered_without_gaps(tiny_dataset, samples):
+    view = open_dataset(tiny_dataset, subset=SubsetConfig(exclude=("seasonal_snow",)))
+    keys = [s["__key__"] for i, s in enumerate(samples) if i % 5]  # as tiny_dataset flags them
+    assert [sample["key"] for sample in view] == keys
+    ids = [i for batch in view.stream(8, SEED, epochs=1) for i in batch["sample_ids"].tolist()]
+    assert sorted(ids) == [i for i in range(NUM_TRAIN) if i % 5]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_dataloader_batches_the_map_style_view(view, num_workers):
+    loader = DataLoader(view, batch_size=16, shuffle=True, num_workers=num_workers)
+    batches = list(loader)
+    assert [batch["s1"].shape for batch in batches] == [
+        (n, 2, 12, 12) for n in (16, 16, NUM_TRAIN - 32)
+    ]
+    assert sorted(key for batch in batches for key in batch["key"]) == sorted(
+        sample["key"] for sample in view
+    )
+
+
+def ids_of(batches):
+    return [i for batch in batches for i in batch["sample_ids"].tolist()]
+
+
+@given(st.integers(1, 50), st.integers(1, 3), st.integers(0, 5), st.integers(1, 3))
+@settings(max_examples=25, deadline=None)
+def test_a_stream_is_the_order_and_ends_after_its_epochs(
+    tiny_dataset, batch, epochs, window, num_threads
+):
+    view = open_dataset(tiny_dataset, bands={"s1": ("VV",)})
+    stream = view.stream(batch, SEED, epochs, window, num_threads)
+    order = Order((12, 12, 12, 5), SEED, window).samples(0, epochs * NUM_TRAIN).tolist()
+    batches = list(stream)
+    assert ids_of(batches) == order
+    positions = [p for b in batches for p in b["positions"].tolist()]
+    assert positions == list(range(epochs * NUM_TRAIN))
+    assert {len(b["positions"]) for b in batches[:-1]} <= {batch}
+    assert ids_of(stream) == order  # over again
+
+
+def test_batches_of_a_stream_are_the_samples_and_stay_the_callers(view):
+    batches = list(view.stream(8, SEED, epochs=2))
+    for batch in batches:
+        for row, sample_id in enumerate(batch["sample_ids"].tolist()):
+            sample = view[sample_id]
+            for name in (*view.bands, "labels"):
+                assert torch.equal(
+                    batch[name][row].to(torch.float64), sample[name].to(torch.float64)
+                )
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_make_the_same_sequence_each_sample_once(view, num_workers):
+    stream = view.stream(4, SEED, epochs=1)
+    loader = DataLoader(stream, batch_size=None, num_workers=num_workers)
+    batches = list(loader)
+    assert ids_of(batches) == ORDER.samples(0, NUM_TRAIN).tolist()
+    assert torch.equal(batches[3]["s2_60m"][1], view[int(batches[3]["sample_ids"][1])]["s2_60m"])
+
+
+@given(st.integers(0, 12), st.integers(1, 9), st.integers(1, 9))
+@settings(max_examples=20, deadline=None)
+def test_a_state_gives_the_tail_also_in_other_batches(tiny_dataset, taken, batch, other):
+    view = open_dataset(tiny_dataset, bands={"s1": ("VV",)})
+    stream = view.stream(batch, SEED)
+    before = ids_of(itertools.islice(DataLoader(stream, batch_size=None), taken))
+    state = json.loads(json.dumps(stream.state_dict()))
+    resumed = view.stream(other, SEED)
+    resumed.load_state_dict(state)
+    after = ids_of(itertools.islice(resumed, 5))
+    assert before + after == ORDER.samples(0, taken * batch + 5 * other).tolist()
+
+
+def test_batches_counted_outside_resume_a_dataloader_with_workers(view):
+    stream = view.stream(4, SEED)
+    loader = DataLoader(stream, batch_size=None, num_workers=2)
+    before = ids_of(itertools.islice(loader, 3))
+    resumed = view.stream(4, SEED)
+    resumed.load_state_dict(stream.state_dict(num_batches=3))
+    after = ids_of(itertools.islice(DataLoader(resumed, batch_size=None, num_workers=2), 4))
+    assert before + after == ORDER.samples(0, 7 * 4).tolist()
+
+
+def test_a_worker_resumes_from_its_own_state_and_no_other(view, monkeypatch):
+    """What torchdata's StatefulDataLoader does: each worker saves and loads its copy's state."""
+
+    def as_worker(number, count):
+        info = SimpleNamespace(id=number, num_workers=count)
+        monkeypatch.setattr("fusmae.data.view.get_worker_info", lambda: info)
+
+    stream = view.stream(4, SEED)
+    as_worker(1, 2)
+    before = ids_of(itertools.islice(stream, 3))
+    state = json.loads(json.dumps(stream.state_dict()))
+    resumed = view.stream(4, SEED)
+    resumed.load_state_dict(state)
+    after = ids_of(itertools.islice(resumed, 2))
+    mine = [ORDER.samples(4 * batch, 4).tolist() for batch in range(1, 11, 2)]
+    assert before + after == [i for batch in mine for i in batch]
+
+    other = view.stream(4, SEED)
+    other.load_state_dict(state)
+    as_worker(0, 2)
+    with pytest.raises(ValueError, match=r"worker \(1, 2\)'s, and this is worker \(0, 2\)"):
+        next(iter(other))
+    with pytest.raises(ValueError, match="a worker's with batches of 4, these are of 5"):
+        view.stream(5, SEED).load_state_dict(state)
+
+
+def test_a_state_of_another_order_is_refused(view):
+    state = view.stream(4, SEED).state_dict()
+    with pytest.raises(ValueError, match="seed was 5 and is 6"):
+        view.stream(4, 6).load_state_dict(state)
+
+
+def test_view_and_stream_can_be_sent_to_another_process(view):
+    next(iter(view.stream(4, SEED)))
+    view.sample("train-0-0")
+    copy = pickle.loads(pickle.dumps(view))
+    assert torch.equal(copy[7]["s1"], view[7]["s1"])
+    stream = view.stream(4, SEED)
+    next(iter(stream))
+    copied = pickle.loads(pickle.dumps(stream))
+    assert ids_of(itertools.islice(copied, 2)) == ORDER.samples(4, 8).tolist()
+
+
+def test_batches_go_through_the_device_transforms_as_they_are(view):
+    bands = {"s2": ("B04", "B11"), "s1": ("VV",)}
+    preprocess = Preprocess(view.manifest, bands, 24)
+    images = preprocess(next(iter(view.stream(4))))
+    assert {name: tuple(image.shape) for name, image in images.items()} == {
+        "s2": (4, 2, 24, 24),
+        "s1": (4, 1, 24, 24),
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "nowhere"}, "no split 'nowhere'"),
+        ({"bands": {"s2": ("B10",)}}, "no band 'B10'"),
+        ({"labels": "bigearthnet-43"}, "no label set 'bigearthnet-43'; it has"),
+    ],
+)
+def test_what_the_dataset_does_not_have_is_refused(tiny_dataset, options, message):
+    with pytest.raises(ValueError, match=message):
+        open_dataset(tiny_dataset, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch": 0}, "batch = 0"),
+        ({"batch": 4, "epochs": 0}, "epochs = 0"),
+        ({"batch": 4, "num_threads": 0}, "num_threads = 0"),
+        ({"batch": 4, "seed": -1}, "seed = -1"),
+        ({"batch": 4, "window": -1}, "window = -1"),
+    ],
+)
+def test_impossible_streams_are_refused(view, options, message):
+    with pytest.raises(ValueError, match=message):
+        view.stream(**options)
+
+
+def test_the_readmes_ten_lines_run(tiny_dataset, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (block,) = (
+        b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "open_dataset" in b
+    )
+    assert len([line for line in block.splitlines() if line]) <= 10
+    (tmp_path / "ben").symlink_to(tiny_dataset)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block, names)
+    shapes = {name: tuple(image.shape) for name, image in names["images"].items()}
+    assert shapes == {"s1": (64, 2, 120, 120), "s2": (64, 2, 120, 120)}
+
+
+PROGRAM = """
+import sys
+
+BLOCKED = {"pyarrow", "rasterio", "zarr", "click", "rich", "fsspec", "timm", "safetensors",
+           "deepspeed", "xarray", "pandas", "webdataset", "torchmetrics"}
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+from fusmae.config import SubsetConfig
+from fusmae.data import open_dataset, random_flips, resample
+ds = open_dataset(sys.argv[1], labels="bigearthnet-19", subset=SubsetConfig(fraction=0.5))
+sample = ds[3]
+batches = list(ds.stream(8, epochs=1))
+flipped = random_flips({"s1": batches[0]["s1"]}, 0, batches[0]["positions"])
+coarse = resample(batches[0]["s2_20m"].float(), 12, "bilinear")
+print(sample["key"], len(ds), sum(len(b["labels"]) for b in batches), tuple(coarse.shape))
+try:
+    ds.sample(sample["key"])
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_numpy_and_torch_are_all_it_needs_but_for_keys(tiny_dataset):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, tiny_dataset], capture_output=True, text=True, timeout=100
+    )
+    half = open_dataset(tiny_dataset, subset=SubsetConfig(fraction=0.5))
+    assert done.stdout.splitlines() == [
+        f"{half[3]['key']} 20 20 (8, 6, 12, 12)",
+        "reading samples.parquet needs pyarrow: pip install pyarrow",
+    ], done.stderr

@@ -1,0 +1,206 @@
+"""`verify --source`: the GeoTIFFs themselves, from wherever an archive keeps them."""
+
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from fusmae_ingest.archives import Spooling
+from fusmae_ingest.storage import LocalStore, manifest_of
+from fusmae_ingest.verify import find_problems
+from fusmae_ingest.verify_samples import SourceCheck
+from fusmae_ingest.verify_source import forget_sources, open_sources
+
+
+def compare(dataset: Path, sources: list[Path], samples: int | None = None, workers: int = 1):
+    """What `verify --source ...` says, without its process."""
+    store = LocalStore(str(dataset))
+    spooling = Spooling(Path(f"{dataset}.spool"), keep=False, check_md5=False)
+    archives = open_sources(sources, spooling, "sen12ms" in dataset.name)
+    check = SourceCheck(archives, samples)
+    told = list(find_problems(store, manifest_of(store), lambda *_: None, workers, check))
+    forget_sources(len(sources), spooling)
+    assert not spooling.folder.exists()
+    return told
+
+
+def pack(folder: Path, out: Path) -> Path:
+    with tarfile.open(out, "w:gz" if out.suffix == ".gz" else "w") as tar:
+        tar.add(folder, folder.name)
+    return out
+
+
+FOLDERS = {
+    "v1": ("BigEarthNet-v1.0", "BigEarthNet-S1-v1.0"),
+    "v2": ("BigEarthNet-S2", "BigEarthNet-S1", "Reference_Maps"),
+}
+
+
+@pytest.fixture(params=["v1", "v2"])
+def case(request, archive_v1, archive_v2, made_datasets, tmp_path) -> tuple[Path, list[Path]]:
+    """A dataset (v1 zarr only, v2 both with maps), and its archive's folders to be spoilt."""
+    archive = {"v1": archive_v1, "v2": archive_v2}[request.param]
+    return made_datasets[request.param], [
+        shutil.copytree(archive / name, tmp_path / name) for name in FOLDERS[request.param]
+    ]
+
+
+def change_pixel(path: Path, band: int = 1) -> None:
+    with rasterio.open(path, "r+") as file:
+        pixels = file.read(band)
+        pixels[3, 5] += 1
+        file.write(pixels, band)
+
+
+@pytest.mark.parametrize("ending", ["", ".tar", ".tar.gz"])
+def test_one_changed_pixel_of_any_file_is_found_wherever_the_archive_keeps_it(
+    case, ending, tmp_path
+):
+    dataset, folders = case
+    spoilt = []
+    for folder in folders:
+        paths = sorted(folder.rglob("*.tif"))
+        spoilt.append(paths[len(paths) // 2])
+        change_pixel(spoilt[-1])
+    sources = [pack(f, tmp_path / f"{f.name}{ending}") if ending else f for f in folders]
+    told = compare(dataset, sources)
+    assert len(told) == len(spoilt)
+    for path in spoilt:
+        (line,) = (line for line in told if path.name in line)
+        band = "map CLC" if "reference_map" in path.name else path.stem.rpartition("_")[2]
+        assert f"{band} differs in 1 of" in line
+    key = spoilt[0].parent.name
+    assert any(line.startswith(f"{key}: s2_") for line in told)
+
+
+def test_the_undamaged_archive_compares_equal_with_any_number_of_workers(case):
+    dataset, folders = case
+    assert compare(dataset, folders) == []
+    change_pixel(sorted(folders[0].rglob("*_B05.tif"))[4])
+    alone = compare(dataset, folders)
+    assert len(alone) == 1 and compare(dataset, folders[::-1], workers=2) == alone
+
+
+def test_swapped_bands_are_both_named(case):
+    dataset, folders = case
+    one = sorted(folders[0].rglob("*_B03.tif"))[7]
+    other = one.with_name(one.name.replace("_B03", "_B04"))
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second)
+    other.write_bytes(first)
+    told = compare(dataset, folders)
+    assert len(told) == 2
+    assert "s2_10m B03 differs" in told[0] and one.name in told[0]
+    assert "s2_10m B04 differs" in told[1] and other.name in told[1]
+
+
+def test_a_moved_grid_another_zone_and_another_dtype_are_found(case):
+    dataset, folders = case
+    moved = sorted(folders[1].rglob("*_VH.tif"))[2]
+    with rasterio.open(moved, "r+") as file:
+        file.transform = file.transform @ file.transform.translation(0.25, 0)
+    zone = sorted(folders[0].rglob("*_B01.tif"))[3]
+    with rasterio.open(zone, "r+") as file:
+        file.crs = "EPSG:32601"
+    wide = sorted(folders[0].rglob("*_B8A.tif"))[5]
+    with rasterio.open(wide) as file:
+        pixels, profile = file.read(), file.profile
+    with rasterio.open(wide, "w", **{**profile, "dtype": "uint32"}) as file:
+        file.write(pixels.astype(np.uint32))
+    told = compare(dataset, folders)
+    assert len(told) == 3
+    assert any(moved.name in line and "lies at EPSG" in line for line in told)
+    assert any(zone.name in line and "lies at EPSG:32601" in line for line in told)
+    assert any(wide.name in line and "holds uint32" in line for line in told)
+
+
+def test_missing_patches_are_named_and_after_twenty_counted(case):
+    dataset, folders = case
+    patches = sorted({path.parent for path in folders[0].rglob("*_B02.tif")})
+    shutil.rmtree(patches[0])
+    told = compare(dataset, folders)
+    assert len(told) == 1 and told[0].startswith(f"{patches[0].name}: ")
+    assert "is missing" in told[0] and "_B02.tif" in told[0]
+    told = compare(dataset, folders[1:])
+    assert len(told) == 21 and told[-1] == "and 4 more patches that the sources lack"
+
+
+def test_an_archive_cut_into_several_is_looked_through(case, tmp_path):
+    dataset, folders = case
+    half = tmp_path / "half" / folders[0].name
+    for path in sorted(folders[0].iterdir())[::2]:
+        (half / path.name).parent.mkdir(parents=True, exist_ok=True)
+        path.rename(half / path.name)
+    assert compare(dataset, [*folders, half]) == []
+
+
+def test_an_evenly_spaced_subset_is_compared(case):
+    dataset, folders = case
+    for path in folders[0].rglob("*_B11.tif"):
+        change_pixel(path)
+    assert len(compare(dataset, folders)) == 21
+    assert len(compare(dataset, folders, samples=5)) == 5
+    assert SourceCheck((), 5).places(24).tolist() == [0, 4, 9, 14, 19]
+    assert SourceCheck((), 50).places(3).tolist() == [0, 1, 2]
+
+
+@pytest.fixture(params=["lc", "no-lc"])
+def triplets(request, made_datasets, fusmae_ingest, tmp_path) -> tuple[Path, Path]:
+    """A SEN12MS dataset with and without land cover, and its root."""
+    root = shutil.copytree(made_datasets["sen12ms"].parent / "triplets", tmp_path / "root")
+    if request.param == "lc":
+        return made_datasets["sen12ms"], root
+    out = tmp_path / "sen12ms"
+    result = fusmae_ingest("sen12ms", "--root", root, "--no-lc", "--out", out)
+    assert result.returncode == 0, result.stderr
+    return out, root
+
+
+def test_sen12ms_is_compared_with_its_root(triplets):
+    dataset, root = triplets
+    assert compare(dataset, [root]) == []
+    with_lc = len(manifest_of(LocalStore(str(dataset))).arrays) == 3
+    spoilt = {kind: sorted(root.glob(f"*/{kind}_*/*.tif"))[3] for kind in ("s1", "s2", "lc")}
+    for path in spoilt.values():
+        change_pixel(path, 2)
+    told = compare(dataset, [root])
+    assert len(told) == 2 + with_lc
+    assert any("s2 B02 differs in 1 of 65,536 pixels" in line for line in told)
+    assert any(spoilt["s1"].name in line and "s1 VH differs" in line for line in told)
+    assert any(spoilt["lc"].name in line for line in told) == with_lc
+    with pytest.raises(ValueError, match="is a file: of SEN12MS give the folder of seasons"):
+        compare(dataset, [spoilt["s1"]])
+
+
+@pytest.mark.parametrize("case", ["v2"], indirect=True)
+def test_the_command_compares_and_fails(case, fusmae_ingest, tmp_path):
+    dataset, folders = case
+    sources = [arg for folder in folders for arg in ("--source", folder)]
+    result = fusmae_ingest("verify", dataset, *sources, "--workers", 2)
+    assert result.returncode == 0 and "24 compared with their sources" in result.stdout
+    change_pixel(sorted(folders[1].rglob("*_VV.tif"))[0])
+    result = fusmae_ingest("verify", dataset, *sources)
+    assert result.returncode == 1 and "s1 VV differs in 1 of 14,400 pixels" in result.stderr
+    result = fusmae_ingest("verify", dataset, "--source", tmp_path / "absent")
+    assert result.returncode == 1 and f"{tmp_path / 'absent'} does not exist" in result.stderr
+    result = fusmae_ingest("verify", dataset, "--samples", 3)
+    assert result.returncode == 2 and "--samples belongs to --source" in result.stderr
+
+
+@pytest.mark.parametrize("case", ["v1"], indirect=True)
+def test_a_damaged_dataset_says_that_nothing_was_compared(case, tmp_path):
+    dataset, folders = case
+    copy = shutil.copytree(dataset, tmp_path / "copy")
+    (copy / "README.md").write_text("x")
+    told = compare(copy, folders)
+    assert len(told) == 2 and "nothing was compared with --source" in told[1]
+
+
+def test_real_pairs_compare_equal(real_v1, fusmae_ingest, tmp_path):
+    folders = [real_v1 / name for name in FOLDERS["v1"]]
+    args = ("--s2", folders[0], "--s1", folders[1], "--out", tmp_path / "d")
+    assert fusmae_ingest("bigearthnet", *args).returncode == 0
+    assert compare(tmp_path / "d", folders) == []
