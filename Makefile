@@ -41,6 +41,7 @@ RANKS = $(or $(lastword $(foreach n,1 2 4 8,$(shell [ $(n) -le $(GPUS) ] && echo
 DS_CONFIG = ds_configs/$(if $(filter 0,$(GPUS)),cpu,demo_gpu).json
 # 0.6 of the train split's 1,789 samples: at least 1,000 labels.
 PROBE = $(BIN)/python train/linear_probe.py --recipe train/recipes/probe.toml --fraction 0.6 \
+	--set zero_filled=false \
 	--data $(DEMO)/dataset --pretrained $(RUN)/encoder --seed $(SEED)
 
 demo: env ## simulated archive -> shards -> pretraining -> probes -> table and pictures

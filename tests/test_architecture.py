@@ -35,7 +35,8 @@ ALLOWED = {
         "fusmae.config",
         "fusmae.manifest",
     },
-    # Of the trainer, evaluation reads what a run has left behind and its way of writing files.
+    # Of the trainer, evaluation reads what a run has left behind and its way of writing files,
+    # and takes its schedule and its rule of weight decay for fine-tuning.
     "fusmae/evaluation": {
         "fusmae.evaluation",
         "fusmae.model",
@@ -48,7 +49,9 @@ ALLOWED = {
         "fusmae.training.checkpoint",
         "fusmae.training.durable",
         "fusmae.training.metrics",
+        "fusmae.training.optim",
         "fusmae.training.record",
+        "fusmae.training.schedule",
     },
 }
 FORBIDDEN = {

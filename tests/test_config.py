@@ -11,7 +11,7 @@ from fusmae.config import (
     SubsetConfig,
     load_recipe,
 )
-from fusmae.evaluation.recipes import ProbeRecipe
+from fusmae.evaluation.recipes import FinetuneRecipe, ProbeRecipe
 
 RECIPES = Path(__file__).parents[1] / "train" / "recipes"
 
@@ -26,7 +26,8 @@ def test_every_recipe_of_the_project_loads():
     recipes = sorted(RECIPES.glob("*.toml"))
     assert {"paper", "paper_b200", "native"} <= {path.stem for path in recipes}
     for path in recipes:
-        load_recipe(ProbeRecipe if path.stem.startswith("probe") else PretrainRecipe, path)
+        kinds = {"probe": ProbeRecipe, "finetune": FinetuneRecipe}
+        load_recipe(kinds.get(path.stem.partition("_")[0], PretrainRecipe), path)
 
 
 def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path):

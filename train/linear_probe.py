@@ -9,6 +9,7 @@ import click
 from fusmae.config import load_recipe
 from fusmae.data import locate_dataset
 from fusmae.evaluation.features import FeatureKind
+from fusmae.evaluation.overlap import describe_overlap
 from fusmae.evaluation.recipes import ProbeRecipe
 from fusmae.evaluation.results import RESULT_NAME
 from fusmae.evaluation.runs import Head, ProbeOptions, run_probe
@@ -75,6 +76,11 @@ Examples:
     show_default=True,
     help="The encoder's; the same architecture's with random weights; or no encoder at all.",
 )
+@click.option(
+    "--pretraining-data",
+    multiple=True,
+    help="Dataset of the pretraining, to count the test samples that it holds; may be repeated.",
+)
 @click.option("--seed", type=int, help="Instead of the recipe's: labels drawn, batches, weights.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe.")
 def main(
@@ -88,6 +94,7 @@ def main(
     head: Head,
     out: Path,
     features: FeatureKind,
+    pretraining_data: tuple[str, ...],
     seed: int | None,
     overrides: tuple[str, ...],
 ) -> None:
@@ -105,7 +112,10 @@ def main(
     names = tuple(name.strip() for name in sensors.split(","))
     try:
         dataset = locate_dataset(data, cache)
-        options = ProbeOptions(dataset, pretrained, names, fraction, features, loaded, head, labels)
+        pretraining = tuple(locate_dataset(path, cache) for path in pretraining_data)
+        options = ProbeOptions(
+            dataset, pretrained, names, fraction, features, loaded, head, labels, pretraining
+        )
         result, computed = run_probe(options, out)
     except (ValueError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
@@ -118,7 +128,7 @@ def main(
         f"{features} features of {'+'.join(result['options']['sensors'])}, {head} head: "
         f"{summary(score)} on {result['num_test']:,} test samples{simulated}; "
         f"{result['num_labels']:,} labelled samples, {100 * result['fraction']:.3g} % of the train "
-        f"split; {chosen}"
+        f"split; {chosen}\n{describe_overlap(result.get('overlap'))}"
     )
 
 

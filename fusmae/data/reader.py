@@ -294,6 +294,19 @@ class SplitReader:
         """
         return self._column(name)
 
+    def column_names(self) -> list[str]:
+        """The columns of `samples.parquet`; errors as `column`."""
+        try:
+            from pyarrow import ArrowException
+            from pyarrow.parquet import read_schema
+        except ImportError:
+            raise ValueError(f"reading {SAMPLES_NAME} needs pyarrow: pip install pyarrow") from None
+        path = self.dataset / SAMPLES_NAME
+        try:
+            return list(read_schema(path).names)
+        except (OSError, ArrowException) as error:
+            raise ValueError(f"cannot read {path}: {error}") from None
+
     def _column(self, name: str) -> list[Any]:
         try:
             from pyarrow import ArrowException

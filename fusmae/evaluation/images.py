@@ -8,6 +8,7 @@ from fusmae.data import Preprocess
 from fusmae.evaluation.recipes import StatisticsOf
 from fusmae.manifest import BandStatistics, Manifest
 from fusmae.model import EncoderCard
+from fusmae.sensors import dataset_sensor
 
 # B batch, C channels, S the side of the model's grid
 
@@ -65,7 +66,9 @@ def describe_images(
 ) -> dict[str, Any]:
     """What the encoder was shown, for the readers of a result."""
     bands = preprocess.bands
-    used = [spec for spec in manifest.arrays if spec.sensor in bands]
+    seen = {(dataset_sensor(sensor), band) for sensor in bands for band in bands[sensor]}
+    sensors = dict.fromkeys(sensor for sensor, _ in seen)
+    used = [spec for spec in manifest.arrays if spec.sensor in sensors]
     whose = f"the dataset's {manifest.statistics_split} split, {manifest.name}"
     return {
         "bands": bands,
@@ -75,9 +78,9 @@ def describe_images(
                 for spec in used
                 if spec.sensor == sensor
                 for name in spec.band_names
-                if name not in names
+                if (sensor, name) not in seen
             ]
-            for sensor, names in bands.items()
+            for sensor in sorted(sensors)
         },
         "native_px": {spec.name: spec.size_px for spec in used},
         "size_px": preprocess.size_px,

@@ -6,6 +6,8 @@ Read by `fusmae.config.load_recipe`; the TOML files stand in `train/recipes/`.
 from dataclasses import dataclass
 from typing import Literal
 
+from fusmae.model.classifier import Pooling
+
 TaskName = Literal["multi-label", "single-label"]
 # Whose means and deviations normalise the images: those that the encoder was trained with, or
 # the dataset's own, for data of another processing level.
@@ -44,6 +46,54 @@ class ProbeRecipe:
         _check(self, self.lrs, self.smoothing, ("epochs", "batch", "k", "feature_batch"))
         if not self.temperature > 0:
             raise ValueError(f"temperature = {self.temperature} must be more than 0")
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe:
+    """Fine-tuning of the whole network; 10 epochs are the paper's (Fus-MAE, sec. 4).
+
+    `lrs` are peak rates, each tried in full and one chosen on val, after a linear warm-up and
+    followed by half a cosine to 0. `layer_decay` below 1 lowers the rate from layer to layer
+    towards the pixels. `batch` samples make a step, `micro_batch` of them go through the network
+    at once, which changes memory only. `pooling` and `absent` choose the row: mean of the sensor
+    tokens or the global token; an absent sensor skipped or filled with zeros.
+    """
+
+    seed: int = 0
+    task: TaskName = "multi-label"
+    label_set: str = "bigearthnet-19"
+    train_split: str = "train"
+    val_split: str = "val"
+    test_split: str = "test"
+    epochs: int = 10
+    batch: int = 128
+    micro_batch: int = 32
+    lrs: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    warmup_epochs: float = 1.0
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    clip_norm: float = 0.0
+    smoothing: float = 0.1
+    pooling: Pooling = "mean_tokens"
+    absent: Literal["skipped", "zero-filled"] = "skipped"
+    statistics: StatisticsOf = "encoder"
+    image_px: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self, self.lrs, self.smoothing, ("epochs", "batch", "micro_batch"))
+        if self.batch % self.micro_batch:
+            raise ValueError(
+                f"batch = {self.batch} must be a multiple of micro_batch = {self.micro_batch}"
+            )
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs} must be at least 0 and less than "
+                f"epochs = {self.epochs}"
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay = {self.layer_decay} must be above 0 and at most 1")
+        if self.clip_norm < 0 or self.weight_decay < 0:
+            raise ValueError("clip_norm and weight_decay must not be negative")
 
 
 def _check(

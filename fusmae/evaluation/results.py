@@ -35,7 +35,16 @@ def describe_inputs(dataset: Path, encoder: Path) -> dict[str, Any]:
 
 
 def manifest_sha256(dataset: Path) -> str:
-    return hashlib.sha256((dataset / MANIFEST_NAME).read_bytes()).hexdigest()
+    """The sha256 of a dataset's manifest, in hex.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    path = dataset / MANIFEST_NAME
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
 
 
 def as_json(table: Mapping[str, Any]) -> dict[str, Any]:

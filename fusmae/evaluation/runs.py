@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fusmae.config import DataConfig, as_table, build
-from fusmae.data import EvalLoader, Preprocess
+from fusmae.config import as_table
+from fusmae.data import EvalLoader
 from fusmae.evaluation.features import (
     Extractor,
     FeatureKind,
@@ -20,9 +20,8 @@ from fusmae.evaluation.features import (
     random_encoder,
     select_bands,
 )
-from fusmae.evaluation.images import describe_images, make_preprocess
 from fusmae.evaluation.knn import knn_scores
-from fusmae.evaluation.labelled import LabelChoice, LabelledSplit, classes_of, read_splits
+from fusmae.evaluation.labelled import LabelChoice, LabelledSplit
 from fusmae.evaluation.protocols import LabelledFeatures, fit_linear_probe, fit_standardiser
 from fusmae.evaluation.recipes import ProbeRecipe
 from fusmae.evaluation.results import (
@@ -30,14 +29,13 @@ from fusmae.evaluation.results import (
     RESULT_NAME,
     as_json,
     describe_inputs,
-    describe_task,
     earlier_result,
-    provenance,
+    manifest_sha256,
     write_result,
 )
-from fusmae.evaluation.tasks import Task, make_task
-from fusmae.manifest import Manifest, read_manifest
-from fusmae.model import EncoderCard, FusMAEEncoder, load_encoder
+from fusmae.evaluation.setting import Setting, open_setting
+from fusmae.evaluation.tasks import Task
+from fusmae.model import FusMAEEncoder, load_encoder
 
 Head = Literal["linear", "knn"]
 
@@ -66,6 +64,7 @@ class ProbeOptions:
     recipe: ProbeRecipe
     head: Head = "linear"
     labels: Path | None = None
+    pretraining_data: tuple[Path, ...] = ()
 
 
 def run_probe(options: ProbeOptions, out: Path) -> tuple[dict[str, Any], bool]:
@@ -78,45 +77,27 @@ def run_probe(options: ProbeOptions, out: Path) -> tuple[dict[str, Any], bool]:
         ValueError: a path, sensor, split, label set or fraction is wrong, or `out` holds the
             result of other options.
     """
-    recipe = options.recipe
-    manifest = read_manifest(options.dataset)
     encoder, card = load_encoder(options.encoder)
     bands = select_bands(card, options.sensors)
-    choice = LabelChoice(options.fraction, recipe.seed, options.labels)
+    choice = LabelChoice(options.fraction, options.recipe.seed, options.labels)
     described = _describe(options, list(bands), choice)
     earlier = earlier_result(out / RESULT_NAME, described)
     if earlier is not None:
         return earlier, False
     started = time.perf_counter()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = build(DataConfig, {"bands": bands, "resample": card.resample})
-    task = make_task(recipe.task, classes_of(manifest, recipe.label_set), recipe.smoothing)
-    names = (recipe.train_split, recipe.val_split, recipe.test_split)
-    splits = read_splits(options.dataset, names, task, recipe.label_set, choice)
-    preprocess = make_preprocess(manifest, card, data, recipe.statistics, recipe.image_px)
-    extractor = _make_extractor(options, manifest, encoder, card, data, preprocess, device)
-    features = [_split_features(options, data, split, extractor, device) for split in splits]
-    scores: dict[str, Any] = {}
-    for pooling in features[0]:
-        train, val, test = (
-            LabelledFeatures(part[pooling].to(device), split.labels.to(device))
-            for part, split in zip(features, splits, strict=True)
-        )
-        probe = _linear if options.head == "linear" else _nearest
-        scores[pooling] = probe(train, val, test, task, recipe)
+    setting = open_setting(
+        options.dataset, card, bands, options.recipe, choice, options.pretraining_data
+    )
     result = {
         "format": PROBE_FORMAT,
         "protocol": f"{options.head} probe of frozen features",
         "options": described,
         "headline": _HEADLINES[options.features],
-        "results": scores,
-        "seed": recipe.seed,
-        **describe_task(task, recipe.label_set, splits, manifest),
-        "images": describe_images(manifest, card, preprocess, recipe.statistics),
-        **provenance(manifest, options.encoder, device),
+        "results": _score(options, setting, encoder),
+        **setting.describe(options.encoder),
         "wall_s": round(time.perf_counter() - started, 2),
     }
-    write_result(out, result, splits[0].keys())
+    write_result(out, result, setting.splits[0].keys())
     return result, True
 
 
@@ -129,42 +110,51 @@ def _describe(options: ProbeOptions, sensors: Sequence[str], choice: LabelChoice
             "sensors": sensors,
             **choice.describe(),
             **describe_inputs(options.dataset, options.encoder),
+            "pretraining_data": [manifest_sha256(path) for path in options.pretraining_data],
             "recipe": as_table(options.recipe),
         }
     )
 
 
-def _make_extractor(
-    options: ProbeOptions,
-    manifest: Manifest,
-    encoder: FusMAEEncoder,
-    card: EncoderCard,
-    data: DataConfig,
-    preprocess: Preprocess,
-    device: torch.device,
-) -> Extractor:
+def _score(options: ProbeOptions, setting: Setting, encoder: FusMAEEncoder) -> dict[str, Any]:
+    """The test scores of each pooling of the features."""
+    extractor = _make_extractor(options, setting, encoder)
+    features = [_split_features(options, setting, split, extractor) for split in setting.splits]
+    probe = _linear if options.head == "linear" else _nearest
+    scores: dict[str, Any] = {}
+    for pooling in features[0]:
+        train, val, test = (
+            LabelledFeatures(part[pooling].to(setting.device), split.labels.to(setting.device))
+            for part, split in zip(features, setting.splits, strict=True)
+        )
+        scores[pooling] = probe(train, val, test, setting.task, options.recipe)
+    return scores
+
+
+def _make_extractor(options: ProbeOptions, setting: Setting, encoder: FusMAEEncoder) -> Extractor:
+    bands, known = setting.data.bands, setting.card.bands
     if options.features == "band-statistics":
-        return band_statistics(manifest, data.bands)
+        return band_statistics(setting.manifest, bands)
     if options.features == "random":
-        encoder = random_encoder(card, options.recipe.seed)
-    zero_filled = options.recipe.zero_filled and len(data.bands) < len(card.bands)
-    return encoder_features(encoder, preprocess, device, zero_filled)
+        encoder = random_encoder(setting.card, options.recipe.seed)
+    zero_filled = options.recipe.zero_filled and len(bands) < len(known)
+    return encoder_features(encoder, setting.preprocess, setting.device, zero_filled)
 
 
 def _split_features(
-    options: ProbeOptions,
-    data: DataConfig,
-    split: LabelledSplit,
-    extractor: Extractor,
-    device: torch.device,
+    options: ProbeOptions, setting: Setting, split: LabelledSplit, extractor: Extractor
 ) -> dict[str, Tensor]:
     """Features (N, D) by pooling, rows in the order of `split.ids`."""
     name = split.reader.split
-    batch = options.recipe.feature_batch
     loader = EvalLoader(
-        options.dataset, name, data, batch, sample_ids=split.ids.numpy(), device=device
+        setting.dataset,
+        name,
+        setting.data,
+        options.recipe.feature_batch,
+        sample_ids=split.ids.numpy(),
+        device=setting.device,
     )
-    title = f"{options.features} features, {'+'.join(data.bands)}, {name}"
+    title = f"{options.features} features, {'+'.join(setting.data.bands)}, {name}"
     features, ids = extract_features(loader, extractor, len(loader), title)
     order = ids.argsort()
     assert torch.equal(ids[order], split.ids)

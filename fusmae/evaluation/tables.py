@@ -1,4 +1,4 @@
-"""Probe results as one table: mAP by sensor, pretrained against what it has to beat.
+"""Results of probes and fine-tuning as one table: scores by sensor, and what they have to beat.
 
 python -m fusmae.evaluation.tables PROBES
 python -m fusmae.evaluation.tables xae_xad=PROBES/a xad=PROBES/b
@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fusmae.evaluation.results import RESULT_NAME, read_result
+from fusmae.evaluation.results import FINETUNE_FORMAT, RESULT_NAME, read_result
 
 # Rows of a folder given without a name, in the order of the table.
 _ROW_NAMES = {
@@ -24,20 +24,28 @@ _ROW_NAMES = {
     "random": "random weights",
     "band-statistics": "band statistics",
 }
-_COMPARABLE = ("dataset", "test split", "label set")
+# Other ways to a score stand in rows of their own.
+_KNN = ", kNN"
+_FINETUNED = {"pretrained": "fine-tuned", "random": "fine-tuned from random weights"}
+_COMPARABLE = ("dataset", "test split", "label set", "task")
+# The two scores of a cell, by task.
+_SHOWN = {
+    "multi-label": ("macro_map", "micro_map", "test mAP in %: macro / micro"),
+    "single-label": ("top1", "weighted_f1", "test scores in %: top-1 / weighted F1"),
+}
 
 
 @dataclass(frozen=True)
 class Score:
-    """One test score, mAP in percent, and what it belongs to."""
+    """A test result's two scores of `_SHOWN`, in percent, and what they belong to."""
 
     row: str
     sensors: tuple[str, ...]
     num_labels: int
     fraction: float
     seed: int
-    macro: float
-    micro: float
+    first: float
+    second: float
 
 
 def read_scores(sources: Iterable[str]) -> tuple[list[Score], dict[str, str]]:
@@ -45,11 +53,11 @@ def read_scores(sources: Iterable[str]) -> tuple[list[Score], dict[str, str]]:
 
     Args:
         sources: PATH or NAME=PATH, a `metrics.json` or a folder of them. NAME is the
-            row's name; without it the row is called after the kind of features.
+            row's name; without it the row is called after the protocol and its features.
 
     Raises:
         ValueError: nothing is found, a file is not a probe's result, or the results are of
-            different datasets, test splits or label sets and so cannot stand in one table.
+            different datasets, test splits, label sets or tasks: no table can hold them.
     """
     scores: list[Score] = []
     shared: dict[str, str] = {}
@@ -68,7 +76,7 @@ def read_scores(sources: Iterable[str]) -> tuple[list[Score], dict[str, str]]:
                         f"{file}: its {key} is {facts[key]}, the others' is {shared[key]}: "
                         "they cannot be compared; make one table for each"
                     )
-            scores += _scores(result, name or _ROW_NAMES[result["options"]["features"]])
+            scores += _scores(result, name or _row_name(result))
     return scores, shared
 
 
@@ -81,22 +89,39 @@ def _facts(result: dict[str, Any]) -> dict[str, str]:
         "dataset": f"{result['dataset']} ({digest}{simulated})",
         "test split": f"{recipe['test_split']} ({result['num_test']:,} samples{rule})",
         "label set": recipe["label_set"],
+        "task": _task(result),
     }
+
+
+def _task(result: dict[str, Any]) -> str:
+    """Results of before there were tasks are multi-label."""
+    return result.get("task", "multi-label")
+
+
+def _row_name(result: dict[str, Any]) -> str:
+    options = result["options"]
+    if result["format"] == FINETUNE_FORMAT:
+        return _FINETUNED[options["init"]]
+    return _ROW_NAMES[options["features"]] + (_KNN if options.get("head") == "knn" else "")
 
 
 def _scores(result: dict[str, Any], row: str) -> list[Score]:
     """The score of each pooling, the headline's first."""
-    poolings = sorted(result["results"], key=lambda pooling: pooling != result["headline"])
+    # A fine-tuning run has one pooling, which may be another than tables are about.
+    finetuned = result["format"] == FINETUNE_FORMAT
+    headline = "mean_tokens" if finetuned else result["headline"]
+    poolings = sorted(result["results"], key=lambda pooling: pooling != headline)
     options = result["options"]
+    first, second, _ = _SHOWN[_task(result)]
     return [
         Score(
-            row if pooling == result["headline"] else f"{row}, {pooling.replace('_', ' ')}",
+            row if pooling == headline else f"{row}, {pooling.replace('_', ' ')}",
             tuple(options["sensors"]),
             result["num_labels"],
             result["fraction"],
             options["recipe"]["seed"],
-            100 * result["results"][pooling]["macro_map"],
-            100 * result["results"][pooling]["micro_map"],
+            100 * result["results"][pooling][first],
+            100 * result["results"][pooling][second],
         )
         for pooling in poolings
     ]
@@ -109,27 +134,27 @@ def _order(row: str) -> tuple[int, str]:
 
 
 def _cell(scores: Sequence[Score]) -> str:
-    """Macro / micro mAP; over several runs the mean and, of macro, the standard deviation."""
+    """The two scores; over several runs their means and, of the first, the standard deviation."""
     if not scores:
         return "-"
-    macro = [score.macro for score in scores]
-    spread = f" ± {statistics.stdev(macro):.1f}" if len(macro) > 1 else ""
-    return f"{statistics.mean(macro):.1f}{spread} / {statistics.mean(s.micro for s in scores):.1f}"
+    first = [score.first for score in scores]
+    spread = f" ± {statistics.stdev(first):.1f}" if len(first) > 1 else ""
+    return f"{statistics.mean(first):.1f}{spread} / {statistics.mean(s.second for s in scores):.1f}"
 
 
 def gains(scores: Sequence[Score], num_labels: int) -> dict[tuple[str, ...], list[float]]:
-    """Macro mAP of `pretrained` less that of `random weights`, in points.
+    """The first score of `pretrained` less that of `random weights`, in points.
 
     By sensors, a number for each seed that both rows have exactly once with this number of
     labels.
     """
-    macro: dict[tuple[tuple[str, ...], int, str], list[float]] = {}
+    by_run: dict[tuple[tuple[str, ...], int, str], list[float]] = {}
     for score in scores:
         if score.num_labels == num_labels:
-            macro.setdefault((score.sensors, score.seed, score.row), []).append(score.macro)
+            by_run.setdefault((score.sensors, score.seed, score.row), []).append(score.first)
     found: dict[tuple[str, ...], list[float]] = {}
-    for (sensors, seed, row), values in macro.items():
-        other = macro.get((sensors, seed, "random weights"), [])
+    for (sensors, seed, row), values in by_run.items():
+        other = by_run.get((sensors, seed, "random weights"), [])
         if row == "pretrained" and len(values) == len(other) == 1:
             found.setdefault(sensors, []).append(values[0] - other[0])
     return found
@@ -139,12 +164,12 @@ def make_table(scores: Sequence[Score], shared: dict[str, str]) -> Table:
     """Rows by features and number of labels, a column for each set of sensors."""
     columns = sorted({score.sensors for score in scores}, key=lambda s: (len(s), s))
     table = Table(
-        title="Linear probe, test mAP in %: macro / micro",
+        title=_SHOWN[shared["task"]][2],
         caption="\n".join(f"{key}: {value}" for key, value in shared.items()),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    table.add_column("frozen features")
+    table.add_column("features, or network")
     table.add_column("labelled samples", justify="right")
     for sensors in columns:
         table.add_column("+".join(sensors).upper(), justify="right")
@@ -173,7 +198,7 @@ def _gain(points: Sequence[float]) -> str:
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="[NAME=]PATH...")
 def main(sources: tuple[str, ...]) -> None:
-    """Print the probe results in the given files or folders as one table.
+    """Print the results in the given files or folders as one table.
 
     Several results of one row, such as those of several seeds, are averaged; ± is their
     standard deviation.

@@ -42,6 +42,9 @@ class EncoderCard:
     dataset: str
     simulated: bool
     licence: str
+    split: str = ""
+    split_rule: str = ""
+    manifest_sha256: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, numbers in (("mean", self.mean), ("std", self.std)):
@@ -142,7 +145,11 @@ def _read_card(path: Path) -> EncoderCard:
         raise ValueError(
             f"{path} has format_version {version}, this release reads {FORMAT_VERSION}"
         )
-    missing = [f.name for f in dataclasses.fields(EncoderCard) if f.name not in table]
+    missing = [
+        field.name
+        for field in dataclasses.fields(EncoderCard)
+        if field.name not in table and field.default is dataclasses.MISSING
+    ]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
     try:

@@ -33,6 +33,9 @@ def export_encoder(run: Run) -> None:
     card = EncoderCard(
         model=recipe.model,
         bands=data.bands,
+        split=data.split,
+        split_rule=" + ".join(m.options.get("plan", {}).get("split") or "" for m in manifests),
+        manifest_sha256=tuple(source.manifest_sha256 for source in run.sources),
         mean=statistics.mean,
         std=statistics.std,
         resample=data.resample,

@@ -1,6 +1,7 @@
 """The table of probe results: right numbers in right places, no comparison of the incomparable."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ def write_result(
     (folder / "metrics.json").write_text(json.dumps(table))
 
 
+def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    table = json.loads((folder / "metrics.json").read_text())
+    change(table)
+    (folder / "metrics.json").write_text(json.dumps(table))
+
+
 def printed(*sources: str) -> str:
     done = CliRunner().invoke(main, list(sources), env={"COLUMNS": "160"})
     assert done.exit_code == 0, done.output
@@ -65,7 +72,7 @@ def test_the_table_shows_macro_and_micro_by_sensor_labels_and_that_data_is_simul
     write_result(tmp_path / "c", features="random", macro=0.401, sensors=("s1",))
     write_result(tmp_path / "d", features="band-statistics", macro=0.3, sensors=("s1", "s2"))
     text = printed(str(tmp_path))
-    assert line_of(text, "frozen features").split()[-2:] == ["S1", "S1+S2"]
+    assert line_of(text, "features, or network").split()[-2:] == ["S1", "S1+S2"]
     pretrained = line_of(text, "pretrained ")
     assert "51.2 / 61.2" in pretrained and "63.4 / 73.4" in pretrained
     assert "1,000 (80.7 %)" in pretrained
@@ -96,6 +103,37 @@ def test_a_name_given_stands_in_the_table(tmp_path: Path) -> None:
     assert "60.0 / 70.0" in line_of(text, "both ")
 
 
+def test_neighbours_and_fine_tuning_stand_in_rows_of_their_own(tmp_path: Path) -> None:
+    write_result(tmp_path / "linear", macro=0.5)
+    write_result(tmp_path / "knn", macro=0.4)
+    edit(tmp_path / "knn", lambda table: table["options"].update(head="knn"))
+    for init, macro, pooling in (
+        ("pretrained", 0.8, "mean_tokens"),
+        ("random", 0.6, "mean_tokens"),
+        ("pretrained", 0.7, "global_token"),
+    ):
+        folder = tmp_path / f"{init}-{pooling}"
+        scores = {pooling: {"macro_map": macro, "micro_map": macro + 0.1}}
+        write_result(folder, format="fusmae-finetune", headline=pooling, results=scores)
+        edit(folder, lambda table, init=init: table["options"].update(init=init))
+    text = printed(str(tmp_path))
+    assert "50.0 / 60.0" in line_of(text, "pretrained ")
+    assert "40.0 / 50.0" in line_of(text, "pretrained, kNN ")
+    assert "80.0 / 90.0" in line_of(text, "fine-tuned ")
+    assert "60.0 / 70.0" in line_of(text, "fine-tuned from random weights ")
+    assert "70.0 / 80.0" in line_of(text, "fine-tuned, global token ")
+
+
+def test_a_single_label_task_shows_top1_and_weighted_f1(tmp_path: Path) -> None:
+    scores = {"mean_tokens": {"top1": 0.61, "top3": 0.9, "weighted_f1": 0.58}}
+    write_result(tmp_path / "a", task="single-label", results=scores)
+    text = printed(str(tmp_path))
+    assert "61.0 / 58.0" in line_of(text, "pretrained ") and "top-1 / weighted F1" in text
+    write_result(tmp_path / "b")
+    done = CliRunner().invoke(main, [str(tmp_path)])
+    assert done.exit_code == 1 and "its task is multi-label" in done.output
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [({"manifest": "b" * 64}, "dataset"), ({"label_set": "bigearthnet-43"}, "label set")],
@@ -115,4 +153,7 @@ def test_a_folder_without_results_and_a_foreign_file_are_named(tmp_path: Path) -
     assert done.exit_code == 1 and f"no metrics.json under {tmp_path}" in done.output
     (tmp_path / "metrics.json").write_text("{}")
     done = CliRunner().invoke(main, [str(tmp_path)])
-    assert done.exit_code == 1 and "not the result of train/linear_probe.py" in done.output
+    assert (
+        done.exit_code == 1
+        and "not the result of train/linear_probe.py or train/finetune.py" in done.output
+    )

@@ -87,6 +87,16 @@ def test_an_interrupted_export_is_not_taken_for_a_complete_one(
         load_encoder(export)
 
 
+def test_the_card_says_what_was_trained_on_and_an_older_one_does_not(export: Path) -> None:
+    told = dataclasses.replace(
+        CARD, split="train", split_rule="google", manifest_sha256=("ab" * 32, "cd" * 32)
+    )
+    save_encoder(FusMAEEncoder(MODEL, CARD.channels), told, export)
+    assert load_encoder(export)[1] == told
+    edit_config(export, split=None, split_rule=None, manifest_sha256=None)
+    assert load_encoder(export)[1] == CARD
+
+
 @pytest.mark.parametrize("fusion", typing.get_args(Fusion))
 def test_every_variant_saves_and_loads_bit_for_bit(fusion: Fusion, tmp_path: Path) -> None:
     """With a class map, and bands of Sentinel-2 as a group with smaller tokens."""

@@ -1,0 +1,129 @@
+"""One fine-tuning run: a dataset, an encoder and labels in, `OUT/metrics.json` and weights out."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+
+from fusmae.config import as_table
+from fusmae.evaluation.features import random_encoder, select_bands
+from fusmae.evaluation.finetuning import Finetuned, Finetuning, finetune, predict
+from fusmae.evaluation.labelled import LabelChoice
+from fusmae.evaluation.recipes import FinetuneRecipe
+from fusmae.evaluation.results import (
+    FINETUNE_FORMAT,
+    RESULT_NAME,
+    as_json,
+    describe_inputs,
+    earlier_result,
+    manifest_sha256,
+    write_result,
+)
+from fusmae.evaluation.setting import Setting, open_setting
+from fusmae.model import FusMAEEncoder, load_encoder, save_encoder
+from fusmae.model.classifier import FusMAEClassifier
+from fusmae.training.durable import replace_file
+
+ENCODER_NAME = "encoder"
+HEAD_NAME = "head.safetensors"
+
+Init = Literal["pretrained", "random"]
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """What is fine-tuned on what; `labels`, a file of sample keys, replaces `fraction`.
+
+    With `init = "random"` only the encoder's architecture is used: what pretraining has to beat.
+    """
+
+    dataset: Path
+    encoder: Path
+    sensors: tuple[str, ...]
+    fraction: float
+    init: Init
+    recipe: FinetuneRecipe
+    labels: Path | None = None
+    pretraining_data: tuple[Path, ...] = ()
+
+
+def run_finetune(options: FinetuneOptions, out: Path) -> tuple[dict[str, Any], bool]:
+    """The content of `OUT/metrics.json`, and whether this call computed it.
+
+    A result of the same options that is already there is returned as it is. Beside it lie the
+    fine-tuned encoder, its head and the keys of the labelled samples. All of it is written after
+    the test split has been scored, `metrics.json` last: an interrupted run leaves no result.
+
+    Raises:
+        ValueError: a path, sensor, split, label set or fraction is wrong, or `out` holds the
+            result of other options.
+    """
+    encoder, card = load_encoder(options.encoder)
+    bands = select_bands(card, options.sensors)
+    choice = LabelChoice(options.fraction, options.recipe.seed, options.labels)
+    described = _describe(options, list(bands), choice)
+    earlier = earlier_result(out / RESULT_NAME, described)
+    if earlier is not None:
+        return earlier, False
+    started = time.perf_counter()
+    setting = open_setting(
+        options.dataset, card, bands, options.recipe, choice, options.pretraining_data
+    )
+    run = Finetuning(setting, options.recipe)
+    tuned = finetune(run, _start(options, setting, encoder))
+    row, score = _score(run, tuned)
+    result = {
+        "format": FINETUNE_FORMAT,
+        "protocol": f"fine-tuning of the whole network from {options.init} weights",
+        "options": described,
+        "headline": row,
+        "results": {row: score},
+        **setting.describe(options.encoder),
+        "precision": "bfloat16 autocast" if setting.device.type == "cuda" else "float32",
+        "wall_s": round(time.perf_counter() - started, 2),
+    }
+    save_encoder(tuned.model.encoder, card, out / ENCODER_NAME)
+    replace_file(out / HEAD_NAME, safetensors.torch.save(tuned.model.head_weights()))
+    write_result(out, result, setting.splits[0].keys())
+    return result, True
+
+
+def _start(options: FinetuneOptions, setting: Setting, encoder: FusMAEEncoder) -> FusMAEClassifier:
+    """The model before the first step: a pure function of weights, recipe and card."""
+    recipe = options.recipe
+    if options.init == "random":
+        encoder = random_encoder(setting.card, recipe.seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        return FusMAEClassifier(encoder, len(setting.task.classes), recipe.pooling)
+
+
+def _score(run: Finetuning, tuned: Finetuned) -> tuple[str, dict[str, Any]]:
+    """The row that a score belongs to, and the test scores of the chosen rate alone."""
+    recipe, task, test = run.recipe, run.setting.task, run.setting.splits[2]
+    row = recipe.pooling if recipe.absent == "skipped" else f"zero_filled_{recipe.pooling}"
+    return row, {
+        **task.measure(predict(run, tuned.model, test), test.labels, half=0.0),
+        "lr": tuned.lr,
+        f"val_{task.chosen_by}": {str(lr): value for lr, value in tuned.val_scores.items()},
+    }
+
+
+def _describe(
+    options: FinetuneOptions, sensors: Sequence[str], choice: LabelChoice
+) -> dict[str, Any]:
+    """Everything that decides a result; two runs with equal descriptions are the same run."""
+    return as_json(
+        {
+            "init": options.init,
+            "sensors": sensors,
+            **choice.describe(),
+            **describe_inputs(options.dataset, options.encoder),
+            "pretraining_data": [manifest_sha256(path) for path in options.pretraining_data],
+            "recipe": as_table(options.recipe),
+        }
+    )
