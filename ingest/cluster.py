@@ -11,6 +11,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 
 from distributed import Client, as_completed
+from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
 from .convert import Job, convert
@@ -55,6 +56,10 @@ def run_on_cluster(
                     raise outcome
                 on_sample(size[future])
                 yield outcome
+        except FutureCancelledError:
+            raise RuntimeError(
+                f"--scheduler {address} is gone: start it, then run the same command again to go on"
+            ) from None
         except KilledWorker:
             raise RuntimeError(
                 "a block took down every worker that it was given to (out of memory?): start "

@@ -49,11 +49,9 @@ def finish(
     basis = next(split for split in request.splits if splits[split].num_samples)
     sums = {
         split: statistics.merge(
-            [
-                statistics.decode(store.read(record.statistics.path), request.arrays)
-                for record in records
-                if record.split == split
-            ]
+            statistics.decode(store.read(record.statistics.path), request.arrays)
+            for record in records
+            if record.split == split
         )
         for split in request.splits
         if splits[split].num_samples

@@ -17,7 +17,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,10 @@ def spool(archive: Path, folder: Path, progress: Progress, check_md5: bool = Tru
         OSError: a file cannot be written for another reason.
     """
     compressed = compression(archive) is not None
+    if archive.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"{archive} lies where it would be unpacked, {folder}: give another --spool"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         if not compressed:
@@ -82,9 +86,11 @@ def spool(archive: Path, folder: Path, progress: Progress, check_md5: bool = Tru
 
 
 def delete_spool(folder: Path) -> None:
-    """Remove what `spool` made in `folder`; the archive itself stays."""
+    """Remove what `spool` made in `folder`, and nothing else; the archive itself stays."""
     _sweep(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    (folder / _LOCK).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _find(archive: Path, folder: Path) -> str | None:

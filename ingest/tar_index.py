@@ -18,6 +18,7 @@ import os
 import shutil
 from array import array
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -217,9 +218,12 @@ def read_head(folder: Path) -> Head | None:
 
 def remove_index(folder: Path) -> None:
     """Remove an index, or what a run that was killed left of one."""
-    # First what makes it one.
-    (folder / HEAD).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    # First what makes it one; and nothing that is not ours.
+    for name in (HEAD, MEMBERS, PATCHES):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def index_tar(tar: Path, folder: Path, progress: Progress) -> Head:

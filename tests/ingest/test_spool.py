@@ -138,6 +138,18 @@ def test_deleting_a_spool_leaves_only_the_archive(archive, tmp_path):
     spool(archive, tmp_path / "spool", no_progress)
     delete_spool(tmp_path / "spool")
     assert list(tmp_path.iterdir()) == [archive]
+    spool(archive, tmp_path / "spool", no_progress)
+    (tmp_path / "spool" / "index" / "mine").write_text("x")
+    (tmp_path / "spool" / "notes.txt").write_text("x")
+    delete_spool(tmp_path / "spool")
+    left = {path.name for path in (tmp_path / "spool").rglob("*") if path.is_file()}
+    assert left == {"mine", "notes.txt"}
+
+
+def test_an_archive_in_its_own_spool_is_refused(archive, tmp_path):
+    with pytest.raises(ValueError, match="give another --spool"):
+        spool(archive, tmp_path, no_progress)
+    assert archive.exists()
 
 
 def test_progress_counts_the_bytes_of_the_file(archive, tmp_path, monkeypatch):
