@@ -62,7 +62,7 @@ def build(
                 return _make(store, request, executor, progress, tolerance, plan)
     manifest = manifest_of(store)
     refuse_other_plan(store, manifest.options["plan"], plan)
-    _refuse_damage(store, manifest)
+    refuse_damage(store, manifest)
     store.remove_folder(SCRATCH)
     return manifest
 
@@ -113,7 +113,7 @@ def refuse_other_plan(store: Store, old: dict[str, Any], new: dict[str, Any]) ->
         )
 
 
-def _refuse_damage(store: Store, manifest: Manifest) -> None:
+def refuse_damage(store: Store, manifest: Manifest) -> None:
     """A finished dataset is not mended in place: what damaged it may have done more."""
     sizes = store.sizes()
     for file in all_files(manifest):

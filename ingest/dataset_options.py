@@ -9,7 +9,7 @@ import click
 
 from fusmae.manifest import MANIFEST_NAME, Manifest
 
-from .dataset import Tolerance, build, refuse_other_plan
+from .dataset import Tolerance, build, refuse_damage, refuse_other_plan
 from .engine import executor
 from .progress import LongWork
 from .request import Request
@@ -104,7 +104,10 @@ def complete_dataset(options: DatasetOptions, known: dict[str, Any]) -> Manifest
         "samples_per_shard": options.samples_per_shard,
         "seed": options.seed,
     }
+    if options.limit:
+        mine["num_samples"] = min(options.limit, plan["num_samples"])
     refuse_other_plan(store, {key: plan.get(key) for key in mine}, mine)
+    refuse_damage(store, manifest)
     return manifest
 
 
