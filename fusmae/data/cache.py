@@ -52,7 +52,7 @@ class Pins:
     def release(self) -> None:
         """Let go of the files. May be called again."""
         if self._fd >= 0:
-            os.close(self._fd)
+            _close(self._fd)
             self._fd = -1
 
 
@@ -72,7 +72,7 @@ class Cache:
         self.folder, self.limit_bytes = folder, limit_bytes
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            os.close(self._open_locks())
+            _close(self._open_locks())
         except OSError as error:
             raise ValueError(f"cannot use {folder} as a cache: {error.strerror}") from None
         with self._changing() as fd:
@@ -118,7 +118,7 @@ class Cache:
                     return pins
                 pause(POLL_S)
         finally:
-            os.close(turn)
+            _close(turn)
 
     def settle(self, file: CachedFile, fetch: Callable[[BinaryIO], None]) -> bool:
         """Fetch a pinned file, unless it is there, known as bad or being fetched by another.
@@ -142,7 +142,7 @@ class Cache:
                 self._fetch(file.path, fetch)
             return True
         finally:
-            os.close(fd)
+            _close(fd)
 
     def _fetch(self, path: Path, fetch: Callable[[BinaryIO], None]) -> None:
         part = _beside(path, _PART)
@@ -184,7 +184,7 @@ class Cache:
             return Pins(pins)
         finally:
             if not kept:
-                os.close(pins)
+                _close(pins)
 
     def _make_room(self, fd: int, missing: Sequence[CachedFile]) -> bool:
         """Evict until the missing files fit; false, and nothing is evicted, if they cannot.
@@ -230,7 +230,7 @@ class Cache:
                 time.sleep(POLL_S / 10)
             yield fd
         finally:
-            os.close(fd)
+            _close(fd)
 
     def _open_locks(self) -> int:
         return os.open(self.folder / "locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -277,10 +277,20 @@ def _size(path: Path) -> int:
     return _stat(path)[1]
 
 
-def _lock(fd: int, byte: int, kind: int) -> bool:
+def _close(fd: int) -> None:
+    """Give back all locks of `locks` opened once, and close it.
+
+    Closing alone would leave them held by a process that was forked meanwhile and has a copy.
+    """
+    _lock(fd, 0, fcntl.F_UNLCK, length=0)
+    os.close(fd)
+
+
+def _lock(fd: int, byte: int, kind: int, length: int = 1) -> bool:
     """Take, change or give back the lock of one byte; false if another open file is in the way."""
-    # struct flock of 64-bit Linux: type, whence, start, length, process (0 for such locks).
-    request = struct.pack("hhqqi0q", kind, os.SEEK_SET, byte, 1, 0)
+    # struct flock of 64-bit Linux: type, whence, start, length (0: to the end), process (0 for
+    # such locks).
+    request = struct.pack("hhqqi0q", kind, os.SEEK_SET, byte, length, 0)
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
     except (BlockingIOError, PermissionError):

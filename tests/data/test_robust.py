@@ -2,6 +2,7 @@
 
 import gc
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from fusmae.config import DataConfig
 from fusmae.data import EvalLoader, SplitReader, TrainLoader
+from fusmae.data.cache import Cache, CachedFile
 from fusmae.manifest import read_manifest
 
 from .conftest import assert_threads_end
@@ -260,6 +262,29 @@ def test_fork_of_a_process_that_streams_from_a_store(s3_store, big_window_datase
     )
     refused = "this loader was started before a fork and cannot b"
     assert done.stdout.split("\n") == [refused, "0", "True", "0", "8", ""], done.stderr
+
+
+def test_locks_of_a_cache_do_not_outlive_their_holder_in_a_fork(tmp_path):
+    files = [CachedFile(tmp_path / "many/shards" / name, 6) for name in ("a.tar", "b.tar")]
+    cache = Cache(tmp_path, limit_bytes=6)
+    pins = cache.pin(files[:1], pause=never)
+    assert cache.settle(files[0], lambda sink: None)
+    release, wait = multiprocessing.Pipe()
+    with cache._changing():
+        child = multiprocessing.get_context("fork").Process(target=wait.recv)
+        child.start()
+    try:
+        pins.release()
+        # The child has copies of both descriptors: the one that held the pin, the one that changed.
+        cache.pin(files[1:], pause=never).release()
+        assert child.is_alive()
+    finally:
+        release.send(None)
+        child.join(20)
+
+
+def never(seconds):
+    raise AssertionError("somebody still holds a lock")
 
 
 def test_remote_loader_left_early_lets_go_of_its_shards(s3_store, tmp_path):
