@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fusmae.data import Batch, Order, SplitReader
 from fusmae.data.ring import Ring, RingOptions, empty_batch
+from fusmae.data.source import LocalSource
 
 # As the loader's default.
 _SLOTS = 3
@@ -63,7 +64,7 @@ def mmap_threads(data: Path, workers: int) -> Epochs:
     order = Order(reader.shard_sizes, SEED)
     batches = ((position, BATCH) for position in count(0, BATCH))
     options = RingOptions(workers, _SLOTS, torch.cuda.is_available(), _CPU)
-    ring = Ring(reader, order.samples, batches, BATCH, options)
+    ring = Ring(LocalSource(reader, order.samples), batches, BATCH, options)
     try:
         yield from cut_epochs(_batches_of(ring), reader.num_samples)
     finally:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fusmae.config import DataConfig
-from fusmae.data import Batch, TrainLoader
+from fusmae.data import Batch, SplitReader, TrainLoader
 from fusmae.torchvision_repair import repair_torchvision
 
 BATCH = 128
@@ -82,13 +82,16 @@ def _loader_options(workers: int) -> dict[str, Any]:
 
 def webdataset(data: Path, workers: int, buffer: int = WDS_BUFFER) -> Epochs:
     """On our own shards; the JSON member is left out, which plain `decode()` would parse."""
+    reader = SplitReader(data / "dataset", SPLIT)
+    urls = [str(data / "dataset" / shard.path) for shard in reader.record.shards]
+    return webdataset_of(reader, urls, workers, buffer)
+
+
+def webdataset_of(reader: SplitReader, urls: list[str], workers: int, buffer: int) -> Epochs:
+    """webdataset on the shards at `urls`, whose keys `reader` numbers."""
     import webdataset
 
-    from fusmae.data import SplitReader
-
-    reader = SplitReader(data / "dataset", SPLIT)
     number = {key: index for index, key in enumerate(reader.keys())}
-    urls = [str(data / "dataset" / shard.path) for shard in reader.record.shards]
     pipeline = (
         webdataset.WebDataset(
             urls, shardshuffle=len(urls), select_files=lambda name: name.endswith(".npy")
