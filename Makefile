@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-seeds test test-slow check clean-demo
+.PHONY: help env demo demo-seeds table1 table2 test test-slow check clean-demo
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,21 @@ demo: env ## simulated archive -> shards -> pretraining -> probes -> table and p
 
 demo-seeds: ## the demo with three seeds of weights, masks, order and labels; half an hour
 	for seed in 0 1 2; do $(MAKE) --no-print-directory demo SEED=$$seed || exit 1; done
+
+# The paper's tables: `make table1 BEN=ben`, with WEIGHTS="--weights dino-mm=FILE ..." for the rows
+# of others and LAUNCHER="deepspeed --num_accelerators 2" for fewer GPUs than there are.
+BEN := ben
+SEN12MS := sen12ms
+WEIGHTS :=
+LAUNCHER := deepspeed
+TABLE = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python train/table.py train/tables/$@.toml \
+	--data bigearthnet=$(BEN) --out results/$@ --launcher "$(LAUNCHER)" $(WEIGHTS)
+
+table1: env ## the paper's Table 1 on BEN=ben, a dataset of fusmae-ingest; resumable
+	$(TABLE)
+
+table2: env ## the paper's Table 2: transfer to SEN12MS=sen12ms
+	$(TABLE) --data sen12ms=$(SEN12MS)
 
 clean-demo: ## remove what the demo made
 	rm -rf $(DEMO)

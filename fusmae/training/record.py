@@ -52,7 +52,7 @@ def describe_start(world_size: int, step: int, ds_config: dict[str, Any]) -> dic
         "host": platform.node(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
     }
 
 
@@ -73,7 +73,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The commit of the sources that run, with "-dirty" if changed; None outside of git."""
     source = Path(__file__)
 
