@@ -40,7 +40,7 @@ class Finetuning:
     def images(self, model: FusMAEClassifier, batch: Batch) -> dict[str, Tensor]:
         images = self.setting.preprocess(batch.arrays)
         # Stacked channels cannot be skipped.
-        if self.recipe.absent == "zero-filled" or model.encoder.config.fusion == "stack":
+        if self.recipe.absent == "zero-filled" or not model.encoder.skips_absent:
             return model.encoder.fill_absent(images)
         return images
 

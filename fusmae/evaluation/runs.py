@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from fusmae.config import as_table
 from fusmae.data import EvalLoader
+from fusmae.evaluation.backbones import Backbone, open_backbone
 from fusmae.evaluation.features import (
     Extractor,
     FeatureKind,
     band_statistics,
     encoder_features,
     extract_features,
-    random_encoder,
     select_bands,
 )
 from fusmae.evaluation.knn import knn_scores
@@ -35,29 +35,22 @@ from fusmae.evaluation.results import (
 )
 from fusmae.evaluation.setting import Setting, open_setting
 from fusmae.evaluation.tasks import Task
-from fusmae.model import FusMAEEncoder, load_encoder
 
 Head = Literal["linear", "knn"]
-
-# The pooling whose score stands for a kind of features in tables; others stand beside it.
-_HEADLINES: dict[FeatureKind, str] = {
-    "pretrained": "mean_tokens",
-    "random": "mean_tokens",
-    "band-statistics": "band_statistics",
-}
 
 
 @dataclass(frozen=True)
 class ProbeOptions:
     """What a probe is run on. `fraction` of the train split's labels is used, in (0, 1].
 
-    `encoder` is an exported folder. With `features = "random"` only its architecture is
-    used, its weights drawn anew from the recipe's seed; with "band-statistics" only its
-    choice of bands. `labels`, a file of sample keys, takes the place of `fraction`.
+    `encoder` is an exported folder or what else `open_backbone` takes. With
+    `features = "random"` only its architecture is used, its weights drawn anew from the recipe's
+    seed; with "band-statistics" only its choice of bands. `labels`, a file of sample keys, takes
+    the place of `fraction`.
     """
 
     dataset: Path
-    encoder: Path
+    encoder: str
     sensors: tuple[str, ...]
     fraction: float
     features: FeatureKind
@@ -77,23 +70,27 @@ def run_probe(options: ProbeOptions, out: Path) -> tuple[dict[str, Any], bool]:
         ValueError: a path, sensor, split, label set or fraction is wrong, or `out` holds the
             result of other options.
     """
-    encoder, card = load_encoder(options.encoder)
-    bands = select_bands(card, options.sensors)
+    backbone = open_backbone(options.encoder)
+    options = replace(options, recipe=backbone.fit(options.recipe))
+    bands = select_bands(backbone.card, options.sensors)
     choice = LabelChoice(options.fraction, options.recipe.seed, options.labels)
-    described = _describe(options, list(bands), choice)
+    described = _describe(options, backbone, list(bands), choice)
     earlier = earlier_result(out / RESULT_NAME, described)
     if earlier is not None:
         return earlier, False
     started = time.perf_counter()
     setting = open_setting(
-        options.dataset, card, bands, options.recipe, choice, options.pretraining_data
+        options.dataset, backbone.card, bands, options.recipe, choice, options.pretraining_data
     )
+    # The score that stands for these features in tables; those of other poolings stand beside it.
+    of_bands = options.features == "band-statistics"
     result = {
         "format": PROBE_FORMAT,
         "protocol": f"{options.head} probe of frozen features",
         "options": described,
-        "headline": _HEADLINES[options.features],
-        "results": _score(options, setting, encoder),
+        "headline": "band_statistics" if of_bands else backbone.poolings[0],
+        "results": _score(options, setting, backbone),
+        "backbone": backbone.describe(),
         **setting.describe(options.encoder),
         "wall_s": round(time.perf_counter() - started, 2),
     }
@@ -101,7 +98,9 @@ def run_probe(options: ProbeOptions, out: Path) -> tuple[dict[str, Any], bool]:
     return result, True
 
 
-def _describe(options: ProbeOptions, sensors: Sequence[str], choice: LabelChoice) -> dict[str, Any]:
+def _describe(
+    options: ProbeOptions, backbone: Backbone, sensors: Sequence[str], choice: LabelChoice
+) -> dict[str, Any]:
     """Everything that decides a result; two runs with equal descriptions are the same run."""
     return as_json(
         {
@@ -109,16 +108,17 @@ def _describe(options: ProbeOptions, sensors: Sequence[str], choice: LabelChoice
             "head": options.head,
             "sensors": sensors,
             **choice.describe(),
-            **describe_inputs(options.dataset, options.encoder),
+            **backbone.options,
+            **describe_inputs(options.dataset, backbone.files),
             "pretraining_data": [manifest_sha256(path) for path in options.pretraining_data],
             "recipe": as_table(options.recipe),
         }
     )
 
 
-def _score(options: ProbeOptions, setting: Setting, encoder: FusMAEEncoder) -> dict[str, Any]:
+def _score(options: ProbeOptions, setting: Setting, backbone: Backbone) -> dict[str, Any]:
     """The test scores of each pooling of the features."""
-    extractor = _make_extractor(options, setting, encoder)
+    extractor = _make_extractor(options, setting, backbone)
     features = [_split_features(options, setting, split, extractor) for split in setting.splits]
     probe = _linear if options.head == "linear" else _nearest
     scores: dict[str, Any] = {}
@@ -131,12 +131,15 @@ def _score(options: ProbeOptions, setting: Setting, encoder: FusMAEEncoder) -> d
     return scores
 
 
-def _make_extractor(options: ProbeOptions, setting: Setting, encoder: FusMAEEncoder) -> Extractor:
+def _make_extractor(options: ProbeOptions, setting: Setting, backbone: Backbone) -> Extractor:
     bands, known = setting.data.bands, setting.card.bands
     if options.features == "band-statistics":
         return band_statistics(setting.manifest, bands)
-    if options.features == "random":
-        encoder = random_encoder(setting.card, options.recipe.seed)
+    encoder = (
+        backbone.random(options.recipe.seed)
+        if options.features == "random"
+        else backbone.pretrained
+    )
     zero_filled = options.recipe.zero_filled and len(bands) < len(known)
     return encoder_features(encoder, setting.preprocess, setting.device, zero_filled)
 

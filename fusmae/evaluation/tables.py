@@ -101,8 +101,18 @@ def _task(result: dict[str, Any]) -> str:
 def _row_name(result: dict[str, Any]) -> str:
     options = result["options"]
     if result["format"] == FINETUNE_FORMAT:
-        return _FINETUNED[options["init"]]
-    return _ROW_NAMES[options["features"]] + (_KNN if options.get("head") == "knn" else "")
+        row = _FINETUNED[options["init"]]
+    else:
+        row = _ROW_NAMES[options["features"]] + (_KNN if options.get("head") == "knn" else "")
+    # Ours needs no name, nor do statistics of bands, which are nobody's.
+    if "backbone" not in options or options.get("features") == "band-statistics":
+        return row
+    label: str = result["backbone"]["label"]
+    return (
+        label + row.removeprefix("pretrained")
+        if row.startswith("pretrained")
+        else f"{label}, {row}"
+    )
 
 
 def _scores(result: dict[str, Any], row: str) -> list[Score]:
