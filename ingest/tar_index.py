@@ -209,11 +209,17 @@ def read_head(folder: Path) -> Head | None:
     """
     try:
         table = json.loads((folder / HEAD).read_bytes())
-    except (FileNotFoundError, ValueError):
+        if table.pop("format", None) != _FORMAT:
+            return None
+        head = Head(**table | {"file_names": tuple(table["file_names"])})
+        # Mapped and not read: an array that is cut short shows all the same.
+        lengths = [
+            len(np.load(folder / name, mmap_mode="r", allow_pickle=False))
+            for name in (MEMBERS, PATCHES)
+        ]
+    except (FileNotFoundError, ValueError, EOFError, KeyError, TypeError, AttributeError):
         return None
-    if table.pop("format", None) != _FORMAT:
-        return None
-    return Head(**table | {"file_names": tuple(table["file_names"])})
+    return head if lengths == [head.num_members, head.num_patches] else None
 
 
 def remove_index(folder: Path) -> None:

@@ -66,12 +66,13 @@ def verify(
     manifest = manifest_of(store)
     spooling = Spooling(spool_folder(dataset, spool), keep=False, check_md5=False)
     check = None
-    if sources:
-        in_folders = any(spec.name == "s2" for spec in manifest.arrays)
-        check = SourceCheck(open_sources(sources, spooling, in_folders), samples)
-    with LongWork("Verifying") as progress:
-        problems = list(find_problems(store, manifest, progress.update, workers, check))
-    forget_sources(len(sources), spooling)
+    with spooling:
+        if sources:
+            in_folders = any(spec.name == "s2" for spec in manifest.arrays)
+            check = SourceCheck(open_sources(sources, spooling, in_folders), samples)
+        with LongWork("Verifying") as progress:
+            problems = list(find_problems(store, manifest, progress.update, workers, check))
+        forget_sources(len(sources), spooling)
     for problem in problems:
         click.echo(problem, err=True)
     if problems:

@@ -13,12 +13,11 @@ import numpy.typing as npt
 
 from fusmae.sensors import ArraySpec
 
-from .archives import Spooling, open_archive
+from .archives import Spooling, delete_opened, open_archive
 from .bigearthnet_archive import map_file
 from .geotiff import decode_by_rasterio
 from .geotiff_fast import Transform
 from .patches import Archive, Patch
-from .spool import delete_spool
 
 # As in `sen12ms_sample`: files of a triplet share their ground to far less than this.
 _SAME_GROUND_M = 0.01
@@ -124,9 +123,7 @@ def _options(num_paths: int) -> list[str]:
 def forget_sources(num_paths: int, spooling: Spooling) -> None:
     """Remove what `open_sources` unpacked and indexed."""
     for option in _options(num_paths):
-        delete_spool(spooling.of(option))
-    if spooling.folder.is_dir() and not any(spooling.folder.iterdir()):
-        spooling.folder.rmdir()
+        delete_opened(option, spooling)
 
 
 class _Sources:

@@ -19,10 +19,11 @@ def compare(dataset: Path, sources: list[Path], samples: int | None = None, work
     """What `verify --source ...` says, without its process."""
     store = LocalStore(str(dataset))
     spooling = Spooling(Path(f"{dataset}.spool"), keep=False, check_md5=False)
-    archives = open_sources(sources, spooling, "sen12ms" in dataset.name)
-    check = SourceCheck(archives, samples)
-    told = list(find_problems(store, manifest_of(store), lambda *_: None, workers, check))
-    forget_sources(len(sources), spooling)
+    with spooling:
+        archives = open_sources(sources, spooling, "sen12ms" in dataset.name)
+        check = SourceCheck(archives, samples)
+        told = list(find_problems(store, manifest_of(store), lambda *_: None, workers, check))
+        forget_sources(len(sources), spooling)
     assert not spooling.folder.exists()
     return told
 
