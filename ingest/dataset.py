@@ -24,6 +24,7 @@ from .plan import Block, names_digest, plan_blocks
 from .record import BlockRecord, forget_bad, read_bad, read_record, write_bad
 from .request import Request
 from .storage import SCRATCH, UNNAMED, Store, manifest_of, write_file
+from .turn import take_turn
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,8 @@ def _run(
     """
     bad = _still_bad(store, request) if tolerance.quarantine else {}
     while True:
+        # Before the look at what is done: nothing of an earlier round changes after it.
+        turn = take_turn(store)
         blocks = plan_blocks(
             request.split_of, request.splits, request.samples_per_shard, request.seed, bad.keys()
         )
@@ -157,7 +160,7 @@ def _run(
                 raise ValueError(f"every sample is bad; the first: {min(bad.items())}")
             return [record for record in records if record], bad
         num_bad = len(bad)
-        for found in _convert(store, request, todo, executor, progress, tolerance):
+        for found in _convert(store, turn, request, todo, executor, progress, tolerance):
             num_bad += found
             _refuse_too_many(store, num_bad, len(request.split_of), tolerance)
         bad |= read_bad(store)
@@ -190,6 +193,7 @@ def _refuse_too_many(store: Store, num_bad: int, total: int, tolerance: Toleranc
 
 def _convert(
     store: Store,
+    turn: str,
     request: Request,
     todo: Sequence[Block],
     executor: Executor,
@@ -209,9 +213,11 @@ def _convert(
     jobs = [
         Job(
             store,
+            turn,
             request.name,
             block,
             tuple(request.sources[name] for name in block.names),
+            request.places,
             request.read,
             ShardLayout(request.arrays),
             request.samples_per_shard,
