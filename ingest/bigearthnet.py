@@ -177,6 +177,7 @@ def _request(
         split_of=chosen,
         splits=SPLITS,
         sources={pair.name: pair for pair in pairs if pair.name in chosen},
+        places=tuple(place for archive in archives.values() for place in archive.places()),
         read=read_pair,
         formats=frozenset(options.formats),
         samples_per_shard=options.samples_per_shard,

@@ -31,6 +31,7 @@ from .record import (
 )
 from .request import Request
 from .storage import SCRATCH, UNNAMED, Store, manifest_of, write_file
+from .turn import take_turn
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,8 @@ def _run(
     bad = _still_bad(store, request) if tolerance.quarantine else {}
     _refuse_too_many(store, len(bad), len(request.split_of), tolerance)
     while True:
+        # Before the look at what is done: nothing of an earlier round changes after it.
+        turn = take_turn(store)
         blocks = plan_blocks(
             request.split_of, request.splits, request.samples_per_shard, request.seed, bad.keys()
         )
@@ -184,7 +187,7 @@ def _run(
                 raise ValueError(f"every sample is bad; the first: {min(bad.items())}")
             return [record for record in records if record], bad
         num_bad = len(bad)
-        for found in _convert(store, request, todo, executor, progress, tolerance):
+        for found in _convert(store, turn, request, todo, executor, progress, tolerance):
             num_bad += found
             _refuse_too_many(store, num_bad, len(request.split_of), tolerance)
         bad |= read_bad(store)
@@ -225,6 +228,7 @@ def _refuse_bad(num_bad: int, total: int, tolerance: Tolerance, name: str, reaso
 
 def _convert(
     store: Store,
+    turn: str,
     request: Request,
     todo: Sequence[Block],
     executor: Executor,
@@ -244,9 +248,11 @@ def _convert(
     jobs = [
         Job(
             store,
+            turn,
             request.name,
             block,
             tuple(request.sources[name] for name in block.names),
+            request.places,
             request.read,
             ShardLayout(request.arrays),
             request.samples_per_shard,

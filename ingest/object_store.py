@@ -162,6 +162,7 @@ class _ObjectFile(NewFile):
 
     def _close(self, complete: bool) -> None:
         if complete:
+            self.before_naming()
             self._store.put(self._path, bytes(self._content))
         del self._content
 

@@ -113,6 +113,9 @@ class Archive(Protocol):
     def patch(self, name: str, group: str | None = None) -> Patch:
         """One patch by its name, and the folder around it; an absent one fails when it is read."""
 
+    def places(self) -> tuple[str, ...]:
+        """The absolute paths that a process needs to see to read patches."""
+
     def top_file(self, name: str) -> bytes | None:
         """A file that lies beside the patches or the folders around them; None if it is absent."""
 
@@ -136,6 +139,9 @@ class FolderArchive:
 
     def patch(self, name: str, group: str | None = None) -> Patch:
         return FolderPatch(f"{self._root}/{group}/{name}" if group else f"{self._root}/{name}")
+
+    def places(self) -> tuple[str, ...]:
+        return (self._root,)
 
     def top_file(self, name: str) -> bytes | None:
         path = Path(self._root, name)

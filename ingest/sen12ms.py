@@ -69,6 +69,8 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
         )
     simulation = simulation_of(root)
     click.echo("Listing SEN12MS ...", err=True)
+    # Workers of a cluster stand in other folders.
+    root = root.absolute()
     triplets, missing = scan(root, with_lc=not no_lc)
     if missing:
         _report_missing(missing, len(triplets), options)
@@ -88,6 +90,7 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
         split_of=chosen,
         splits=SPLITS,
         sources={triplet.name: triplet for triplet in triplets if triplet.name in chosen},
+        places=(str(root),),
         read=read_triplet,
         formats=frozenset(options.formats),
         samples_per_shard=options.samples_per_shard,
@@ -112,7 +115,7 @@ def _report_missing(missing: list[Path], num_triplets: int, options: DatasetOpti
         ValueError: files are missing and the run does not go on without them.
     """
     lc = sum(path.parent.name.startswith("lc_") for path in missing)
-    told = f"{missing[0]} is missing, and {len(missing) - 1:,} more files are"
+    told = f"{missing[0]} is missing (files missing in all: {len(missing):,})"
     if lc == len(missing) and (lc == num_triplets or options.on_error == "fail"):
         raise ValueError(f"{told}, all of land cover: extract it, or give --no-lc to do without")
     if options.on_error == "fail":

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -70,13 +70,17 @@ class Store(Protocol):
 
 
 class NewFile:
-    """A file being written, hashed as it grows; `record` holds its size and sha256 at the end."""
+    """A file being written, hashed as it grows; `record` holds its size and sha256 at the end.
+
+    `before_naming` is called when all is written; if it raises, there will be no such file.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._sha256 = hashlib.sha256()
         self._size = 0
         self.record: FileRecord | None = None
+        self.before_naming: Callable[[], None] = lambda: None
 
     def write(self, *parts: Part) -> None:
         """Append the parts, in their order."""
@@ -234,7 +238,8 @@ class _LocalFile(NewFile):
                 with self._file:
                     if complete:
                         os.fsync(self._file.fileno())
-            except OSError:
+                        self.before_naming()
+            except (OSError, ValueError):
                 complete = False
                 raise
             finally:

@@ -151,6 +151,9 @@ class TarArchive:
             return AbsentPatch(self._archive.given, name)
         return TarPatch(self._archive, name, *rows)
 
+    def places(self) -> tuple[str, ...]:
+        return (self._archive.tar, self._archive.index)
+
     def top_file(self, name: str) -> bytes | None:
         for folder, rows in self._rows.items():
             # A tar of an archive's folder, or of what is in it.

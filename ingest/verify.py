@@ -103,6 +103,8 @@ def find_problems(
         (tars if file.path in shards else files).append(file)
     done, total = itertools.count(1), len(files) + num_blocks(manifest)
 
+    progress(0, total)
+
     def tick() -> None:
         progress(next(done), total)
 
