@@ -194,8 +194,8 @@ def scan_v2(
     unlisted = sorted(patch.name for patch in present if patch.name not in listed)
     if unlisted:
         raise ValueError(
-            f"{unlisted[0]} of {s2} and {len(unlisted) - 1} more patches are in no --metadata "
-            "table; the table of patches with snow, cloud or shadow is a second one: give both"
+            f"{unlisted[0]} of {s2} is in no --metadata table (in all: {len(unlisted):,}); the "
+            "table of patches with snow, cloud or shadow is a second one: give both"
         )
     known = NameLists(lists) if lists else None
     pairs = []

@@ -95,11 +95,10 @@ def check_scheduler(options: DatasetOptions) -> None:
         ValueError: none answers at its address.
     """
     if options.scheduler is not None:
-        from . import cluster
+        # Imports distributed, which only this needs.
+        from .cluster import check_scheduler as check
 
-        check = getattr(cluster, "check_scheduler", None)
-        if check is not None:
-            check(options.scheduler)
+        check(options.scheduler)
 
 
 def effective_limit(options: DatasetOptions, count: int) -> int | None:
