@@ -13,6 +13,7 @@ from .decompress import compression
 from .patches import Archive, FolderArchive
 from .progress import LongWork
 from .spool import delete_spool, spool
+from .storage import local_path
 from .tar_archive import TarArchive
 
 # An option's type. Whether the path can be read shows when it is read, in one line without usage.
@@ -38,10 +39,11 @@ class Spooling:
 
 def spool_folder(dataset: str, given: Path | None) -> Path:
     """Where archives of a dataset are unpacked: the folder given, or DATASET.spool."""
-    if given is None and "://" in dataset:
+    local = local_path(dataset)
+    if given is None and local is None:
         # Where nothing is unpacked, indexes of tars are all that comes here.
         return Path(dataset.rstrip("/").rpartition("/")[2] + ".spool")
-    return given or Path(dataset.rstrip("/") + ".spool")
+    return given or Path(str(local).rstrip("/") + ".spool")
 
 
 def open_archive(path: Path, option: str, spooling: Spooling) -> Archive:

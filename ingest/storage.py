@@ -65,6 +65,13 @@ class Store(Protocol):
             ValueError: another run holds it.
         """
 
+    def require_lock(self) -> None:
+        """To call before a write that marks something as done; in workers of the run too.
+
+        Raises:
+            ValueError: the lock was lost; nothing more must be written.
+        """
+
     def zarr_location(self, path: str) -> str:
         """What zarr-python opens to read a store at this path."""
 
@@ -201,6 +208,9 @@ class LocalStore:
                 raise ValueError(f"another run has just finished {self}: run again to see it")
             yield
 
+    def require_lock(self) -> None:
+        """It cannot be lost: the operating system keeps it as long as the run lives."""
+
     def zarr_location(self, path: str) -> str:
         return str(self.root / path)
 
@@ -263,14 +273,26 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def local_path(place: str) -> str | None:
+    """The path of a place on this machine, which may be a file:// URL; None for other URLs."""
+    protocol, url, path = place.partition("://")
+    if not url:
+        return place
+    return path if protocol in ("file", "local") else None
+
+
 def open_store(place: str) -> Store:
     """The store at a path, or at a URL of fsspec such as `s3://bucket/dataset`.
 
     Raises:
-        ValueError: the URL's protocol is unknown, or a package for it is missing.
+        ValueError: it names no place, or the URL is refused; see `object_store.refuse_url`.
     """
-    if "://" not in place:
-        return LocalStore(place)
-    from .object_store import ObjectStore
+    path = local_path(place)
+    if path == "":
+        raise ValueError(f"{place!r} names no place: give a folder, or a URL as s3://bucket/name")
+    if path is not None:
+        return LocalStore(path)
+    from .object_store import ObjectStore, refuse_url
 
+    refuse_url(place)
     return ObjectStore(place)
