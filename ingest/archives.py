@@ -16,6 +16,7 @@ from .patches import Archive, FolderArchive
 from .progress import LongWork
 from .spool import PUBLISHED_MD5, TAR_NAME, Spool, delete_spool, is_spooled, spool
 from .spool_lock import SpoolLock
+from .storage import local_path
 from .tar_archive import TarArchive
 
 # An option's type. Whether the path can be read shows when it is read, in one line without usage.
@@ -62,15 +63,17 @@ class Spooling:
 
 def spool_folder(dataset: str, given: Path | None) -> Path:
     """Where archives of a dataset are unpacked: the folder given, or DATASET.spool."""
-    if given is None and "://" in dataset:
+    local = local_path(dataset)
+    if given is None and local is None:
         # Where nothing is unpacked, indexes of tars are all that comes here.
         return Path(dataset.rstrip("/").rpartition("/")[2] + ".spool")
-    return given or Path(dataset.rstrip("/") + ".spool")
+    return given or Path(str(local).rstrip("/") + ".spool")
 
 
 def refuse_spool_place(folder: Path, out: str, sources: Mapping[str, Path]) -> None:
     """Raises ValueError: what is unpacked would lie in, around or at the dataset or a source."""
-    places = {**sources, **({} if "://" in out else {"--out": Path(out)})}
+    local = local_path(out)
+    places = {**sources, **({"--out": Path(local)} if local is not None else {})}
     mine = folder.resolve()
     for option, path in places.items():
         other = path.resolve()

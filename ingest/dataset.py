@@ -189,6 +189,7 @@ def _run(
         num_bad = len(bad)
         for found in _convert(store, turn, request, todo, executor, progress, tolerance):
             num_bad += found
+            store.require_lock()
             _refuse_too_many(store, num_bad, len(request.split_of), tolerance)
         bad |= read_bad(store)
 

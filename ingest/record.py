@@ -57,6 +57,7 @@ def write_record(store: Store, block: Block, record: BlockRecord) -> None:
         "statistics": asdict(record.statistics),
         "rows": record.rows,
     }
+    store.require_lock()
     write_file(store, _path(block), json.dumps(table).encode())
 
 
@@ -88,6 +89,7 @@ def read_record(store: Store, block: Block, sizes: Mapping[str, int]) -> BlockRe
 
 def write_bad(store: Store, bad: dict[str, str]) -> None:
     """Note bad samples: name -> reason. Notes add up; the same names replace their note."""
+    store.require_lock()
     names = hashlib.sha256("\n".join(sorted(bad)).encode()).hexdigest()[:16]
     write_file(store, f"{_BAD}/{names}.json", json.dumps(bad).encode())
 
