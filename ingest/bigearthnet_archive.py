@@ -84,8 +84,10 @@ def detect_version(s2: Archive, s1: Archive) -> str:
         if not versions:
             raise ValueError(_explain(option, archive, names))
         found[option] = versions[0]
-    # In a tar, where folders do not count, S1 is of either version.
-    if found["--s2"] != found["--s1"] and not isinstance(s1, TarArchive):
+    if isinstance(s1, TarArchive):
+        # Folders do not count in a tar, but only v1 keeps labels beside its S1 pixels.
+        found["--s1"] = "v1" if s1.has_files_like(label_file("")) else "v2"
+    if found["--s2"] != found["--s1"]:
         raise ValueError(
             f"--s2 {s2} has the layout of BigEarthNet {found['--s2']}, but --s1 {s1} that of "
             f"{found['--s1']}: give both from the same version"
@@ -140,10 +142,10 @@ def scan_v1(
             raise ValueError(f"{name} of {s2} has no S1 patch in {s1}: is that archive complete?")
         pairs.append(Pair("v1", name, patch, s1_of[name], split_google=google_split(name)))
     absent = len(s1_of) - len(pairs)
-    if lists is None:
-        return pairs, absent
-    known = _NameLists(lists)
-    return [_with_lists(pair, pair.name, known) for pair in pairs], absent
+    if lists:
+        known = _NameLists(lists)
+        pairs = [_with_lists(pair, pair.name, known) for pair in pairs]
+    return pairs, absent
 
 
 def scan_v2(

@@ -129,6 +129,7 @@ class TarArchive:
         head = read_head(index)
         if head is None or not head.is_of(tar):
             raise ValueError(f"{index} is not the index of {tar} as it is now: index it again")
+        self._file_names = head.file_names
         # Workers of a cluster stand in other folders.
         self._index = index.absolute()
         self._archive = IndexedTar(
@@ -140,6 +141,10 @@ class TarArchive:
 
     def names(self) -> list[str]:
         return list(self._rows)
+
+    def has_files_like(self, ending: str) -> bool:
+        """Whether a patch has a file of its own name with this ending."""
+        return ending in self._file_names
 
     def patches(self, group: re.Pattern[str] | None = None) -> list[Patch]:
         # A patch is found by its own name, whatever folders lie around it.

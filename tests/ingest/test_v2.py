@@ -1,6 +1,7 @@
 """BigEarthNet v2: tables, reference maps, splits and exclusions, on a simulated archive."""
 
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,10 @@ import rasterio
 import webdataset
 
 from fusmae.sample import decode
+from fusmae_ingest.bigearthnet_archive import detect_version
+from fusmae_ingest.patches import Archive, FolderArchive
+from fusmae_ingest.tar_archive import TarArchive
+from fusmae_ingest.tar_index import index_tar
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +172,24 @@ def test_official_split_and_flags_come_from_the_lists(archive_v1, fusmae_ingest,
     expected = {name: split for split, part in parts.items() for name in part if name != names[0]}
     assert table.split.to_dict() == expected
     assert table.cloud_or_shadow.to_dict() == {name: name == names[11] for name in expected}
+
+
+@pytest.mark.parametrize("in_tars", [(), ("s1",), ("s2", "s1")])
+def test_archives_of_two_versions_are_refused_wherever_they_are(
+    archive_v1, archive_v2, paths, tmp_path, in_tars
+):
+    def archive(root: Path, sensor: str) -> Archive:
+        folder = dict(zip(("s2", "s1"), paths(root)[1::2], strict=True))[sensor]
+        if sensor not in in_tars:
+            return FolderArchive(folder, f"--{sensor}")
+        packed, index = (tmp_path / f"{folder.name}{end}" for end in (".tar", ".index"))
+        with tarfile.open(packed, "w") as tar:
+            tar.add(folder, folder.name)
+        index_tar(packed, index, lambda done, total: None)
+        return TarArchive(packed, index)
+
+    for root, version, other in ((archive_v1, "v1", archive_v2), (archive_v2, "v2", archive_v1)):
+        optical = archive(root, "s2")
+        assert detect_version(optical, archive(root, "s1")) == version
+        with pytest.raises(ValueError, match=rf"BigEarthNet {version}, but --s1 .* of v[12]: give"):
+            detect_version(optical, archive(other, "s1"))
