@@ -12,7 +12,7 @@ import click
 from .decompress import compression
 from .patches import Archive, FolderArchive
 from .progress import LongWork
-from .spool import delete_spool, spool
+from .spool import delete_spool, kept_spool, spool
 from .tar_archive import TarArchive
 
 # An option's type. Whether the path can be read shows when it is read, in one line without usage.
@@ -58,6 +58,17 @@ def open_archive(path: Path, option: str, spooling: Spooling) -> Archive:
     with LongWork(f"{verb} {path.name}", in_bytes=True) as work:
         made = spool(path, spooling.of(option), work.update, spooling.check_md5)
     return TarArchive(made.tar, made.index, path)
+
+
+def open_kept(path: Path, spooling: Spooling) -> Archive | None:
+    """The archive at `path` from what an earlier run unpacked or indexed, under any option."""
+    if not path.is_file():
+        return None
+    for folder in sorted(spooling.folder.glob("*/")):
+        made = kept_spool(path, folder)
+        if made:
+            return TarArchive(made.tar, made.index, path)
+    return None
 
 
 def is_unpacked(path: Path, option: str, spooling: Spooling) -> bool:

@@ -5,16 +5,16 @@ no pixels. Layouts: Sumbul et al. 2021 (v1, arXiv:2105.07921), Clasen et al. 202
 reBEN, arXiv:2407.03653).
 """
 
-import bz2
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fusmae.splits import V2_SPLIT_NAMES, google_split
 
+from .bigearthnet_lists import NameLists
 from .patches import Archive, Patch
 from .tar_archive import TarArchive
 
@@ -24,11 +24,9 @@ _V2_TILE = re.compile(r"S2[AB]_MSIL2A_\d{8}T\d{6}_N\d{4}_R\d{3}_T\d{2}[A-Z]{3}")
 _V2_S2 = re.compile(_V2_TILE.pattern + r"_\d+_\d+")
 _V2_TILE_OR_PATCH = re.compile(_V2_TILE.pattern + r"(_\d+_\d+)?")
 _V2_SCENE = re.compile(r"S1[AB]_IW_GRDH_1SDV_\d{8}T\d{6}")
-
-# Names of the published v1 lists, with or without .bz2; one name (or "s2,s1") a line.
-SPLIT_LISTS = {"train": "train.csv", "val": "val.csv", "test": "test.csv"}
-SNOW_LIST = "patches_with_seasonal_snow.csv"
-CLOUD_LIST = "patches_with_cloud_and_shadow.csv"
+_S2_KINDS = {"v1": _V1_S2, "v2": _V2_TILE_OR_PATCH}
+# S1 patches are called the same in both; v2 has folders of scenes around them.
+_S1_KINDS = {"v1": _V1_S1, "v2": _V2_SCENE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +72,31 @@ def detect_version(s2: Archive, s1: Archive) -> str:
             layout.
     """
     found = {}
-    for option, archive, kinds in (
-        ("--s2", s2, {"v1": _V1_S2, "v2": _V2_TILE_OR_PATCH}),
-        # S1 patches are called the same in both; v2 has folders of scenes around them.
-        ("--s1", s1, {"v1": _V1_S1, "v2": _V2_SCENE}),
-    ):
-        names = archive.names()
-        versions = [v for v, kind in kinds.items() if any(kind.fullmatch(n) for n in names)]
-        if not versions:
-            raise ValueError(_explain(option, archive, names))
-        found[option] = versions[0]
-    if isinstance(s1, TarArchive):
-        # Folders do not count in a tar, but only v1 keeps labels beside its S1 pixels.
-        found["--s1"] = "v1" if s1.has_files_like(label_file("")) else "v2"
+    for option, archive, kinds in (("--s2", s2, _S2_KINDS), ("--s1", s1, _S1_KINDS)):
+        version = _version(archive, kinds)
+        if version is None:
+            raise ValueError(_explain(option, archive, archive.names()))
+        found[option] = version
     if found["--s2"] != found["--s1"]:
         raise ValueError(
             f"--s2 {s2} has the layout of BigEarthNet {found['--s2']}, but --s1 {s1} that of "
             f"{found['--s1']}: give both from the same version"
         )
     return found["--s2"]
+
+
+def version_of(archive: Archive) -> str | None:
+    """`v1` or `v2`, from an archive of either sensor or of maps; None for neither layout."""
+    return _version(archive, _S2_KINDS) or _version(archive, _S1_KINDS)
+
+
+def _version(archive: Archive, kinds: Mapping[str, re.Pattern[str]]) -> str | None:
+    names = archive.names()
+    found = next((v for v, kind in kinds.items() if any(map(kind.fullmatch, names))), None)
+    if found and kinds is _S1_KINDS and isinstance(archive, TarArchive):
+        # Folders do not count in a tar, but only v1 keeps labels beside its S1 pixels.
+        return "v1" if archive.has_files_like(label_file("")) else "v2"
+    return found
 
 
 def _explain(option: str, archive: Archive, names: Sequence[str]) -> str:
@@ -143,7 +147,7 @@ def scan_v1(
         pairs.append(Pair("v1", name, patch, s1_of[name], split_google=google_split(name)))
     absent = len(s1_of) - len(pairs)
     if lists:
-        known = _NameLists(lists)
+        known = NameLists(lists)
         pairs = [_with_lists(pair, pair.name, known) for pair in pairs]
     return pairs, absent
 
@@ -174,7 +178,7 @@ def scan_v2(
             f"{unlisted[0]} of {s2} and {len(unlisted) - 1} more patches are in no --metadata "
             "table; the table of patches with snow, cloud or shadow is a second one: give both"
         )
-    known = _NameLists(lists) if lists else None
+    known = NameLists(lists) if lists else None
     pairs = []
     for patch in present:
         pair = _v2_pair(listed[patch.name], patch, s1, maps)
@@ -237,32 +241,13 @@ def _read_table(path: Path) -> Iterable[dict[str, object]]:
     return rows
 
 
-class _NameLists:
-    """The published v1 lists in one folder: official split, snow, cloud and shadow."""
-
-    def __init__(self, folder: Path) -> None:
-        self.split_of = {
-            name: split for split, file in SPLIT_LISTS.items() for name in _read_names(folder, file)
-        }
-        self.snow = set(_read_names(folder, SNOW_LIST))
-        self.cloud = set(_read_names(folder, CLOUD_LIST))
-
-
-def _with_lists(pair: Pair, v1_name: str, lists: _NameLists) -> Pair:
+def _with_lists(pair: Pair, v1_name: str, lists: NameLists) -> Pair:
     return replace(
         pair,
         split_official=lists.split_of.get(v1_name),
         seasonal_snow=v1_name in lists.snow,
         cloud_or_shadow=v1_name in lists.cloud,
     )
-
-
-def _read_names(folder: Path, file: str) -> list[str]:
-    for path, opener in ((folder / file, open), (folder / f"{file}.bz2", bz2.open)):
-        if path.is_file():
-            with opener(path, "rt") as lines:
-                return [line.strip().partition(",")[0] for line in lines if line.strip()]
-    raise ValueError(f"--split-lists {folder} has neither {file} nor {file}.bz2")
 
 
 def label_file(patch: str) -> str:

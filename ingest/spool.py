@@ -85,6 +85,16 @@ def spool(archive: Path, folder: Path, progress: Progress, check_md5: bool = Tru
     return Spool(folder / _TAR, folder / _INDEX, found, checked)
 
 
+def kept_spool(archive: Path, folder: Path) -> Spool | None:
+    """What `spool` made of this archive in `folder`, if it is still there and whole."""
+    if compression(archive) is None:
+        head = read_head(folder / _INDEX)
+        there = head is not None and head.is_of(archive)
+        return Spool(archive, folder / _INDEX, md5=None, md5_checked=False) if there else None
+    md5 = _find(archive, folder)
+    return None if md5 is None else Spool(folder / _TAR, folder / _INDEX, md5, md5_checked=False)
+
+
 def delete_spool(folder: Path) -> None:
     """Remove what `spool` made in `folder`, and nothing else; the archive itself stays."""
     _sweep(folder)

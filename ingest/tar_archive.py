@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .patches import Patch, missing, scratch
+from .patches import MissingFile, Patch, scratch
 from .tar_index import MEMBERS, PATCHES, Head, read_head, spelled
 
 # How many times the files' own bytes one read may take. Headers between the files are 2 % to
@@ -74,7 +74,7 @@ class TarPatch:
         except KeyError:
             there = set(self.files())
             absent = next(file for file in files if file not in there)
-            raise ValueError(missing(self.where(absent))) from None
+            raise MissingFile(self.where(absent)) from None
         begin = min(offset for offset, _ in wanted)
         span = max(offset + size for offset, size in wanted) - begin
         num_bytes = sum(size for _, size in wanted)
@@ -111,7 +111,7 @@ class AbsentPatch:
         return 0
 
     def load(self, files: Sequence[str]) -> list[memoryview]:
-        raise ValueError(missing(self.where(files[0])))
+        raise MissingFile(self.where(files[0]))
 
     def where(self, file: str) -> str:
         return f"{self.given}/{self.name}/{file}"

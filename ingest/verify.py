@@ -46,7 +46,8 @@ Examples:
 @click.option(
     "--spool",
     type=SOURCE_PATH,
-    help="Local folder to unpack compressed sources in. Default: DATASET.spool.",
+    help="Local folder to unpack compressed sources in; what ingest has kept there is used. "
+    "Default: DATASET.spool.",
 )
 def verify(
     dataset: str,
@@ -67,8 +68,7 @@ def verify(
     spooling = Spooling(spool_folder(dataset, spool), keep=False, check_md5=False)
     check = None
     if sources:
-        in_folders = any(spec.name == "s2" for spec in manifest.arrays)
-        check = SourceCheck(open_sources(sources, spooling, in_folders), samples)
+        check = SourceCheck(open_sources(sources, spooling, manifest), samples)
     with LongWork("Verifying") as progress:
         problems = list(find_problems(store, manifest, progress.update, workers, check))
     forget_sources(len(sources), spooling)
