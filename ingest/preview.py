@@ -38,11 +38,11 @@ Needs matplotlib: pip install 'fusmae[report]'.
     help="Split to show samples of. Default: the one that statistics are of, mostly train.",
 )
 def preview(dataset: str, out: Path | None, force: bool, samples: int, split: str | None) -> None:
-    """Make one HTML page to look at a dataset: pictures, classes, a map.
+    """Make one HTML page to look at a dataset in a browser.
 
-    Samples with their labels, places and dates; charts of classes, months and band values. The
-    page holds its pictures and needs no other file, no network and no script. It is the same to
-    the byte for the same dataset.
+    DATASET is a folder. Pictures of samples with their labels, places and dates; charts of
+    classes, places, months and band values. The page holds its pictures and needs no other file,
+    no network and no script. It is the same to the byte for the same dataset.
     """
     if "://" in dataset:
         raise ValueError(

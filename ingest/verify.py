@@ -29,7 +29,13 @@ Examples:
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("dataset")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes on this machine.",
+)
 @click.option(
     "--source",
     "sources",
@@ -56,10 +62,11 @@ def verify(
     samples: int | None,
     spool: Path | None,
 ) -> None:
-    """Re-read a whole dataset against its manifest; exit code 1 if anything differs.
+    """Re-read a whole dataset; exit code 1 if anything differs.
 
-    Sizes and sha256 of all files; every sample's key, shapes, facts and place in the index; zarr
-    pixels equal to the shards'; counts and statistics of the manifest from tables and pixels.
+    DATASET is a folder or a URL. Compared with its manifest: sizes and sha256 of all files;
+    every sample's key, shapes, facts and place in the index; zarr pixels equal to the shards';
+    counts and statistics of the manifest from tables and pixels.
     """
     if samples and not sources:
         raise click.UsageError("--samples belongs to --source, which is not given")
