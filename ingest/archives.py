@@ -14,7 +14,15 @@ import click
 from .decompress import compression
 from .patches import Archive, FolderArchive
 from .progress import LongWork
-from .spool import PUBLISHED_MD5, TAR_NAME, Spool, delete_spool, is_spooled, spool
+from .spool import (
+    PUBLISHED_MD5,
+    TAR_NAME,
+    Spool,
+    delete_spool,
+    is_spooled,
+    kept_spool,
+    spool,
+)
 from .spool_lock import SpoolLock
 from .storage import local_path
 from .tar_archive import TarArchive
@@ -117,6 +125,21 @@ def _md5_told(path: Path, made: Spool) -> str:
         return f"{path}: md5 not checked: {path.name} is not the name of a published archive"
     why = "it is no longer compressed" if made.md5 is None else "not asked for"
     return f"{path}: md5 not checked: {why}"
+
+
+def open_kept(path: Path, spooling: Spooling) -> Archive | None:
+    """The archive at `path` from what an earlier run unpacked or indexed, under any option."""
+    if not path.is_file():
+        return None
+    for folder in sorted(spooling.folder.glob("*/")):
+        if kept_spool(path, folder) is None:
+            continue
+        lock = spooling.locks[str(folder)] = SpoolLock(folder)
+        lock.share()
+        made = kept_spool(path, folder)  # another run may have removed it before the lock
+        if made:
+            return TarArchive(made.tar, made.index, path)
+    return None
 
 
 def is_unpacked(path: Path, option: str, spooling: Spooling) -> bool:

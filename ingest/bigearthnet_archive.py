@@ -7,7 +7,7 @@ reBEN, arXiv:2407.03653).
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ _V2_TILE = re.compile(r"S2[AB]_MSIL2A_\d{8}T\d{6}_N\d{4}_R\d{3}_T\d{2}[A-Z]{3}")
 _V2_S2 = re.compile(_V2_TILE.pattern + r"_\d+_\d+")
 _V2_TILE_OR_PATCH = re.compile(_V2_TILE.pattern + r"(_\d+_\d+)?")
 _V2_SCENE = re.compile(r"S1[AB]_IW_GRDH_1SDV_\d{8}T\d{6}")
+_S2_KINDS = {"v1": _V1_S2, "v2": _V2_TILE_OR_PATCH}
+# S1 patches are called the same in both; v2 has folders of scenes around them.
+_S1_KINDS = {"v1": _V1_S1, "v2": _V2_SCENE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +72,7 @@ def detect_version(s2: Archive, s1: Archive) -> str:
             layout.
     """
     optical, radar = version_inside("--s2", s2), version_inside("--s1", s1)
-    # In a tar, where folders do not count, S1 is of either version.
-    if not isinstance(s1, TarArchive):
-        refuse_mixture(f"--s2 {s2}", optical, f"--s1 {s1}", radar)
+    refuse_mixture(f"--s2 {s2}", optical, f"--s1 {s1}", radar)
     return optical
 
 
@@ -81,16 +82,10 @@ def version_inside(option: str, archive: Archive) -> str:
     Raises:
         ValueError: it is missing, or not of this sensor.
     """
-    kinds = {
-        "--s2": {"v1": _V1_S2, "v2": _V2_TILE_OR_PATCH},
-        # S1 patches are called the same in both; v2 has folders of scenes around them.
-        "--s1": {"v1": _V1_S1, "v2": _V2_SCENE},
-    }[option]
-    names = archive.names()
-    versions = [v for v, kind in kinds.items() if any(kind.fullmatch(n) for n in names)]
-    if not versions:
-        raise ValueError(_explain(option, archive, names))
-    return versions[0]
+    version = _version(archive, {"--s2": _S2_KINDS, "--s1": _S1_KINDS}[option])
+    if version is None:
+        raise ValueError(_explain(option, archive, archive.names()))
+    return version
 
 
 def refuse_mixture(s2: str, s2_version: str, s1: str, s1_version: str) -> None:
@@ -118,6 +113,20 @@ def file_kind(path: str) -> tuple[str, str | None] | None:
             return "--s1", "v1"
         return "--s1", "v2" if _V2_SCENE.fullmatch(outer) else None
     return None
+
+
+def version_of(archive: Archive) -> str | None:
+    """`v1` or `v2`, from an archive of either sensor or of maps; None for neither layout."""
+    return _version(archive, _S2_KINDS) or _version(archive, _S1_KINDS)
+
+
+def _version(archive: Archive, kinds: Mapping[str, re.Pattern[str]]) -> str | None:
+    names = archive.names()
+    found = next((v for v, kind in kinds.items() if any(map(kind.fullmatch, names))), None)
+    if found and kinds is _S1_KINDS and isinstance(archive, TarArchive):
+        # Folders do not count in a tar, but only v1 keeps labels beside its S1 pixels.
+        return "v1" if archive.has_files_like(label_file("")) else "v2"
+    return found
 
 
 def _explain(option: str, archive: Archive, names: Sequence[str]) -> str:

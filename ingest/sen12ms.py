@@ -59,7 +59,7 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
 @click.option("--no-lc", is_flag=True, help="Do without land cover, and so without labels.")
 @dataset_options
 def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> None:
-    """Turn SEN12MS GeoTIFFs into WebDataset shards and zarr stores."""
+    """Make a dataset of SEN12MS: shards, zarr or both."""
     test_list = None if split == "official" else Path(split)
     refuse_other_files(open_store(options.out))
     check_scheduler(options)

@@ -94,10 +94,19 @@ def spool(archive: Path, lock: SpoolLock, progress: Progress, check_md5: bool = 
 
 def is_spooled(archive: Path, folder: Path) -> bool:
     """Whether `spool` would find in `folder` all that it makes there of this archive."""
-    if compression(archive) is not None:
-        return _find(archive, folder) is not None
-    head = read_head(folder / _INDEX)
-    return head is not None and head.is_of(archive)
+    return kept_spool(archive, folder) is not None
+
+
+def kept_spool(archive: Path, folder: Path) -> Spool | None:
+    """What `spool` made of this archive in `folder`, if it is still there and whole."""
+    if compression(archive) is None:
+        head = read_head(folder / _INDEX)
+        there = head is not None and head.is_of(archive)
+        return Spool(archive, folder / _INDEX, md5=None, md5_checked=False) if there else None
+    md5 = _find(archive, folder)
+    return (
+        None if md5 is None else Spool(folder / TAR_NAME, folder / _INDEX, md5, md5_checked=False)
+    )
 
 
 def delete_spool(lock: SpoolLock) -> bool:

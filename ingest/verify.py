@@ -29,7 +29,13 @@ Examples:
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("dataset")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes on this machine.",
+)
 @click.option(
     "--source",
     "sources",
@@ -46,7 +52,8 @@ Examples:
 @click.option(
     "--spool",
     type=SOURCE_PATH,
-    help="Local folder to unpack compressed sources in. Default: DATASET.spool.",
+    help="Local folder to unpack compressed sources in; what ingest has kept there is used. "
+    "Default: DATASET.spool.",
 )
 def verify(
     dataset: str,
@@ -55,10 +62,11 @@ def verify(
     samples: int | None,
     spool: Path | None,
 ) -> None:
-    """Re-read a whole dataset against its manifest; exit code 1 if anything differs.
+    """Re-read a whole dataset; exit code 1 if anything differs.
 
-    Sizes and sha256 of all files; every sample's key, shapes, facts and place in the index; zarr
-    pixels equal to the shards'; counts and statistics of the manifest from tables and pixels.
+    DATASET is a folder or a URL. Compared with its manifest: sizes and sha256 of all files;
+    every sample's key, shapes, facts and place in the index; zarr pixels equal to the shards';
+    counts and statistics of the manifest from tables and pixels.
     """
     if samples and not sources:
         raise click.UsageError("--samples belongs to --source, which is not given")
@@ -68,8 +76,7 @@ def verify(
     check = None
     with spooling:
         if sources:
-            in_folders = any(spec.name == "s2" for spec in manifest.arrays)
-            check = SourceCheck(open_sources(sources, spooling, in_folders), samples)
+            check = SourceCheck(open_sources(sources, spooling, manifest), samples)
         with LongWork("Verifying") as progress:
             problems = list(find_problems(store, manifest, progress.update, workers, check))
         forget_sources(len(sources), spooling)
