@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from fusmae.config import SubsetConfig
 from fusmae.data.order import Order
 from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.remote import SAMPLES_NAME
 from fusmae.data.resume import consumed_of, describe_order
 from fusmae.data.ring import Batch, Ring, RingOptions
 from fusmae.data.source import LocalSource
@@ -121,11 +122,18 @@ class DatasetView(Dataset[Sample]):
         """The sample with this key, in the subset or not.
 
         Raises:
-            ValueError: the split has no such sample, or pyarrow is not installed.
+            ValueError: the split has no such sample, its shards hold another one in its place, or
+                pyarrow is not installed.
         """
         if key not in self._rows:
             raise ValueError(f"split {self.reader.split!r} of {self.reader.dataset} has no {key!r}")
-        return self._read(self._rows[key])
+        sample = self._read(self._rows[key])
+        if sample["key"] != key:
+            raise ValueError(
+                f"the shards of {self.reader.dataset} hold {sample['key']!r} where {SAMPLES_NAME} "
+                f"has {key!r}: check the dataset with fusmae-ingest verify"
+            )
+        return sample
 
     @cached_property
     def _rows(self) -> dict[str, int]:

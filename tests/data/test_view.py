@@ -20,6 +20,8 @@ from fusmae.labels import BIGEARTHNET_19
 from fusmae.manifest import read_manifest
 from fusmae.sample import decode
 
+from .tiny_dataset import write_tiny_dataset
+
 SEED = 5
 NUM_TRAIN = 41
 ORDER = Order((12, 12, 12, 5), SEED)
@@ -59,6 +61,18 @@ def test_a_sample_is_found_by_its_key_and_by_a_number_from_the_end(view, samples
         view[NUM_TRAIN]
     with pytest.raises(ValueError, match=r"split 'train' of .* has no 'val-0-1'"):
         view.sample("val-0-1")
+
+
+def test_a_sample_by_key_is_refused_where_shards_of_one_size_were_exchanged(tmp_path):
+    dataset = write_tiny_dataset(tmp_path, {"train": (6, 6)})
+    first, second = (dataset / shard.path for shard in read_manifest(dataset).split("train").shards)
+    data = first.read_bytes(), second.read_bytes()
+    second.write_bytes(data[0]), first.write_bytes(data[1])
+    view = open_dataset(dataset)
+    with pytest.raises(
+        ValueError, match=r"hold 'train-1-2' where samples\.parquet has 'train-0-2'"
+    ):
+        view.sample("train-0-2")
 
 
 def test_only_what_was_asked_for_is_in_a_sample(tiny_dataset):
