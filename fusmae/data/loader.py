@@ -194,16 +194,24 @@ class TrainLoader:
         data = self._data
         return describe_order(self._reader, self._order, self._seed, self._window, data.subset)
 
+    def consumed_in(self, state: Mapping[str, Any]) -> int:
+        """The positions consumed in `state`, if it is of this loader's order.
+
+        Raises:
+            ValueError: as `load_state_dict`.
+        """
+        if self._ring is not None:
+            self._ring.check_process()
+        return consumed_of(state, self._definition())
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the positions consumed in `state`; batches read ahead are dropped.
 
         Raises:
             ValueError: the state belongs to another order or other shards (what differs is
-                named), or it is not a state of this class.
+                named), it is not a state of this class, or this process is a fork.
         """
-        consumed = consumed_of(state, self._definition())
-        if self._ring is not None:
-            self._ring.check_process()
+        consumed = self.consumed_in(state)
         self._drop_ring()
         self._start, self._num_batches = consumed, 0
 
