@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fusmae.config import as_table
 from fusmae.data import MixedBatch, MixedPreprocess, MixtureLoader
-from fusmae.model import FusMAE, draw_masks
+from fusmae.model import FusMAE, draw_masks, draw_sensors
 from fusmae.training.checkpoint import (
     find_checkpoint,
     read_state,
@@ -137,6 +137,7 @@ def train(run: Run) -> None:
     device = join_ranks(run.ranks, recipe.run.deterministic)
     engine, preprocess, loader = build(run, device)
     step, means = resume(run, engine, loader)
+    sensors = list(recipe.data.bands)
     metrics = begin(run, step) if is_first else None
     batches = iter(loader)
     watch = Stopwatch()
@@ -147,12 +148,14 @@ def train(run: Run) -> None:
         while step < total_steps and not stopping:
             losses, sample_ids, waited_s = [], [], 0.0
             replaced = -loader.num_replaced
+            shown = draw_sensors(sensors, recipe.model.sensor_dropout, recipe.seed, step)
             for _ in range(plan.accumulation):
                 asked = time.perf_counter()
                 batch = next_batch(batches, run.ranks.rank)
                 waited_s += time.perf_counter() - asked
                 images = preprocess(batch.parts)
-                masks = draw_masks(recipe.model, list(images), recipe.seed, batch.positions)
+                masks = draw_masks(recipe.model, sensors, recipe.seed, batch.positions)
+                images = {sensor: images[sensor] for sensor in shown}
                 losses.append(engine.forward_backward(images, masks))
                 sample_ids.append(batch.sample_ids)
             replaced += loader.num_replaced
@@ -160,14 +163,15 @@ def train(run: Run) -> None:
             rate = run.schedule.rate(step)
             norm = engine.update(rate)
             step += 1
-            means.add(step_means)
+            means.add(step_means, absent=set(sensors) - set(shown))
             watch.add(recipe.optim.global_batch, waited_s)
             monitor.advance(step)
             if metrics and (step % recipe.run.log_every_steps == 0 or step == total_steps):
                 line: dict[str, Any] = {"step": step, "samples": step * recipe.optim.global_batch}
-                line |= means.take() | {"lr": rate, "grad_norm": norm} | watch.read()
+                taken = means.take()
+                line |= taken | {"lr": rate, "grad_norm": norm} | watch.read()
                 metrics.write(line)
-                monitor.show(line, list(step_means))
+                monitor.show(line, list(taken))
             if stopping or step % recipe.run.save_every_steps == 0 or step == total_steps:
                 save(run, engine, loader, step, means)
         if stopping:

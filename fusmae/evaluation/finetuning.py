@@ -6,7 +6,7 @@ rate, warm-up and decays are OUR choices; the paper prints none.
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from fusmae.evaluation.layer_decay import layer_groups
 from fusmae.evaluation.protocols import epoch_batches
 from fusmae.evaluation.recipes import FinetuneRecipe
 from fusmae.evaluation.setting import Setting
+from fusmae.model import draw_sensors
 from fusmae.model.classifier import FusMAEClassifier
 from fusmae.training.schedule import Schedule
 
@@ -37,8 +38,13 @@ class Finetuning:
     def device(self) -> torch.device:
         return self.setting.device
 
-    def images(self, model: FusMAEClassifier, batch: Batch) -> dict[str, Tensor]:
+    def images(
+        self, model: FusMAEClassifier, batch: Batch, sensors: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """The model's images of these sensors, None for all; the others are absent."""
         images = self.setting.preprocess(batch.arrays)
+        if sensors is not None:
+            images = {sensor: images[sensor] for sensor in sensors}
         # Stacked channels cannot be skipped.
         if self.recipe.absent == "zero-filled" or model.encoder.config.fusion == "stack":
             return model.encoder.fill_absent(images)
@@ -89,6 +95,7 @@ def train_classifier(
     schedule = _schedule(recipe, len(train.ids), lr)
     generator = torch.Generator().manual_seed(recipe.seed)
     model.train()
+    sensors = list(run.setting.data.bands)
     step = 0
     for _ in range(recipe.epochs):
         order = torch.cat(list(epoch_batches(len(train.ids), recipe.batch, generator)))
@@ -96,8 +103,10 @@ def train_classifier(
         for batch, labels in run.batches(train, order):
             # Samples of this step: micro-batches add up to the mean over all of them.
             whole = min(recipe.batch, len(order) - seen // recipe.batch * recipe.batch)
+            # The same for all micro-batches of a step.
+            shown = draw_sensors(sensors, recipe.sensor_dropout, recipe.seed, step)
             with run.autocast():
-                scores = model(run.images(model, batch)).float()
+                scores = model(run.images(model, batch, shown)).float()
             loss = run.setting.task.loss(scores, labels) * (len(labels) / whole)
             loss.backward()  # type: ignore[no-untyped-call]
             seen += len(labels)

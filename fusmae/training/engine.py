@@ -125,6 +125,10 @@ class Engine:
             norm = self._engine.get_global_grad_norm()
             if norm is not None:
                 _check_norm(norm)
+        if self.plan.stage == 3:
+            # DeepSpeed 0.19.8 overwrites the gradients of the parameters that a step uses; those
+            # of a sensor that is left out would be the last step's again.
+            self._engine.optimizer.grad_partitions_flat_buffer.zero_()
         return None if norm is None else float(norm)
 
     def sum_over_ranks(self, values: list[float | Tensor]) -> list[float]:

@@ -75,6 +75,11 @@ def read_run(
         cut_quotas([source.quota for source in sources], ranks.world_size, plan.micro_batch)
     except ValueError as error:
         raise ValueError(f"{ds_path}: {error}") from None
+    if recipe.model.sensor_dropout and plan.offload:
+        raise ValueError(
+            f"{ds_path}: under offload DeepSpeed repeats the last gradients of a sensor that is "
+            "left out; set model.sensor_dropout = 0, or no offload_optimizer"
+        )
     # An epoch is the first dataset's.
     first = sources[0]
     schedule = schedule_for(replace(recipe.optim, global_batch=first.quota), first.num_samples)

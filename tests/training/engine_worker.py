@@ -2,7 +2,7 @@
 
     deepspeed --num_accelerators 2 engine_worker.py --plan plan.json --out FOLDER
 
-`plan.json` lists cases: {"name", "ds", "clip_norm", "steps", "restore", "save"}. Rank 0
+`plan.json` lists cases: {"name", "ds", "clip_norm", "steps", "restore", "save", "shown"}. Rank 0
 writes FOLDER/NAME.json with the losses and gradient norms of each step.
 """
 
@@ -71,7 +71,8 @@ def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> Non
             rows = slice(start, start + plan.micro_batch)
             positions = torch.arange(GLOBAL_BATCH)[rows] + step * GLOBAL_BATCH
             masks = draw_masks(MODEL, list(CHANNELS), 0, positions)
-            mine = {sensor: image[rows] for sensor, image in images.items()}
+            shown = case["shown"][step] if "shown" in case else list(CHANNELS)
+            mine = {sensor: images[sensor][rows] for sensor in shown}
             total += float(engine.forward_backward(mine, masks)["loss"])
         norms.append(engine.update(RATES[step]))
         losses.append(engine.sum_over_ranks([total])[0] / world_size / plan.accumulation)

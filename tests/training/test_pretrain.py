@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from fusmae.manifest import read_manifest
-from fusmae.model import load_encoder
+from fusmae.model import draw_sensors, load_encoder
 from fusmae.sensors import SEN12MS_S1, SEN12MS_S2
 from fusmae.training.checkpoint import find_checkpoint, newest_state, read_weights
 
@@ -287,6 +287,30 @@ def test_sigterm_to_one_rank_saves_and_a_single_process_goes_on(
         )
 
 
+def test_sensor_dropout_is_the_same_after_a_stop_and_on_another_number_of_ranks(
+    options: list[str], tmp_path: Path
+) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    options += ["--set", "model.sensor_dropout=0.7", "--set", "run.log_every_steps=1"]
+    processes = start_ranks(2, SCRIPT, *options, "--out", run)
+    wait_until_step(run, 3, processes)
+    processes[0].send_signal(signal.SIGTERM)
+    wait_for(processes)
+    for out in (run, whole):
+        result = alone(*options, "--out", str(out), "--resume", "auto")
+        assert result.returncode == 0, result.stderr
+    mine, expected = lines_of(run), lines_of(whole)
+    names = ("s1", "s2", "loss")
+    for line, other in zip(mine, expected, strict=True):
+        # As above, another world size sums in another order.
+        values = {name: line[name] for name in names if name in line}
+        assert values == pytest.approx({k: other[k] for k in names if k in other}, rel=1e-5)
+    absent = [[name for name in ("s1", "s2") if name not in line] for line in expected]
+    drawn = [draw_sensors(["s1", "s2"], 0.7, 3, step) for step in range(TOTAL_STEPS)]
+    assert absent == [[name for name in ("s1", "s2") if name not in shown] for shown in drawn]
+    assert ["s1"] in absent and ["s2"] in absent and [] in absent
+
+
 @pytest.mark.slow
 def test_sigterm_to_the_deepspeed_command_saves(
     undisturbed: Path, options: list[str], tmp_path: Path
@@ -332,6 +356,7 @@ def test_pixels_that_are_not_finite_stop_the_run_by_name(
     ("extra", "code", "said"),
     [
         (["--set", "optim.lrr=1"], 1, "unknown key optim.lrr"),
+        (["--set", "model.sensor_dropout=1"], 1, "must be at least 0 and below 1"),
         (["--set", "optim.global_batch=10"], 1, "10 is not a multiple of micro-batch 4"),
         (["--set", "data.split=validation"], 1, "no split 'validation'"),
         (["--set", 'data.bands.s2=["B10"]'], 1, "sensor 's2' has no band 'B10'"),
@@ -356,6 +381,19 @@ def test_what_a_user_gets_wrong_is_one_line(
     assert line.startswith("error: ")
     assert said in line
     assert not (tmp_path / "run").exists()
+
+
+def test_sensor_dropout_under_offload_is_refused(
+    options: list[str], tmp_path: Path, in_process: InProcess
+) -> None:
+    ds_json = tmp_path / "offload.json"
+    zero = {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+    table = {"train_micro_batch_size_per_gpu": 4, "zero_optimization": zero}
+    ds_json.write_text(json.dumps(table))
+    options += ["--out", str(tmp_path / "run"), "--deepspeed_config", str(ds_json)]
+    code, _, error = in_process(*options, "--set", "model.sensor_dropout=0.5")
+    assert code == 1
+    assert error.startswith(f"error: {ds_json}: under offload") and error.count("\n") == 1
 
 
 def test_an_error_of_all_ranks_is_told_by_one(options: list[str], tmp_path: Path) -> None:
