@@ -21,7 +21,9 @@ class ProbeRecipe:
     20 epochs, batch 128, MultiLabelSoftMarginLoss, AdamW (Fus-MAE, sec. 4); a single-label
     task has a cross entropy with label `smoothing` instead. `lrs` is the common grid; the rate
     is chosen on the val split for each row. `k` and `temperature` are of `--head knn`.
-    `image_px` is the side to which images are resampled, 0 for the encoder's own.
+    `reliance` scores test once more for each of several sensors, with that sensor's images
+    exchanged between samples. `image_px` is the side to which images are resampled, 0 for the
+    encoder's own.
     """
 
     seed: int = 0
@@ -40,6 +42,7 @@ class ProbeRecipe:
     statistics: StatisticsOf = "encoder"
     image_px: int = 0
     zero_filled: bool = True
+    reliance: bool = True
     feature_batch: int = 64
 
     def __post_init__(self) -> None:
@@ -58,6 +61,7 @@ class FinetuneRecipe:
     at once, which changes memory only. `pooling` and `absent` choose the row: mean of the sensor
     tokens or the global token; an absent sensor skipped or filled with zeros. `sensor_dropout` is
     the share of steps in which one of several sensors is absent; nothing is absent when scored.
+    `reliance` as of a probe.
     """
 
     seed: int = 0
@@ -78,6 +82,7 @@ class FinetuneRecipe:
     smoothing: float = 0.1
     pooling: Pooling = "mean_tokens"
     absent: Literal["skipped", "zero-filled"] = "skipped"
+    reliance: bool = True
     statistics: StatisticsOf = "encoder"
     image_px: int = 0
 
