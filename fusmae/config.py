@@ -271,14 +271,23 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How often a run saves, logs and validates. None of it changes the result."""
+    """How often a run saves, logs and validates. None of it changes the result.
+
+    Every `validate_every_steps`, 0 for never, the loss is taken on the first `val_samples` of
+    `val_split` of the first dataset.
+    """
 
     save_every_steps: int = 1000
     keep_checkpoints: int = 2
     log_every_steps: int = 10
+    validate_every_steps: int = 0
+    val_split: str = "val"
+    val_samples: int = 1024
     deterministic: bool = False
 
     def __post_init__(self) -> None:
+        _check_not_negative("run", self, "validate_every_steps")
+        _check_positive("run", self, "val_samples")
         _check_positive("run", self, "save_every_steps", "keep_checkpoints", "log_every_steps")
 
 

@@ -35,6 +35,7 @@ from fusmae.training.ranks import StopRequest
 from fusmae.training.record import describe_start, write_record
 from fusmae.training.run import Run, check_same_run, check_unused, is_complete, read_run
 from fusmae.training.source import make_preprocess, open_stream, save_subsets
+from fusmae.training.validation import Validation
 
 EXAMPLES = """
 \b
@@ -139,6 +140,9 @@ def train(run: Run) -> None:
     step, means = resume(run, engine, loader)
     sensors = list(recipe.data.bands)
     metrics = begin(run, step) if is_first else None
+    validation = None
+    if recipe.run.validate_every_steps:
+        validation = Validation(recipe, run.sources, run.ranks, plan.micro_batch, device)
     batches = iter(loader)
     watch = Stopwatch()
 
@@ -172,6 +176,8 @@ def train(run: Run) -> None:
                 line |= taken | {"lr": rate, "grad_norm": norm} | watch.read()
                 metrics.write(line)
                 monitor.show(line, list(taken))
+            if validation and (step % recipe.run.validate_every_steps == 0 or step == total_steps):
+                watch.skip(validate(validation, engine, step, metrics, monitor))
             if stopping or step % recipe.run.save_every_steps == 0 or step == total_steps:
                 save(run, engine, loader, step, means)
         if stopping:
@@ -263,6 +269,23 @@ def agree(
         "it has not touched the weights. Look at these samples, lower optim.lr or set "
         "optim.clip_norm, and go on with --resume auto"
     )
+
+
+def validate(
+    validation: Validation,
+    engine: Engine,
+    step: int,
+    metrics: MetricsWriter | None,
+    monitor: Monitor,
+) -> float:
+    """Log the losses on the val samples; the seconds that it took. Called by all ranks together."""
+    started = time.perf_counter()
+    losses = validation.losses(engine)
+    if metrics:
+        metrics.write({"step": step, "val": losses})
+    numbers = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    monitor.say(f"step {step}  on val: {numbers}")
+    return time.perf_counter() - started
 
 
 def save(run: Run, engine: Engine, loader: MixtureLoader, step: int, means: Means) -> None:

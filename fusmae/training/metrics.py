@@ -87,6 +87,10 @@ class Stopwatch:
         self._samples += samples
         self._waited_s += waited_s
 
+    def skip(self, seconds: float) -> None:
+        """Leave out time that was not spent on training."""
+        self._start += seconds
+
     def read(self) -> dict[str, float]:
         """Samples a second, seconds a step, and the fraction of them spent waiting for data.
 

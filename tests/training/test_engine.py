@@ -54,6 +54,7 @@ def exact_cases(stage: int) -> list[dict[str, Any]]:
         case(f"{stage}-half", zero(stage), steps=HALF, save=f"{stage}-half"),
         case(f"{stage}-resumed", zero(stage), restore=half_way(f"{stage}-half")),
         case(f"{stage}-accumulated-clipped", small, clip_norm=CLIP_NORM),
+        case(f"{stage}-validated", zero(stage), validate=True),
         case(f"{stage}-dropout", small, **dropout),
         case(f"{stage}-dropout-half", small, **dropout, steps=HALF, save=f"{stage}-dropout-half"),
         case(
@@ -167,6 +168,15 @@ def test_a_sensor_left_out_of_a_step_has_gradients_of_zero(results: Results, sta
     expected = plain_pytorch(CLIP_NORM, shown=SHOWN)
     assert results[f"{stage}-dropout"]["losses"] == pytest.approx(expected["losses"], rel=FP32)
     assert results[f"{stage}-dropout"]["norms"] == pytest.approx(expected["norms"], rel=FP32)
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_validating_gives_the_same_losses_and_changes_nothing(results: Results, stage: int) -> None:
+    validated = results[f"{stage}-validated"]
+    assert len(validated["validated"]) == STEPS
+    assert validated["validated"] == validated["trained"]
+    assert validated["losses"] == results[f"{stage}-whole"]["losses"]
+    assert validated["norms"] == results[f"{stage}-whole"]["norms"]
 
 
 @pytest.mark.parametrize("stage", range(4))
