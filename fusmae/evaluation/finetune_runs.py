@@ -15,6 +15,7 @@ from fusmae.evaluation.features import select_bands
 from fusmae.evaluation.finetuning import Finetuned, Finetuning, finetune, predict
 from fusmae.evaluation.labelled import LabelChoice
 from fusmae.evaluation.recipes import FinetuneRecipe
+from fusmae.evaluation.reliance import exchangeable, reliance
 from fusmae.evaluation.results import (
     FINETUNE_FORMAT,
     RESULT_NAME,
@@ -123,8 +124,17 @@ def _score(run: Finetuning, tuned: Finetuned) -> tuple[str, dict[str, Any]]:
     """The row that a score belongs to, and the test scores of the chosen rate alone."""
     recipe, task, test = run.recipe, run.setting.task, run.setting.splits[2]
     row = recipe.pooling if recipe.absent == "skipped" else f"zero_filled_{recipe.pooling}"
+
+    def measure(exchanged: str | None = None) -> dict[str, Any]:
+        scores = predict(run, tuned.model, test, exchanged)
+        return task.measure(scores, test.labels, half=0.0)
+
+    whole = measure()
+    sensors = exchangeable(run.setting.data) if recipe.reliance else []
+    lost = reliance(whole, {sensor: measure(sensor) for sensor in sensors}, task.chosen_by)
     return row, {
-        **task.measure(predict(run, tuned.model, test), test.labels, half=0.0),
+        **whole,
+        **({"reliance": lost} if lost else {}),
         "lr": tuned.lr,
         f"val_{task.chosen_by}": {str(lr): value for lr, value in tuned.val_scores.items()},
     }

@@ -1,16 +1,16 @@
 """One probe run: a dataset, frozen features and a label fraction in, `OUT/metrics.json` out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fusmae.config import as_table
-from fusmae.data import EvalLoader
+from fusmae.config import DataConfig, as_table
+from fusmae.data import Batch, EvalLoader
 from fusmae.evaluation.backbones import Backbone, open_backbone
 from fusmae.evaluation.features import (
     Extractor,
@@ -24,6 +24,7 @@ from fusmae.evaluation.knn import knn_scores
 from fusmae.evaluation.labelled import LabelChoice, LabelledSplit
 from fusmae.evaluation.protocols import LabelledFeatures, fit_linear_probe, fit_standardiser
 from fusmae.evaluation.recipes import ProbeRecipe
+from fusmae.evaluation.reliance import exchangeable, exchanged_batches, reliance
 from fusmae.evaluation.results import (
     PROBE_FORMAT,
     RESULT_NAME,
@@ -37,6 +38,15 @@ from fusmae.evaluation.setting import Setting, open_setting
 from fusmae.evaluation.tasks import Task
 
 Head = Literal["linear", "knn"]
+
+
+class Classifier(NamedTuple):
+    """Features (N, D) to class scores (N, C), the score that means a probability of 0.5, and
+    what a result says of how it was made."""
+
+    scores: Callable[[Tensor], Tensor]
+    half: float
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -121,14 +131,39 @@ def _score(options: ProbeOptions, setting: Setting, backbone: Backbone) -> dict[
     extractor = _make_extractor(options, setting, backbone)
     features = [_split_features(options, setting, split, extractor) for split in setting.splits]
     probe = _linear if options.head == "linear" else _nearest
+    test = setting.splits[2]
+    exchanged = {
+        sensor: _split_features(options, setting, test, extractor, sensor)
+        for sensor in (exchangeable(setting.data) if options.recipe.reliance else [])
+    }
     scores: dict[str, Any] = {}
     for pooling in features[0]:
-        train, val, test = (
+        train, val = (
             LabelledFeatures(part[pooling].to(setting.device), split.labels.to(setting.device))
-            for part, split in zip(features, setting.splits, strict=True)
+            for part, split in zip(features[:2], setting.splits[:2], strict=True)
         )
-        scores[pooling] = probe(train, val, test, setting.task, options.recipe)
+        classifier = probe(train, val, setting.task, options.recipe)
+        tested = {sensor: part[pooling] for sensor, part in exchanged.items()}
+        scores[pooling] = _measure(classifier, setting, features[2][pooling], tested)
     return scores
+
+
+def _measure(
+    classifier: Classifier, setting: Setting, features: Tensor, exchanged: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """The scores of test features (N, D), and by sensor what is lost with its images exchanged."""
+    labels = setting.splits[2].labels.to(setting.device)
+
+    def measure(given: Tensor) -> dict[str, Any]:
+        scores = classifier.scores(given.to(setting.device))
+        return setting.task.measure(scores, labels, half=classifier.half)
+
+    whole = measure(features)
+    lost = reliance(
+        whole, {s: measure(part) for s, part in exchanged.items()}, setting.task.chosen_by
+    )
+    facts = {**classifier.facts, "num_features": features.shape[1]}
+    return {**whole, **facts, **({"reliance": lost} if lost else {})}
 
 
 def _make_extractor(options: ProbeOptions, setting: Setting, backbone: Backbone) -> Extractor:
@@ -145,61 +180,54 @@ def _make_extractor(options: ProbeOptions, setting: Setting, backbone: Backbone)
 
 
 def _split_features(
-    options: ProbeOptions, setting: Setting, split: LabelledSplit, extractor: Extractor
+    options: ProbeOptions,
+    setting: Setting,
+    split: LabelledSplit,
+    extractor: Extractor,
+    exchanged: str | None = None,
 ) -> dict[str, Tensor]:
-    """Features (N, D) by pooling, rows in the order of `split.ids`."""
-    name = split.reader.split
-    loader = EvalLoader(
-        setting.dataset,
-        name,
-        setting.data,
-        options.recipe.feature_batch,
-        sample_ids=split.ids.numpy(),
-        device=setting.device,
-    )
+    """Features (N, D) by pooling, rows in the order of `split.ids`.
+
+    `exchanged` is a sensor whose images are other samples'.
+    """
+    name, batch = split.reader.split, options.recipe.feature_batch
+
+    def open_loader(ids: Tensor, data: DataConfig) -> EvalLoader:
+        return EvalLoader(
+            setting.dataset, name, data, batch, sample_ids=ids.numpy(), device=setting.device
+        )
+
+    batches: Iterable[Batch] = open_loader(split.ids, setting.data)
     title = f"{options.features} features, {'+'.join(setting.data.bands)}, {name}"
-    features, ids = extract_features(loader, extractor, len(loader), title)
+    if exchanged is not None:
+        seed = options.recipe.seed
+        batches = exchanged_batches(open_loader, split.ids, setting.data, exchanged, seed)
+        title += f", {exchanged} exchanged"
+    num_batches = -(-len(split.ids) // batch)
+    features, ids = extract_features(batches, extractor, num_batches, title)
     order = ids.argsort()
     assert torch.equal(ids[order], split.ids)
     return {pooling: values[order] for pooling, values in features.items()}
 
 
 def _linear(
-    train: LabelledFeatures,
-    val: LabelledFeatures,
-    test: LabelledFeatures,
-    task: Task,
-    recipe: ProbeRecipe,
-) -> dict[str, Any]:
-    """The chosen rate, the val score of each, and the test scores of the chosen one alone."""
+    train: LabelledFeatures, val: LabelledFeatures, task: Task, recipe: ProbeRecipe
+) -> Classifier:
+    """The probe of the rate that is best on val."""
     fitted = fit_linear_probe(train, val, task, recipe)
-    return {
-        **task.measure(fitted.probe(test.features), test.labels, half=0.0),
-        "lr": fitted.lr,
-        f"val_{task.chosen_by}": {str(lr): value for lr, value in fitted.val_scores.items()},
-        "num_features": train.features.shape[1],
-    }
+    val_scores = {str(lr): value for lr, value in fitted.val_scores.items()}
+    facts = {"lr": fitted.lr, f"val_{task.chosen_by}": val_scores}
+    return Classifier(fitted.probe, 0.0, facts)
 
 
 def _nearest(
-    train: LabelledFeatures,
-    val: LabelledFeatures,
-    test: LabelledFeatures,
-    task: Task,
-    recipe: ProbeRecipe,
-) -> dict[str, Any]:
-    """The test scores of the nearest neighbours' votes; nothing is chosen, so val has no say."""
+    train: LabelledFeatures, val: LabelledFeatures, task: Task, recipe: ProbeRecipe
+) -> Classifier:
+    """The votes of the nearest neighbours; nothing is chosen, so val has no say."""
     standardise = fit_standardiser(train.features)
-    votes = knn_scores(
-        standardise(train.features),
-        task.votes(train.labels),
-        standardise(test.features),
-        recipe.k,
-        recipe.temperature,
-    )
-    return {
-        **task.measure(votes, test.labels, half=0.5),
-        "k": recipe.k,
-        "temperature": recipe.temperature,
-        "num_features": train.features.shape[1],
-    }
+    known, votes = standardise(train.features), task.votes(train.labels)
+
+    def scores(features: Tensor) -> Tensor:
+        return knn_scores(known, votes, standardise(features), recipe.k, recipe.temperature)
+
+    return Classifier(scores, 0.5, {"k": recipe.k, "temperature": recipe.temperature})
