@@ -86,8 +86,9 @@ def _cell(
     seeds: Sequence[int],
     shared: dict[str, Any],
 ) -> dict[str, Any]:
-    """The scores of each seed, and beside the headline what else the runs measured."""
+    """By seed, all in percent: the scores, and the points lost with each sensor exchanged."""
     scores: dict[str, Scores] = {}
+    reliance: dict[str, Scores] = {}
     for seed in seeds:
         path = result_folder(out, protocol, row, sensors, seed) / RESULT_NAME
         if not path.exists():
@@ -99,11 +100,11 @@ def _cell(
                     f"{path}: its {key} is {value}, the others' is {shared[key]}: "
                     "give another --out"
                 )
-        pooling = result["headline"]
-        scores[str(seed)] = {
-            metric: 100 * result["results"][pooling][metric] for metric in protocol.metrics
-        }
-    return {"scores": scores}
+        row_of_results = result["results"][result["headline"]]
+        scores[str(seed)] = {metric: 100 * row_of_results[metric] for metric in protocol.metrics}
+        if "reliance" in row_of_results:
+            reliance[str(seed)] = {s: 100 * v for s, v in row_of_results["reliance"].items()}
+    return {"scores": scores, "reliance": reliance}
 
 
 def _comparable(result: dict[str, Any]) -> dict[str, Any]:
@@ -151,6 +152,7 @@ def markdown(table: dict[str, Any], experiment: Experiment) -> str:
         lines += ["**Simulated data**: these numbers say nothing about real images.", ""]
     for protocol in experiment.protocols:
         lines += _section(table, experiment, protocol)
+        lines += _reliance(table, protocol)
     lines += _answers(table)
     if table["without_weights"]:
         names = ", ".join(table["without_weights"])
@@ -191,6 +193,27 @@ def _section(table: dict[str, Any], experiment: Experiment, protocol: Protocol) 
             lines.append(f"| {row} | {' | '.join(texts)} |")
         lines.append("")
     return lines
+
+
+def _reliance(table: dict[str, Any], protocol: Protocol) -> list[str]:
+    """What each row of several sensors loses when one sensor's test images change places."""
+    measured = {
+        (row, sensors): list(cell["reliance"].values())
+        for row, cells in table["protocols"][protocol.name]["rows"].items()
+        for sensors, cell in cells.items()
+        if cell["reliance"]
+    }
+    if not measured:
+        return []
+    names = list(dict.fromkeys(name for lost in measured.values() for name in lost[0]))
+    lines = [
+        f"Points lost with a sensor's images exchanged | {' | '.join(map(_upper, names))}",
+        "|".join(["---"] * (len(names) + 1)),
+    ]
+    for (row, sensors), lost in measured.items():
+        texts = [_text([one[name] for one in lost if name in one]) for name in names]
+        lines.append(f"{row}, {_upper(sensors)} | {' | '.join(texts)}")
+    return [*(f"| {line} |" for line in lines), ""]
 
 
 def _paper(system: System | None, protocol: Protocol, experiment: Experiment) -> list[str]:
