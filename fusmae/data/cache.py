@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from fusmae.data.claim import claimed_files
+
 # Bytes of `locks`: for looking at and changing what is there, held for milliseconds; for being
 # the one that waits for room; from then on two for each file, by a hash of its path. Files
 # whose hashes fall together, 1 in 2**56, only wait for each other.
@@ -59,8 +61,9 @@ class Pins:
 class Cache:
     """The shards below `FOLDER/DATASET/shards`, together at most `limit_bytes`.
 
-    Other files of the folder are neither counted nor touched. Safe to use from several threads
-    and processes; each may come with a limit of its own.
+    Only of datasets that are claimed (`claim.py`): all other files of the folder are neither
+    counted nor touched. Safe to use from several threads and processes; each may come with a
+    limit of its own.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -69,21 +72,22 @@ class Cache:
         Raises:
             ValueError: the folder cannot be written.
         """
-        self.folder, self.limit_bytes = folder, limit_bytes
+        # Whatever links lead here, there is one `locks`, and one byte of it for a file.
+        self.folder, self.limit_bytes = folder.resolve(), limit_bytes
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _close(self._open_locks())
         except OSError as error:
             raise ValueError(f"cannot use {folder} as a cache: {error.strerror}") from None
         with self._changing() as fd:
-            for path in self._files():
+            for path in claimed_files(self.folder):
                 if path.suffix in (_PART, _BAD):
                     self._remove_unpinned(fd, path)
 
     def check_disk(self, files: Sequence[CachedFile]) -> None:
         """Raises ValueError if the disk has no room for what of `files` will be here at once."""
         wanted = min(self.limit_bytes, sum(file.bytes for file in files))
-        there = sum(_size(path) for path in self._files())
+        there = sum(_size(path) for path in claimed_files(self.folder))
         free = shutil.disk_usage(self.folder).free
         if wanted > free + there:
             raise ValueError(
@@ -191,7 +195,7 @@ class Cache:
 
         Oldest first. Epochs visit shards in unrelated orders, so no other choice is better.
         """
-        sizes = {path: _stat(path) for path in self._files()}
+        sizes = {path: _stat(path) for path in claimed_files(self.folder)}
         excess = sum(size for _, size in sizes.values()) - self.limit_bytes
         excess += sum(file.bytes for file in missing)
         evicted: list[Path] = []
@@ -217,9 +221,6 @@ class Cache:
     def _remove_unpinned(self, fd: int, path: Path) -> None:
         if self._is_unpinned(fd, path):
             path.unlink(missing_ok=True)
-
-    def _files(self) -> Iterator[Path]:
-        return (path for path in self.folder.glob("*/shards/**/*") if path.is_file())
 
     @contextmanager
     def _changing(self) -> Iterator[int]:

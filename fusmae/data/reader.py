@@ -107,8 +107,8 @@ class SplitReader:
         self.dataset = dataset
         self.split = split
         self.manifest = read_manifest(dataset)
-        self.mirror = mirror_of(dataset, cache_gb)
         self.record = self.manifest.split(split)
+        self.mirror = mirror_of(dataset, cache_gb, split, self.record.shards)
         layout = self.manifest.layout
         known = [spec.name for spec in layout.arrays]
         wanted = known if arrays is None else list(arrays)

@@ -2,7 +2,8 @@
 
 A mirror is a dataset's folder like any other, `CACHE/NAME-HASH`, the hash being that of
 `dataset.json`: a dataset that was changed has another folder. Only its shards come later, when
-they are needed (`prefetch.py`); its `origin.json` says from where.
+they are needed (`prefetch.py`); its `origin.json` says from where. A copy of a mirror, or one that
+was moved, is a dataset on disk.
 """
 
 import fcntl
@@ -18,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from fusmae.data.cache import POLL_S, Cache, CachedFile, Pause, UnfetchableError, why_bad
+from fusmae.data.claim import claim, is_claimed, lock_of
 from fusmae.data.origin import Origin
 from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord, from_json
 
@@ -35,7 +37,8 @@ def locate_dataset(location: str | Path, cache: Path) -> Path:
         cache: the folder of the mirrors, on a local disk; a path as `location` does not touch it.
 
     Raises:
-        ValueError: the URL cannot be read, or what it holds is no dataset or a broken one.
+        ValueError: the URL cannot be read, what it holds is no dataset or a broken one, or
+            something else is where its mirror belongs.
     """
     if "://" not in str(location):
         return Path(location)
@@ -44,11 +47,11 @@ def locate_dataset(location: str | Path, cache: Path) -> Path:
     manifest = from_json(text.decode("utf-8", "replace"), f"{origin.url}/{MANIFEST_NAME}")
     _check_paths(origin, manifest)
     name = re.sub(r"[^\w.-]", "_", manifest.name)
-    folder = cache / f"{name}-{hashlib.sha256(text).hexdigest()[:16]}"
+    folder = cache.resolve() / f"{name}-{hashlib.sha256(text).hexdigest()[:16]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one rank of a node fetches, the others find it done
+        with _locked(lock_of(folder)):  # one rank of a node fetches, the others find it done
+            claim(folder)
             for record in _small_files(manifest):
                 if not (folder / record.path).exists():
                     _fetch_whole(origin, record, folder / record.path)
@@ -57,6 +60,17 @@ def locate_dataset(location: str | Path, cache: Path) -> Path:
     except OSError as error:
         raise ValueError(f"cannot write the cache {folder}: {error.strerror}") from None
     return folder
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            # Closing alone would leave it held by a process that was forked meanwhile.
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 @dataclass(frozen=True)
@@ -140,18 +154,41 @@ def location_of(dataset: Path) -> str:
     Raises:
         ValueError: the mirror's `origin.json` is broken.
     """
-    mirrored = _origin_of(dataset)
-    return mirrored.url if mirrored else str(dataset.resolve())
+    folder = dataset.resolve()
+    origin = _origin_of(folder) if is_claimed(folder) else None
+    return origin.url if origin else str(folder)
 
 
-def mirror_of(dataset: Path, cache_gb: float) -> Mirror | None:
+def mirror_of(
+    dataset: Path, cache_gb: float, split: str, shards: Sequence[ShardRecord]
+) -> Mirror | None:
     """What fetches the shards of a mirror; None for a dataset that is here as a whole.
 
     Raises:
-        ValueError: the mirror's `origin.json` is broken, or the cache cannot be written.
+        ValueError: the mirror's `origin.json` is broken, the cache cannot be written, the
+            mirror's shards lie elsewhere, or this is a copy of a mirror that lacks some of the
+            split's `shards`.
     """
-    origin = _origin_of(dataset)
-    return Mirror(dataset, origin, Cache(dataset.parent, int(cache_gb * 1e9))) if origin else None
+    folder = dataset.resolve()
+    origin = _origin_of(folder)
+    if origin is None:
+        return None
+    if is_claimed(folder):
+        for place in {(folder / shard.path).parent for shard in shards}:
+            if place.resolve() != place:
+                raise ValueError(
+                    f"{place} leads to {place.resolve()}, whose files are not the cache's to "
+                    "delete: remove the link"
+                )
+        return Mirror(folder, origin, Cache(folder.parent, int(cache_gb * 1e9)))
+    missing = sum(not (folder / shard.path).exists() for shard in shards)
+    if missing:
+        raise ValueError(
+            f"{dataset} is a copy of a mirror of {origin.url} that lacks {missing} of "
+            f"{len(shards)} shards of split {split!r}: read it from {origin.url}, or copy "
+            "the shards from there"
+        )
+    return None
 
 
 def _origin_of(dataset: Path) -> Origin | None:
