@@ -19,15 +19,20 @@ from typing import BinaryIO
 
 from fusmae.data.claim import claimed_files
 
-# Bytes of `locks`: for looking at and changing what is there, held for milliseconds; for being
-# the one that waits for room; from then on two for each file, by a hash of its path. Files
-# whose hashes fall together, 1 in 2**56, only wait for each other.
-_CHANGE, _TURN, _FIRST_PIN = 0, 1, 2
+# Bytes of `locks`: for looking at and changing what is there, held for milliseconds; then two for
+# each file, by a hash of its path; then one for each limit, for having the turn among those who
+# wait for room below it. Files whose hashes fall together, 1 in 2**56, only wait for each other.
+_CHANGE, _FIRST_PIN, _FIRST_TURN = 0, 2, 1 << 58
 _HASH_DIGITS = 14
 # A file being fetched, of its full size from the start, and why a file could not be fetched.
 _PART, _BAD = ".part", ".bad"
 # How often something that another process holds is asked for again.
 POLL_S = 0.02
+# How long the one whose turn it is has the first choice of room; many times as often as it looks.
+# Then others may take what is enough for them: it may be waiting for just those to go on.
+TURN_S = 0.5
+# How long somebody may be kept from going on because others have filled the cache.
+ROOM_WAIT_S = 900.0
 
 # Sleeps for so many seconds, or raises what ends the wait.
 Pause = Callable[[float], None]
@@ -95,15 +100,28 @@ class Cache:
                 f"{free + there:,} for it: lower data.cache_gb, or choose another --cache"
             )
 
-    def pin(self, files: Sequence[CachedFile], pause: Pause) -> Pins:
+    def pin(
+        self,
+        files: Sequence[CachedFile],
+        pause: Pause,
+        is_urgent: Callable[[], bool] = lambda: True,
+    ) -> Pins:
         """Hold all of `files` at once, with room for those that are still to be fetched.
 
         It takes all or nothing, so nobody waits for room while sitting on some. Those who wait
-        take turns; files that are there, or for which another process has made room, are held
-        without waiting.
+        take turns, in which nobody of the same limit makes room for himself before them; but
+        not for longer than `TURN_S`. Files that are there, or for which another process has
+        made room, are held without waiting.
+
+        Args:
+            files: what is needed at once.
+            pause: called again and again while there is no room.
+            is_urgent: whether somebody waits for these files now; who only looks ahead does not
+                keep others waiting.
 
         Raises:
-            ValueError: the files are larger than the cache.
+            ValueError: the files are larger than the cache, or what is urgent has waited for
+                `ROOM_WAIT_S`.
             Exception: whatever `pause` raises.
         """
         total = sum(file.bytes for file in files)
@@ -112,17 +130,30 @@ class Cache:
                 f"{len(files)} shards of {total:,} bytes are needed at once and the cache "
                 f"{self.folder} may hold {self.limit_bytes:,}: raise data.cache_gb"
             )
+        waited_s = 0.0
         turn = self._open_locks()
         try:
-            has_turn = False
             while True:
-                has_turn = has_turn or _lock(turn, _TURN, fcntl.F_WRLCK)
-                pins = self._try_pin(files, has_turn)
+                urgent = is_urgent()
+                has_turn = _lock(turn, _FIRST_TURN + self.limit_bytes, fcntl.F_WRLCK)
+                pins = self._try_pin(files, has_turn or (urgent and waited_s >= TURN_S))
                 if pins is not None:
                     return pins
+                if not urgent:
+                    _lock(turn, _FIRST_TURN + self.limit_bytes, fcntl.F_UNLCK)
+                elif waited_s >= ROOM_WAIT_S:
+                    raise ValueError(self._full())
                 pause(POLL_S)
+                waited_s += POLL_S if urgent else 0
         finally:
             _close(turn)
+
+    def _full(self) -> str:
+        return (
+            f"for {ROOM_WAIT_S:g} s other loaders have held the whole cache {self.folder} of "
+            f"{self.limit_bytes:,} bytes: raise data.cache_gb, lower data.window, or give each run "
+            "its own --cache"
+        )
 
     def settle(self, file: CachedFile, fetch: Callable[[BinaryIO], None]) -> bool:
         """Fetch a pinned file, unless it is there, known as bad or being fetched by another.

@@ -11,7 +11,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,6 @@ from fusmae.sensors import ArraySpec
 
 # Shards that a process fetches at once.
 NUM_FETCHERS = 8
-# How long reading may stand still because others have filled the cache.
-ROOM_WAIT_S = 900.0
 
 
 class _StoppedError(Exception):
@@ -92,7 +90,6 @@ class RemoteSource:
         self._replaced: dict[int, int] = {}
         self._error: BaseException | None = None
         self._num_starving = 0
-        self._starved_s = 0.0
         threading.Thread(
             target=self._plan, args=(stretches,), name="fusmae-plan", daemon=True
         ).start()
@@ -202,12 +199,11 @@ class RemoteSource:
                 with self._changed:
                     while not (self._stopped.is_set() or self._may_hold(num_bytes)):
                         self._changed.wait()
-                pins = self._mirror.cache.pin(files, self._pause_for_room)
+                pins = self._mirror.cache.pin(files, self._pause, self._is_starving)
                 with self._changed:
                     held = _Held(stretch, pins, set(shards), stretch.num_own, num_bytes)
                     self._held.append(held)
                     self._tasks.extend((held, shard) for shard in shards)
-                    self._starved_s = 0.0
                     self._changed.notify_all()
                 if self._stopped.is_set():
                     pins.release()
@@ -216,6 +212,9 @@ class RemoteSource:
             return
         except BaseException as error:  # whatever it is, the readers wait for it and raise it
             self._fail(error)
+
+    def _is_starving(self) -> bool:
+        return self._num_starving > 0
 
     def _may_hold(self, num_bytes: int) -> bool:
         """Whether to hold another stretch: one ahead, or enough small ones for all fetchers."""
@@ -265,17 +264,3 @@ class RemoteSource:
     def _pause(self, seconds: float) -> None:
         if self._stopped.wait(seconds):
             raise _StoppedError
-
-    def _pause_for_room(self, seconds: float) -> None:
-        self._pause(seconds)
-        if self._num_starving:
-            self._starved_s += seconds
-        if self._starved_s > ROOM_WAIT_S:
-            self._give_up_on_room()
-
-    def _give_up_on_room(self) -> NoReturn:
-        raise ValueError(
-            f"for {ROOM_WAIT_S:g} s other loaders have held the whole cache "
-            f"{self._mirror.cache.folder} of {self._mirror.cache.limit_bytes:,} bytes: raise "
-            "data.cache_gb, lower data.window, or give each run its own --cache"
-        )

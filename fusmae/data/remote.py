@@ -101,7 +101,8 @@ class Mirror:
         """The shard is there, fetched if need be, as long as the context lasts.
 
         Raises:
-            ValueError: it cannot be fetched, or is larger than the cache.
+            ValueError: it cannot be fetched, is larger than the cache, or others have held
+                the whole cache for `ROOM_WAIT_S`.
         """
         pins = self.cache.pin([self.file(shard)], time.sleep)
         try:
@@ -127,13 +128,15 @@ class Mirror:
         largest = max(shard.bytes for shard in shards)
         limit = int(self.cache.limit_bytes * share)
         if window:
-            # Loaders that are read in turns must never wait for each other's room.
-            needed = min(window, len(shards)) * largest * (1 if share == 1 else 2)
+            # Loaders that are read in turns must never wait for each other's room. And a training
+            # holds its window while it is evaluated, one shard after another.
+            num_windows = 1 if share == 1 else 2
+            needed = (num_windows * min(window, len(shards)) + 1) * largest
             if needed > limit:
                 raise ValueError(
-                    f"data.window = {window} shards of up to {largest:,} bytes need "
-                    f"{needed:,} and the cache may hold {limit:,}: lower data.window or raise "
-                    "data.cache_gb"
+                    f"data.window = {window} shards of up to {largest:,} bytes need, with one "
+                    f"more for an evaluation, {needed:,} and the cache may hold {limit:,}: lower "
+                    "data.window or raise data.cache_gb"
                 )
             return window
         room = limit // largest - _SPARE_SHARDS

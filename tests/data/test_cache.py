@@ -3,14 +3,18 @@
 import fcntl
 import multiprocessing
 import shutil
+import time
+from collections import deque
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from threading import Event, Thread
 
 import pytest
 
 from fusmae.config import DataConfig
-from fusmae.data import TrainLoader, locate_dataset, location_of
-from fusmae.data.cache import Cache
-from fusmae.data.claim import claimed_files
+from fusmae.data import SplitReader, TrainLoader, locate_dataset, location_of
+from fusmae.data.cache import Cache, CachedFile
+from fusmae.data.claim import claim, claimed_files
 from fusmae.data.remote import _locked
 from fusmae.manifest import read_manifest
 
@@ -155,3 +159,95 @@ def test_lock_of_a_mirror_does_not_outlive_its_holder_in_a_fork(tmp_path):
     finally:
         release.send(None)
         child.join(20)
+
+
+class GaveUp(Exception):
+    """The test waited long enough."""
+
+
+def patience(seconds):
+    """A pause that ends the wait after so long."""
+    end = time.monotonic() + seconds
+
+    def pause(step):
+        time.sleep(step)
+        if time.monotonic() > end:
+            raise GaveUp
+
+    return pause
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Makes the files of a cache by their names, 100 bytes each."""
+    (tmp_path / "many").mkdir()
+    claim(tmp_path / "many")
+    return lambda names: [CachedFile(tmp_path / "many/shards" / name, 100) for name in names]
+
+
+@contextmanager
+def waiting(cache, files, **options):
+    """Somebody waits for these files as long as the context lasts; gives his pins."""
+    stop, got = Event(), []
+
+    def pause(step):
+        if stop.wait(step):
+            raise GaveUp
+
+    def wait():
+        with suppress(GaveUp):
+            got.append(cache.pin(files, pause, **options))
+
+    thread = Thread(target=wait)
+    thread.start()
+    time.sleep(0.2)
+    try:
+        yield got
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_who_waits_below_a_small_limit_does_not_keep_back_those_of_a_large_one(tmp_path, files):
+    large, small = Cache(tmp_path, 10_000), Cache(tmp_path, 250)
+    large.pin(files("abc"), patience(1))
+    with waiting(small, files("x")):
+        large.pin(files("d"), patience(0.1))
+
+
+@pytest.mark.parametrize(("urgent", "seconds"), [(False, 0.1), (True, 5)])
+def test_room_that_is_enough_is_had_though_somebody_waits_for_more(
+    tmp_path, files, urgent, seconds
+):
+    cache = Cache(tmp_path, 500)
+    held = cache.pin(files("abc"), patience(1))
+    with waiting(cache, files("vwxyz"), is_urgent=lambda: urgent):
+        evaluated = cache.pin(files("d"), patience(seconds))
+        evaluated.release()
+    held.release()
+
+
+def test_who_needs_much_has_his_turn_among_those_who_need_little_again_and_again(tmp_path, files):
+    cache, more = Cache(tmp_path, 500), iter(range(1000))
+    held = deque(cache.pin(files([f"s{next(more)}"]), patience(1)) for _ in range(2))
+    with waiting(cache, files("vwxy")) as got:
+        for _ in range(30):
+            # The first to ask after the release of one is the one who has released it.
+            held.popleft().release()
+            try:
+                held.append(cache.pin(files([f"s{next(more)}"]), patience(0.2)))
+            except GaveUp:
+                break
+        assert got
+
+
+def test_single_samples_wait_for_room_no_longer_than_others_do(url, tmp_path, monkeypatch):
+    monkeypatch.setattr("fusmae.data.cache.ROOM_WAIT_S", 0.3)
+    dataset = locate_dataset(url, tmp_path)
+    reader = SplitReader(dataset, "train", cache_gb=limit_of(dataset, 3))
+    held = [reader.mirror.file(shard) for shard in reader.record.shards[:3]]
+    pins = reader.mirror.cache.pin(held, patience(1))
+    with pytest.raises(ValueError, match="have held the whole cache"):
+        reader.info(reader.num_samples - 1)
+    pins.release()
+    reader.info(reader.num_samples - 1)
