@@ -125,7 +125,9 @@ class Mirror:
         Raises:
             ValueError: the cache cannot hold a window.
         """
-        largest = max(shard.bytes for shard in shards)
+        largest = max((shard.bytes for shard in shards), default=0)
+        if largest == 0:
+            return window  # the order refuses a split without samples
         limit = int(self.cache.limit_bytes * share)
         if window:
             # Loaders that are read in turns must never wait for each other's room. And a training

@@ -1,18 +1,21 @@
 """A cache owns what it has made, keeps to its limit, and lets all who use it go on."""
 
 import fcntl
+import json
 import multiprocessing
 import shutil
 import time
 from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from hashlib import sha256
 from threading import Event, Thread
 
+import numpy as np
 import pytest
 
 from fusmae.config import DataConfig
-from fusmae.data import SplitReader, TrainLoader, locate_dataset, location_of
+from fusmae.data import EvalLoader, SplitReader, TrainLoader, locate_dataset, location_of
 from fusmae.data.cache import Cache, CachedFile
 from fusmae.data.claim import claim, claimed_files
 from fusmae.data.remote import _locked
@@ -251,3 +254,19 @@ def test_single_samples_wait_for_room_no_longer_than_others_do(url, tmp_path, mo
         reader.info(reader.num_samples - 1)
     pins.release()
     reader.info(reader.num_samples - 1)
+
+
+def test_empty_split_of_a_mirror_is_refused_as_one_on_disk_is(big_window_dataset, tmp_path):
+    place = tmp_path / "empty"
+    shutil.copytree(big_window_dataset, place)
+    np.save(place / "index/val.npy", np.zeros(0, np.int64))
+    index = (place / "index/val.npy").read_bytes()
+    manifest = json.loads((place / "dataset.json").read_text())
+    record = {"path": "index/val.npy", "bytes": len(index), "sha256": sha256(index).hexdigest()}
+    manifest["splits"]["val"] |= {"num_samples": 0, "shards": [], "index": record}
+    (place / "dataset.json").write_text(json.dumps(manifest))
+    for dataset in (place, locate_dataset(f"file://{place}", tmp_path / "cache")):
+        with pytest.raises(ValueError, match="an order needs at least one sample"):
+            train(dataset, data=replace(DATA, split="val"))
+        with pytest.raises(ValueError, match="needs sample ids from 0 to -1"):
+            EvalLoader(dataset, "val", DATA, 8)
