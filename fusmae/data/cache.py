@@ -1,16 +1,15 @@
 """A folder of bounded size whose files are fetched once for all processes of a node.
 
-What a process needs it pins; only what nobody has pinned is evicted. Pins and fetches are
-byte-range locks in one file, `locks`, so whatever a killed process held is free at once. They
-are locks of an open file, which two loaders of one process do not share (F_OFD_SETLK, Linux).
+What a process needs it pins; only what nobody has pinned is evicted. Pins and fetches are locks
+of bytes of one file, `locks` (`locks.py`), so whatever a killed process held is free at once.
 """
 
 import fcntl
 import hashlib
 import os
 import shutil
-import struct
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fusmae.data.claim import claimed_files
+from fusmae.data.locks import close_locks, close_locks_of, open_locks, try_lock
 
 # Bytes of `locks`: for looking at and changing what is there, held for milliseconds; then two for
 # each file, by a hash of its path; then one for each limit, for having the turn among those who
@@ -54,13 +54,11 @@ class Pins:
     """A hold on files; none of them is evicted before `release`."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self._release = weakref.finalize(self, close_locks_of, os.getpid(), fd)
 
     def release(self) -> None:
-        """Let go of the files. May be called again."""
-        if self._fd >= 0:
-            _close(self._fd)
-            self._fd = -1
+        """Let go of the files. May be called again; so is what is dropped."""
+        self._release()
 
 
 class Cache:
@@ -79,9 +77,10 @@ class Cache:
         """
         # Whatever links lead here, there is one `locks`, and one byte of it for a file.
         self.folder, self.limit_bytes = folder.resolve(), limit_bytes
+        self._locks = self.folder / "locks"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _close(self._open_locks())
+            close_locks(open_locks(self._locks))
         except OSError as error:
             raise ValueError(f"cannot use {folder} as a cache: {error.strerror}") from None
         with self._changing() as fd:
@@ -131,22 +130,22 @@ class Cache:
                 f"{self.folder} may hold {self.limit_bytes:,}: raise data.cache_gb"
             )
         waited_s = 0.0
-        turn = self._open_locks()
+        turn = open_locks(self._locks)
         try:
             while True:
                 urgent = is_urgent()
-                has_turn = _lock(turn, _FIRST_TURN + self.limit_bytes, fcntl.F_WRLCK)
+                has_turn = try_lock(turn, _FIRST_TURN + self.limit_bytes, fcntl.F_WRLCK)
                 pins = self._try_pin(files, has_turn or (urgent and waited_s >= TURN_S))
                 if pins is not None:
                     return pins
                 if not urgent:
-                    _lock(turn, _FIRST_TURN + self.limit_bytes, fcntl.F_UNLCK)
+                    try_lock(turn, _FIRST_TURN + self.limit_bytes, fcntl.F_UNLCK)
                 elif waited_s >= ROOM_WAIT_S:
                     raise ValueError(self._full())
                 pause(POLL_S)
                 waited_s += POLL_S if urgent else 0
         finally:
-            _close(turn)
+            close_locks(turn)
 
     def _full(self) -> str:
         return (
@@ -167,17 +166,17 @@ class Cache:
         """
         if _is_settled(file.path):
             return True
-        fd = self._open_locks()
+        fd = open_locks(self._locks)
         try:
             # With a pin of its own: it may still run when its caller has let go of the file.
-            _lock(fd, self._pin_byte(file.path), fcntl.F_RDLCK)
-            if not _lock(fd, self._fetch_byte(file.path), fcntl.F_WRLCK):
+            try_lock(fd, self._pin_byte(file.path), fcntl.F_RDLCK)
+            if not try_lock(fd, self._fetch_byte(file.path), fcntl.F_WRLCK):
                 return False
             if not _is_settled(file.path):
                 self._fetch(file.path, fetch)
             return True
         finally:
-            _close(fd)
+            close_locks(fd)
 
     def _fetch(self, path: Path, fetch: Callable[[BinaryIO], None]) -> None:
         part = _beside(path, _PART)
@@ -194,7 +193,7 @@ class Cache:
             part.replace(path)
 
     def _try_pin(self, files: Sequence[CachedFile], may_grow: bool) -> Pins | None:
-        pins = self._open_locks()
+        pins = open_locks(self._locks)
         kept = False
         try:
             with self._changing() as fd:
@@ -202,11 +201,11 @@ class Cache:
                     byte = self._pin_byte(file.path)
                     # Nobody has it: a reason of another run is no reason today, and a file of
                     # another size was not made here.
-                    if _lock(pins, byte, fcntl.F_WRLCK):
+                    if try_lock(pins, byte, fcntl.F_WRLCK):
                         _beside(file.path, _BAD).unlink(missing_ok=True)
                         if _size(file.path) != file.bytes:
                             file.path.unlink(missing_ok=True)
-                    shared = _lock(pins, byte, fcntl.F_RDLCK)
+                    shared = try_lock(pins, byte, fcntl.F_RDLCK)
                     assert shared, "only one process at a time changes the cache"
                 missing = [f for f in files if not _is_settled(f.path) and not _has_part(f)]
                 if missing and not (may_grow and self._make_room(fd, missing)):
@@ -219,7 +218,7 @@ class Cache:
             return Pins(pins)
         finally:
             if not kept:
-                _close(pins)
+                close_locks(pins)
 
     def _make_room(self, fd: int, missing: Sequence[CachedFile]) -> bool:
         """Evict until the missing files fit; false, and nothing is evicted, if they cannot.
@@ -244,9 +243,9 @@ class Cache:
 
     def _is_unpinned(self, fd: int, path: Path) -> bool:
         byte = self._pin_byte(path)
-        free = _lock(fd, byte, fcntl.F_WRLCK)
+        free = try_lock(fd, byte, fcntl.F_WRLCK)
         if free:
-            _lock(fd, byte, fcntl.F_UNLCK)
+            try_lock(fd, byte, fcntl.F_UNLCK)
         return free
 
     def _remove_unpinned(self, fd: int, path: Path) -> None:
@@ -256,16 +255,13 @@ class Cache:
     @contextmanager
     def _changing(self) -> Iterator[int]:
         """The right to pin and evict, as the descriptor that holds it."""
-        fd = self._open_locks()
+        fd = open_locks(self._locks)
         try:
-            while not _lock(fd, _CHANGE, fcntl.F_WRLCK):
+            while not try_lock(fd, _CHANGE, fcntl.F_WRLCK):
                 time.sleep(POLL_S / 10)
             yield fd
         finally:
-            _close(fd)
-
-    def _open_locks(self) -> int:
-        return os.open(self.folder / "locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            close_locks(fd)
 
     def _pin_byte(self, path: Path) -> int:
         name = str(path.relative_to(self.folder)).removesuffix(_PART).removesuffix(_BAD)
@@ -307,24 +303,3 @@ def _stat(path: Path) -> tuple[int, int]:
 
 def _size(path: Path) -> int:
     return _stat(path)[1]
-
-
-def _close(fd: int) -> None:
-    """Give back all locks of `locks` opened once, and close it.
-
-    Closing alone would leave them held by a process that was forked meanwhile and has a copy.
-    """
-    _lock(fd, 0, fcntl.F_UNLCK, length=0)
-    os.close(fd)
-
-
-def _lock(fd: int, byte: int, kind: int, length: int = 1) -> bool:
-    """Take, change or give back the lock of one byte; false if another open file is in the way."""
-    # struct flock of 64-bit Linux: type, whence, start, length (0: to the end), process (0 for
-    # such locks).
-    request = struct.pack("hhqqi0q", kind, os.SEEK_SET, byte, length, 0)
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True

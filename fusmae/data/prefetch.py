@@ -6,6 +6,7 @@ next stretch is fetched meanwhile, and more if they are small. Which samples are
 on when a shard arrives.
 """
 
+import functools
 import threading
 import warnings
 from collections import deque
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from fusmae.data.cache import POLL_S, Pins, why_bad
 from fusmae.data.reader import SplitReader
+from fusmae.data.shard import OPEN_SHARDS, OpenShard
 from fusmae.data.source import Ids, Samples
 from fusmae.data.stretches import Stretch
 from fusmae.sensors import ArraySpec
@@ -80,6 +82,8 @@ class RemoteSource:
         self._mirror = reader.mirror
         self._shards = reader.record.shards
         self._mirror.cache.check_disk([self._mirror.file(shard) for shard in self._shards])
+        # All that is open is pinned with its stretch.
+        self._open_shard = functools.lru_cache(OPEN_SHARDS)(self._open)
         # Small stretches are held ahead up to half of it; the rest is for others.
         self._ahead_bytes = int(self._mirror.cache.limit_bytes * share / 2)
         self._stopped = threading.Event()
@@ -114,7 +118,9 @@ class RemoteSource:
             stop = min(len(ids), held.stretch.stop - position)
             ids[done:stop] = self._chosen(held, position + done, stop - done)
             rows = {name: array[done:stop] for name, array in out.items()}
-            self._reader.read_into(ids[done:stop], rows)
+            self._reader.read_into(ids[done:stop], rows, self._open_shard)
+            if self._stopped.is_set():
+                self._open_shard.cache_clear()  # which `stop` had emptied
             self._count_read(held, stop - done)
             done = stop
 
@@ -135,10 +141,15 @@ class RemoteSource:
         A thread that waits for the store ends when that answers or its time is over.
         """
         self._stopped.set()
+        self._open_shard.cache_clear()
         with self._changed:
             for held in self._held:
                 held.pins.release()
             self._changed.notify_all()
+
+    def _open(self, shard: int) -> OpenShard:
+        record = self._shards[shard]
+        return OpenShard(self._mirror.folder / record.path, record)
 
     def _chosen(self, held: _Held, position: int, count: int) -> Ids:
         """The ids at positions, with those of bad shards replaced."""
@@ -185,7 +196,7 @@ class RemoteSource:
             if held.num_unread == 0:
                 self._held.remove(held)
                 # Evicted files keep their room on the disk as long as they are open.
-                self._reader.close()
+                self._open_shard.cache_clear()
                 held.pins.release()
                 self._changed.notify_all()
 

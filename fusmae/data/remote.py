@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from fusmae.data.cache import POLL_S, Cache, CachedFile, Pause, UnfetchableError, why_bad
+from fusmae.data.cache import POLL_S, Cache, CachedFile, Pause, Pins, UnfetchableError, why_bad
 from fusmae.data.claim import claim, is_claimed, lock_of
 from fusmae.data.origin import Origin
 from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord, from_json
@@ -96,24 +96,25 @@ class Mirror:
 
         return self.cache.settle(self.file(shard), fetch)
 
-    @contextmanager
-    def holding(self, shard: ShardRecord) -> Iterator[None]:
-        """The shard is there, fetched if need be, as long as the context lasts.
+    def hold(self, shard: ShardRecord, pause: Pause) -> Pins:
+        """Pin a shard that is there, fetched if need be.
 
         Raises:
             ValueError: it cannot be fetched, is larger than the cache, or others have held
                 the whole cache for `ROOM_WAIT_S`.
+            Exception: whatever `pause` raises.
         """
-        pins = self.cache.pin([self.file(shard)], time.sleep)
+        pins = self.cache.pin([self.file(shard)], pause)
         try:
-            while not self.settle(shard, time.sleep):
-                time.sleep(POLL_S)
+            while not self.settle(shard, pause):
+                pause(POLL_S)
             reason = why_bad(self.folder / shard.path)
             if reason is not None:
                 raise ValueError(reason)
-            yield
-        finally:
+        except BaseException:
             pins.release()
+            raise
+        return pins
 
     def window(self, shards: Sequence[ShardRecord], window: int, share: float) -> int:
         """The shuffle window, in shards, that `data.window` stands for; 0 is all of them.

@@ -7,6 +7,8 @@ from typing import Any
 
 from fusmae.manifest import ShardRecord
 
+# A quarter of the 1,024 files that Linux lets a process open by default.
+OPEN_SHARDS = 256
 # An open shard is looked at this often: a system call a sample would be 3 % of a read.
 _CHECK_EVERY_S = 1.0
 

@@ -1,24 +1,37 @@
 """A cache owns what it has made, keeps to its limit, and lets all who use it go on."""
 
 import fcntl
+import gc
 import json
 import multiprocessing
 import shutil
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from threading import Event, Thread
 
 import numpy as np
 import pytest
+import torch
 
 from fusmae.config import DataConfig
-from fusmae.data import EvalLoader, SplitReader, TrainLoader, locate_dataset, location_of
+from fusmae.data import (
+    EvalLoader,
+    SplitReader,
+    TrainLoader,
+    locate_dataset,
+    location_of,
+    open_dataset,
+)
 from fusmae.data.cache import Cache, CachedFile
 from fusmae.data.claim import claim, claimed_files
 from fusmae.data.remote import _locked
+from fusmae.data.ring import Ring, RingOptions
+from fusmae.data.source import LocalSource
 from fusmae.manifest import read_manifest
 
 from .remote_rank import digest
@@ -270,3 +283,107 @@ def test_empty_split_of_a_mirror_is_refused_as_one_on_disk_is(big_window_dataset
             train(dataset, data=replace(DATA, split="val"))
         with pytest.raises(ValueError, match="needs sample ids from 0 to -1"):
             EvalLoader(dataset, "val", DATA, 8)
+
+
+def open_shards():
+    """The size of each shard that this process has open, evicted or not."""
+    sizes = {}
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if ".tar" in str(fd.readlink()):
+                status = fd.stat()
+                sizes[status.st_ino] = status.st_size
+    return list(sizes.values())
+
+
+@pytest.mark.parametrize("view", [False, True])
+def test_evicted_shards_are_not_kept_on_the_disk_by_open_files(url, tmp_path, view):
+    dataset = locate_dataset(url, tmp_path)
+    cache_gb = limit_of(dataset, 3.5)
+    if view:
+        reader = open_dataset(dataset, cache_gb=cache_gb).reader
+    else:
+        reader = SplitReader(dataset, "train", cache_gb=cache_gb)
+    for number in np.random.default_rng(0).permutation(reader.num_samples):
+        reader.info(int(number))
+        fetched = [path.stat().st_size for path in dataset.rglob("*.tar")]
+        # What is open is still in its folder, and so part of what is counted.
+        assert sum(fetched) <= cache_gb * 1e9 and 0 < len(open_shards()) <= 1
+        assert set(open_shards()) <= set(fetched)
+    reader.close()
+    assert open_shards() == []
+
+
+def test_several_open_shards_are_kept_for_random_access_to_a_large_cache(url, tmp_path):
+    dataset = locate_dataset(url, tmp_path)
+    reader = SplitReader(dataset, "train", cache_gb=limit_of(dataset, 8 * 5.5))
+    for number in range(reader.num_samples):
+        reader.info(number)
+    assert len(open_shards()) >= 5 and sum(open_shards()) <= limit_of(dataset, 5.5) * 1e9
+    del reader
+    gc.collect()
+    # Nobody has them pinned any more.
+    assert open_shards() == []
+    shard = read_manifest(dataset).split("val").shards[0]
+    cache = Cache(tmp_path, shard.bytes)
+    cache.pin([CachedFile(dataset / shard.path, shard.bytes)], patience(1)).release()
+
+
+def test_two_that_read_at_random_from_a_cache_of_one_shard_both_end(
+    url, big_window_dataset, tmp_path
+):
+    dataset = locate_dataset(url, tmp_path)
+    local = SplitReader(big_window_dataset, "train")
+
+    def visit(seed):
+        reader = SplitReader(dataset, "train", cache_gb=limit_of(dataset, 1))
+        for number in np.random.default_rng(seed).permutation(reader.num_samples)[:20]:
+            assert reader.info(int(number)) == local.info(int(number))
+        reader.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(visit, [1, 2]))
+
+
+def test_streams_of_a_view_share_a_cache_of_one_shard(url, big_window_dataset, tmp_path):
+    dataset = locate_dataset(url, tmp_path)
+    remote = open_dataset(dataset, cache_gb=limit_of(dataset, 1)).stream(8, seed=1, epochs=1)
+    for got, expected in zip(remote, open_dataset(big_window_dataset).stream(8, 1, 1), strict=True):
+        assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+def test_pins_of_a_reader_are_its_own_after_a_fork(url, tmp_path):
+    dataset = locate_dataset(url, tmp_path)
+    reader = SplitReader(dataset, "train", cache_gb=limit_of(dataset, 1))
+    expected = reader.info(0)
+
+    def child(told):
+        told.send(reader.info(0))
+        reader.close()
+
+    told, tell = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=child, args=(tell,))
+    process.start()
+    assert told.recv() == expected
+    process.join(20)
+    other = reader.mirror.file(reader.record.shards[5])
+    with pytest.raises(GaveUp):  # the parent's pin holds the only room
+        Cache(tmp_path, reader.mirror.cache.limit_bytes).pin([other], patience(0.2))
+
+
+def test_stream_over_a_store_that_fails_ends_at_once(url, tmp_path, monkeypatch):
+    def fail(self, *_, **__):
+        raise OSError("503 slow down")
+
+    view = open_dataset(locate_dataset(url, tmp_path))
+    monkeypatch.setattr("fusmae.data.origin.Origin._read", fail)
+    ring = Ring(
+        LocalSource(view.reader, lambda first, size: np.arange(first, first + size)),
+        iter([(0, 4)]),
+        4,
+        RingOptions(2, 3, False, torch.device("cpu")),
+    )
+    time.sleep(0.5)
+    started = time.monotonic()
+    ring.close()
+    assert time.monotonic() - started < 2
