@@ -73,6 +73,8 @@ class ModelConfig:
     mlp_ratio: int = 4
     masking: Masking = "consistent"
     mask_ratio: float = 0.75
+    # The share of steps in which one sensor, with its loss, is left out of pretraining.
+    sensor_dropout: float = 0.0
     normalise_target: bool = False
     sensors: dict[str, SensorConfig] = field(default_factory=dict)
 
@@ -97,6 +99,15 @@ class ModelConfig:
             raise ValueError(
                 f"model.mask_ratio = {self.mask_ratio} leaves {self.num_visible} of "
                 f"{self.num_tokens} tokens visible; choose a ratio between 0 and 1"
+            )
+        if not 0 <= self.sensor_dropout < 1:
+            raise ValueError(
+                f"model.sensor_dropout = {self.sensor_dropout} must be at least 0 and below 1"
+            )
+        if self.sensor_dropout and self.fusion == "stack":
+            raise ValueError(
+                'model.fusion = "stack" has all sensors in each token and cannot leave one out: '
+                "set model.sensor_dropout = 0"
             )
         own_sizes = [name for name in self.sensors if self.patch_px_of(name) != self.patch_px]
         if self.fusion == "stack" and (self.masking != "consistent" or own_sizes):
@@ -260,14 +271,23 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How often a run saves, logs and validates. None of it changes the result."""
+    """How often a run saves, logs and validates. None of it changes the result.
+
+    Every `validate_every_steps`, 0 for never, the loss is taken on the first `val_samples` of
+    `val_split` of the first dataset.
+    """
 
     save_every_steps: int = 1000
     keep_checkpoints: int = 2
     log_every_steps: int = 10
+    validate_every_steps: int = 0
+    val_split: str = "val"
+    val_samples: int = 1024
     deterministic: bool = False
 
     def __post_init__(self) -> None:
+        _check_not_negative("run", self, "validate_every_steps")
+        _check_positive("run", self, "val_samples")
         _check_positive("run", self, "save_every_steps", "keep_checkpoints", "log_every_steps")
 
 

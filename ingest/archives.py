@@ -4,7 +4,9 @@ A tar is indexed, a compressed one unpacked first (`spool`), in a folder of its 
 dataset.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -12,7 +14,17 @@ import click
 from .decompress import compression
 from .patches import Archive, FolderArchive
 from .progress import LongWork
-from .spool import delete_spool, spool
+from .spool import (
+    PUBLISHED_MD5,
+    TAR_NAME,
+    Spool,
+    delete_spool,
+    is_spooled,
+    kept_spool,
+    spool,
+)
+from .spool_lock import SpoolLock
+from .storage import local_path
 from .tar_archive import TarArchive
 
 # An option's type. Whether the path can be read shows when it is read, in one line without usage.
@@ -21,31 +33,75 @@ SOURCE_PATH = click.Path(path_type=Path, readable=False)
 
 @dataclass(frozen=True)
 class Spooling:
-    """Where archives are unpacked and indexed, and how.
+    """Where archives are unpacked and indexed, and how. A `with` block holds what is open in it.
 
     `folder` is local. `keep` keeps what was unpacked; indexes of plain tars are always kept.
-    `check_md5` refuses an archive of a published name that is not the published one.
+    `check_md5` refuses an archive of a published name that is not the published one. An error
+    that leaves the block says where unpacked archives are kept.
     """
 
     folder: Path
     keep: bool
     check_md5: bool
+    locks: dict[str, SpoolLock] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, option: str) -> Path:
         """The folder of the archive that was given by `--option`."""
         return self.folder / option.lstrip("-")
 
+    def __enter__(self) -> "Spooling":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        tars = [lock.folder / TAR_NAME for lock in self.locks.values()]
+        tars = [tar for tar in tars if tar.is_file()]
+        if error is not None and tars:
+            size = sum(tar.stat().st_size for tar in tars)
+            error.add_note(
+                f"what is unpacked stays for the next run; rm -r "
+                f"{' '.join(str(tar.parent) for tar in tars)} frees its {size / 1e9:.1f} GB"
+            )
+        for lock in self.locks.values():
+            lock.release()
+        if self.locks:
+            with suppress(OSError):
+                self.folder.rmdir()
+        self.locks.clear()
+
 
 def spool_folder(dataset: str, given: Path | None) -> Path:
     """Where archives of a dataset are unpacked: the folder given, or DATASET.spool."""
-    if given is None and "://" in dataset:
+    local = local_path(dataset)
+    if given is None and local is None:
         # Where nothing is unpacked, indexes of tars are all that comes here.
         return Path(dataset.rstrip("/").rpartition("/")[2] + ".spool")
-    return given or Path(dataset.rstrip("/") + ".spool")
+    return given or Path(str(local).rstrip("/") + ".spool")
+
+
+def refuse_spool_place(folder: Path, out: str, sources: Mapping[str, Path]) -> None:
+    """Raises ValueError: what is unpacked would lie in, around or at the dataset or a source."""
+    local = local_path(out)
+    places = {**sources, **({"--out": Path(local)} if local is not None else {})}
+    mine = folder.resolve()
+    for option, path in places.items():
+        other = path.resolve()
+        if mine == other:
+            where = "is"
+        elif mine.is_relative_to(other):
+            where = "lies in"
+        elif other.is_relative_to(mine):
+            where = "lies around"
+        else:
+            continue
+        raise ValueError(
+            f"--spool {folder} {where} {option} {path}: give --spool a folder of its own"
+        )
 
 
 def open_archive(path: Path, option: str, spooling: Spooling) -> Archive:
     """The archive at `path`, unpacked and indexed if it has to be; shows the progress of that.
+
+    What was unpacked is held until the `with` block of `spooling` ends.
 
     Raises:
         ValueError: there is no such archive, it is damaged, or there is no room to unpack it;
@@ -55,22 +111,53 @@ def open_archive(path: Path, option: str, spooling: Spooling) -> Archive:
     if not path.is_file():
         return FolderArchive(path, option)
     verb = "Indexing" if compression(path) is None else "Unpacking"
+    lock = spooling.locks[option] = SpoolLock(spooling.of(option))
     with LongWork(f"{verb} {path.name}", in_bytes=True) as work:
-        made = spool(path, spooling.of(option), work.update, spooling.check_md5)
+        made = spool(path, lock, work.update, spooling.check_md5)
+    click.echo(_md5_told(path, made))
     return TarArchive(made.tar, made.index, path)
+
+
+def _md5_told(path: Path, made: Spool) -> str:
+    if made.md5_checked:
+        return f"{path}: md5 as published"
+    if path.name not in PUBLISHED_MD5:
+        return f"{path}: md5 not checked: {path.name} is not the name of a published archive"
+    why = "it is no longer compressed" if made.md5 is None else "not asked for"
+    return f"{path}: md5 not checked: {why}"
+
+
+def open_kept(path: Path, spooling: Spooling) -> Archive | None:
+    """The archive at `path` from what an earlier run unpacked or indexed, under any option."""
+    if not path.is_file():
+        return None
+    for folder in sorted(spooling.folder.glob("*/")):
+        if kept_spool(path, folder) is None:
+            continue
+        lock = spooling.locks[str(folder)] = SpoolLock(folder)
+        lock.share()
+        made = kept_spool(path, folder)  # another run may have removed it before the lock
+        if made:
+            return TarArchive(made.tar, made.index, path)
+    return None
 
 
 def is_unpacked(path: Path, option: str, spooling: Spooling) -> bool:
     """Whether `open_archive` has nothing to unpack."""
     if not path.is_file() or compression(path) is None:
         return True
-    return (spooling.of(option) / "index").exists()
+    return is_spooled(path, spooling.of(option))
 
 
 def delete_unpacked(path: Path, option: str, spooling: Spooling) -> None:
-    """Remove what `open_archive` unpacked, unless it is to be kept."""
+    """Remove what `open_archive` unpacked, unless it is to be kept or another run uses it."""
     if spooling.keep or not path.is_file() or compression(path) is None:
         return
-    delete_spool(spooling.of(option))
-    if spooling.folder.is_dir() and not any(spooling.folder.iterdir()):
-        spooling.folder.rmdir()
+    delete_opened(option, spooling)
+
+
+def delete_opened(option: str, spooling: Spooling) -> None:
+    """Remove what `open_archive` made of an archive, its index too; says if another run uses it."""
+    lock = spooling.locks.get(option)
+    if lock is not None and not delete_spool(lock):
+        click.echo(f"{lock.folder} is kept: another run uses it")

@@ -12,20 +12,31 @@ from fusmae.sensors import BIGEARTHNET_ARRAYS, CLC_MAP
 from fusmae.splits import SPLITS
 
 from . import plan
+from .archive_note import describe, read_note, write_note
 from .archives import (
     SOURCE_PATH,
     Spooling,
     delete_unpacked,
     is_unpacked,
     open_archive,
+    refuse_spool_place,
     spool_folder,
 )
 from .bigearthnet_archive import Pair, detect_version, scan_v1, scan_v2
+from .bigearthnet_checks import Asked, check_early, recorded, split_rule
 from .bigearthnet_pair import read_pair
-from .dataset import refuse_other_files
-from .dataset_options import DatasetOptions, complete_dataset, dataset_options, make_dataset
+from .dataset import refuse_other_files, refuse_other_plan
+from .dataset_options import (
+    DatasetOptions,
+    check_scheduler,
+    complete_dataset,
+    dataset_options,
+    effective_limit,
+    make_dataset,
+)
 from .facts import BIGEARTHNET_FACTS
 from .origins import BIGEARTHNET_V1, BIGEARTHNET_V2, request_origin
+from .patches import Archive
 from .progress import LongWork
 from .request import Request
 from .simulate import simulation_in, simulation_of
@@ -98,56 +109,66 @@ def bigearthnet(
     any_archive: bool,
 ) -> None:
     """Turn BigEarthNet-MM GeoTIFFs into WebDataset shards and zarr stores."""
-    excluded = _excluded(exclude)
-    # Before an archive of 60 GB is unpacked.
-    refuse_other_files(open_store(options.out))
-    spooling = Spooling(spool_folder(options.out, spool), keep_spool, not any_archive)
     given = {"--s2": s2, "--s1": s1, **({"--maps": maps} if maps else {})}
-    known = {"exclude": sorted(excluded), "maps": maps is not None}
-    known |= {"split": split} if split else {}
-    if not all(is_unpacked(path, option, spooling) for option, path in given.items()):
-        manifest = complete_dataset(options, known)
-        if manifest:
+    asked = Asked(given, metadata, split, split_lists, _excluded(exclude))
+    store = open_store(options.out)
+    folder = spool_folder(options.out, spool)
+    # Before an archive of 60 GB is unpacked.
+    refuse_other_files(store)
+    if spool is not None or any(path.is_file() for path in given.values()):
+        refuse_spool_place(folder, options.out, given)
+    check_scheduler(options)
+    version = check_early(asked)
+    with Spooling(folder, keep_spool, not any_archive) as spooling:
+        whole = all(is_unpacked(path, option, spooling) for option, path in given.items())
+        if not whole and _is_complete(options, asked, version, spooling):
             click.echo(f"{options.out}: already complete; no archive was unpacked again")
             return
-    archives = {option: open_archive(path, option, spooling) for option, path in given.items()}
-    optical, radar = archives["--s2"], archives["--s1"]
-    version = detect_version(optical, radar)
-    if version == "v1" and (metadata or maps):
-        raise ValueError("--metadata and --maps belong to BigEarthNet v2; these folders are v1")
-    rule = split or {"v1": "google", "v2": "v2"}[version]
-    if rule == "v2" and version == "v1":
-        raise ValueError("--split v2 needs BigEarthNet v2; v1 has google and official")
-    if excluded and version == "v1" and split_lists is None:
-        raise ValueError(
-            "--exclude needs to know which patches have snow or cloud: give --split-lists"
-        )
-    if rule == "official" and split_lists is None:
-        raise ValueError("--split official needs --split-lists, the folder of the published lists")
-    simulation = simulation_of(s2.resolve().parent) or simulation_in(optical)
-    with LongWork(f"Listing BigEarthNet {version}") as work:
-        if version == "v1":
-            pairs, absent = scan_v1(optical, radar, split_lists, work.update)
-        else:
-            clc = archives.get("--maps")
-            pairs, absent = scan_v2(optical, radar, metadata, clc, split_lists)
-    if absent:
-        told = "S1 patches" if version == "v1" else "patches of the tables"
-        click.echo(
-            f"warning: {absent:,} {told} have no S2 patch in {s2}: is it complete?", err=True
-        )
-    chosen = choose(pairs, rule, excluded)
-    if options.limit:
-        chosen = plan.limit(chosen, options.limit, options.seed)
+        archives = {option: open_archive(path, option, spooling) for option, path in given.items()}
+        request, num_left_out = _request(options, asked, archives)
+        make_dataset(request, options, num_left_out)
+        for option, path in given.items():
+            delete_unpacked(path, option, spooling)
+        write_note(folder, store, given)
+
+
+def _is_complete(
+    options: DatasetOptions, asked: Asked, version: str | None, spooling: Spooling
+) -> bool:
+    """Whether the dataset is there, as far as that shows without an archive.
+
+    Raises:
+        ValueError: it was made with other options, from other archives, or is damaged.
+    """
+    known = recorded(asked)
+    if version is not None:
+        known |= {"split": split_rule(asked, version), "name": f"bigearthnet-{version}"}
+    if complete_dataset(options, known) is None:
+        return False
+    store = open_store(options.out)
+    noted, now = read_note(spooling.folder, store), describe(asked.archives)
+    if noted and now not in noted:
+        refuse_other_plan(store, {k: told for k, told in noted[-1].items() if k in now}, now)
+    return True
+
+
+def _request(
+    options: DatasetOptions, asked: Asked, archives: dict[str, Archive]
+) -> tuple[Request, int]:
+    """What to make of the archives, and how many of their pairs options leave out."""
+    optical, maps = archives["--s2"], archives.get("--maps")
+    version = detect_version(optical, archives["--s1"])
+    rule = split_rule(asked, version)
+    pairs, absent = _scan(asked, archives, version)
+    chosen = choose(pairs, rule, asked.excluded)
+    limit = effective_limit(options, len(chosen))
+    if limit:
+        chosen = plan.limit(chosen, limit, options.seed)
     if not chosen:
         raise ValueError("no pair is left after --split, --exclude and --limit")
-    choices = {
-        "split": rule,
-        "exclude": sorted(excluded),
-        "maps": maps is not None,
-        "facts": facts_digest(pairs),
-        "without_s2": absent,
-    }
+    told = {"split": rule, "limit": limit, "facts": facts_digest(pairs), "without_s2": absent}
+    s2 = asked.archives["--s2"]
+    simulation = simulation_of(s2.resolve().parent) or simulation_in(optical)
     request = Request(
         **request_origin(f"bigearthnet-{version}", _ARCHIVES[version], simulation),
         arrays=(*BIGEARTHNET_ARRAYS, *((CLC_MAP,) if maps else ())),
@@ -156,15 +177,30 @@ def bigearthnet(
         split_of=chosen,
         splits=SPLITS,
         sources={pair.name: pair for pair in pairs if pair.name in chosen},
+        places=tuple(place for archive in archives.values() for place in archive.places()),
         read=read_pair,
         formats=frozenset(options.formats),
         samples_per_shard=options.samples_per_shard,
         seed=options.seed,
-        options=choices,
+        options=told | recorded(asked),
     )
-    make_dataset(request, options, len(pairs) - len(chosen))
-    for option, path in given.items():
-        delete_unpacked(path, option, spooling)
+    return request, len(pairs) - len(chosen)
+
+
+def _scan(asked: Asked, archives: dict[str, Archive], version: str) -> tuple[list[Pair], int]:
+    """The pairs, and the number of those whose S2 patch is not there; says that there are such."""
+    optical, radar, lists = archives["--s2"], archives["--s1"], asked.split_lists
+    with LongWork(f"Listing BigEarthNet {version}") as work:
+        if version == "v1":
+            pairs, absent = scan_v1(optical, radar, lists, work.update)
+        else:
+            pairs, absent = scan_v2(optical, radar, asked.metadata, archives.get("--maps"), lists)
+    if absent:
+        told = "S1 patches" if version == "v1" else "patches of the tables"
+        click.echo(
+            f"warning: {absent:,} {told} have no S2 patch in {optical}: is it complete?", err=True
+        )
+    return pairs, absent
 
 
 def facts_digest(pairs: list[Pair]) -> str:

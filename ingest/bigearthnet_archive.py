@@ -5,16 +5,16 @@ no pixels. Layouts: Sumbul et al. 2021 (v1, arXiv:2105.07921), Clasen et al. 202
 reBEN, arXiv:2407.03653).
 """
 
-import bz2
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fusmae.splits import V2_SPLIT_NAMES, google_split
 
+from .bigearthnet_tables import NameLists, read_table
 from .patches import Archive, Patch
 from .tar_archive import TarArchive
 
@@ -24,11 +24,9 @@ _V2_TILE = re.compile(r"S2[AB]_MSIL2A_\d{8}T\d{6}_N\d{4}_R\d{3}_T\d{2}[A-Z]{3}")
 _V2_S2 = re.compile(_V2_TILE.pattern + r"_\d+_\d+")
 _V2_TILE_OR_PATCH = re.compile(_V2_TILE.pattern + r"(_\d+_\d+)?")
 _V2_SCENE = re.compile(r"S1[AB]_IW_GRDH_1SDV_\d{8}T\d{6}")
-
-# Names of the published v1 lists, with or without .bz2; one name (or "s2,s1") a line.
-SPLIT_LISTS = {"train": "train.csv", "val": "val.csv", "test": "test.csv"}
-SNOW_LIST = "patches_with_seasonal_snow.csv"
-CLOUD_LIST = "patches_with_cloud_and_shadow.csv"
+_S2_KINDS = {"v1": _V1_S2, "v2": _V2_TILE_OR_PATCH}
+# S1 patches are called the same in both; v2 has folders of scenes around them.
+_S1_KINDS = {"v1": _V1_S1, "v2": _V2_SCENE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +71,62 @@ def detect_version(s2: Archive, s1: Archive) -> str:
         ValueError: an archive is missing, the two are swapped, of two versions, or of neither
             layout.
     """
-    found = {}
-    for option, archive, kinds in (
-        ("--s2", s2, {"v1": _V1_S2, "v2": _V2_TILE_OR_PATCH}),
-        # S1 patches are called the same in both; v2 has folders of scenes around them.
-        ("--s1", s1, {"v1": _V1_S1, "v2": _V2_SCENE}),
-    ):
-        names = archive.names()
-        versions = [v for v, kind in kinds.items() if any(kind.fullmatch(n) for n in names)]
-        if not versions:
-            raise ValueError(_explain(option, archive, names))
-        found[option] = versions[0]
-    # In a tar, where folders do not count, S1 is of either version.
-    if found["--s2"] != found["--s1"] and not isinstance(s1, TarArchive):
+    optical, radar = version_inside("--s2", s2), version_inside("--s1", s1)
+    refuse_mixture(f"--s2 {s2}", optical, f"--s1 {s1}", radar)
+    return optical
+
+
+def version_inside(option: str, archive: Archive) -> str:
+    """`v1` or `v2`, from the names in the archive that `--s2` or `--s1` gives.
+
+    Raises:
+        ValueError: it is missing, or not of this sensor.
+    """
+    version = _version(archive, {"--s2": _S2_KINDS, "--s1": _S1_KINDS}[option])
+    if version is None:
+        raise ValueError(_explain(option, archive, archive.names()))
+    return version
+
+
+def refuse_mixture(s2: str, s2_version: str, s1: str, s1_version: str) -> None:
+    """Raises ValueError: S2 and S1 are of two versions."""
+    if s2_version != s1_version:
         raise ValueError(
-            f"--s2 {s2} has the layout of BigEarthNet {found['--s2']}, but --s1 {s1} that of "
-            f"{found['--s1']}: give both from the same version"
+            f"{s2} has the layout of BigEarthNet {s2_version}, but {s1} that of {s1_version}: "
+            "give both from the same version"
         )
-    return found["--s2"]
+
+
+def file_kind(path: str) -> tuple[str, str | None] | None:
+    """(`--s2`, `--s1` or `--maps`, version) of a file in a tar; None for a file of no patch.
+
+    S1's version shows only in a patch's JSON (v1) or in a folder of a scene around it (v2).
+    """
+    outer, patch, file = ("", "", *path.split("/"))[-3:]
+    if file == map_file(patch):
+        return "--maps", "v2"
+    for version, kind in (("v1", _V1_S2), ("v2", _V2_S2)):
+        if kind.fullmatch(patch):
+            return "--s2", version
+    if _V1_S1.fullmatch(patch):
+        if file == label_file(patch):
+            return "--s1", "v1"
+        return "--s1", "v2" if _V2_SCENE.fullmatch(outer) else None
+    return None
+
+
+def version_of(archive: Archive) -> str | None:
+    """`v1` or `v2`, from an archive of either sensor or of maps; None for neither layout."""
+    return _version(archive, _S2_KINDS) or _version(archive, _S1_KINDS)
+
+
+def _version(archive: Archive, kinds: Mapping[str, re.Pattern[str]]) -> str | None:
+    names = archive.names()
+    found = next((v for v, kind in kinds.items() if any(map(kind.fullmatch, names))), None)
+    if found and kinds is _S1_KINDS and isinstance(archive, TarArchive):
+        # Folders do not count in a tar, but only v1 keeps labels beside its S1 pixels.
+        return "v1" if archive.has_files_like(label_file("")) else "v2"
+    return found
 
 
 def _explain(option: str, archive: Archive, names: Sequence[str]) -> str:
@@ -142,7 +178,7 @@ def scan_v1(
     absent = len(s1_of) - len(pairs)
     if lists is None:
         return pairs, absent
-    known = _NameLists(lists)
+    known = NameLists(lists)
     return [_with_lists(pair, pair.name, known) for pair in pairs], absent
 
 
@@ -158,21 +194,19 @@ def scan_v2(
     The second value is the number of listed patches whose S2 patch is not there.
 
     Raises:
-        ValueError: no table was given, one lacks a column or cannot be read, an S2 patch
-            is in no table, or nothing there is listed.
+        ValueError: a table lacks a column or cannot be read, an S2 patch is in no table, or
+            nothing there is listed.
     """
-    if not tables:
-        raise ValueError("BigEarthNet v2 keeps its labels and pairs in a table: give --metadata")
-    rows = [row for table in tables for row in _read_table(table)]
+    rows = [row for table in tables for row in read_table(table)]
     listed = {str(row["patch_id"]): row for row in rows}
     present = [patch for patch in s2.patches(_V2_TILE) if _V2_S2.fullmatch(patch.name)]
     unlisted = sorted(patch.name for patch in present if patch.name not in listed)
     if unlisted:
         raise ValueError(
-            f"{unlisted[0]} of {s2} and {len(unlisted) - 1} more patches are in no --metadata "
-            "table; the table of patches with snow, cloud or shadow is a second one: give both"
+            f"{unlisted[0]} of {s2} is in no --metadata table (in all: {len(unlisted):,}); the "
+            "table of patches with snow, cloud or shadow is a second one: give both"
         )
-    known = _NameLists(lists) if lists else None
+    known = NameLists(lists) if lists else None
     pairs = []
     for patch in present:
         pair = _v2_pair(listed[patch.name], patch, s1, maps)
@@ -208,59 +242,13 @@ def _v2_pair(row: dict[str, object], s2: Patch, s1: Archive, maps: Archive | Non
     )
 
 
-_V2_COLUMNS = (
-    "patch_id",
-    "labels",
-    "split",
-    "country",
-    "s1_name",
-    "s2v1_name",
-    "contains_seasonal_snow",
-    "contains_cloud_or_shadow",
-)
-
-
-def _read_table(path: Path) -> Iterable[dict[str, object]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        missing = set(_V2_COLUMNS) - set(pyarrow.parquet.read_schema(path).names)
-        if missing:
-            raise ValueError(f"--metadata {path} lacks the columns {sorted(missing)}")
-        table = pyarrow.parquet.read_table(path, columns=list(_V2_COLUMNS))
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"--metadata {path}: {' '.join(str(error).split())}") from None
-    rows: list[dict[str, object]] = table.to_pylist()
-    return rows
-
-
-class _NameLists:
-    """The published v1 lists in one folder: official split, snow, cloud and shadow."""
-
-    def __init__(self, folder: Path) -> None:
-        self.split_of = {
-            name: split for split, file in SPLIT_LISTS.items() for name in _read_names(folder, file)
-        }
-        self.snow = set(_read_names(folder, SNOW_LIST))
-        self.cloud = set(_read_names(folder, CLOUD_LIST))
-
-
-def _with_lists(pair: Pair, v1_name: str, lists: _NameLists) -> Pair:
+def _with_lists(pair: Pair, v1_name: str, lists: NameLists) -> Pair:
     return replace(
         pair,
         split_official=lists.split_of.get(v1_name),
         seasonal_snow=v1_name in lists.snow,
         cloud_or_shadow=v1_name in lists.cloud,
     )
-
-
-def _read_names(folder: Path, file: str) -> list[str]:
-    for path, opener in ((folder / file, open), (folder / f"{file}.bz2", bz2.open)):
-        if path.is_file():
-            with opener(path, "rt") as lines:
-                return [line.strip().partition(",")[0] for line in lines if line.strip()]
-    raise ValueError(f"--split-lists {folder} has neither {file} nor {file}.bz2")
 
 
 def label_file(patch: str) -> str:

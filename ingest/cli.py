@@ -14,13 +14,24 @@ import click
 VERBS = ("bigearthnet", "sen12ms", "simulate", "verify", "info", "preview")
 
 
-# What to do before the same command again, by what the system says.
+# Where the same command again goes on, and what to do before it, by what the system says. Other
+# errors of the system come from a wrong path or damage, which no rerun mends.
 _ADVICE = {
     errno.ENOSPC: "make room there, then ",
     errno.EDQUOT: "make room there, then ",
     errno.EACCES: "change its permissions, then ",
     errno.EPERM: "change its permissions, then ",
     errno.EROFS: "make it writable or give another place, then ",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), then ",
+    errno.ENOMEM: "make memory free, then ",
+    **dict.fromkeys(
+        (
+            *(errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT, errno.EPIPE),
+            *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN),
+            *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+        ),
+        "",
+    ),
 }
 
 
@@ -52,18 +63,26 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; run the same command again to go on", 130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        # click puts its own in place of the interrupt.
+        _fail("interrupted; run the same command again to go on", 130, error.__cause__ or error)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        advice = _ADVICE.get(error.errno or 0, "")
-        _fail(f"{where}{error.strerror or error}; {advice}run the same command again to go on", 1)
+        _fail(_system_told(error), 1, error)
     except (ValueError, RuntimeError) as error:
-        _fail(str(error), 1)
+        _fail(str(error), 1, error)
 
 
-def _fail(message: str, code: int) -> None:
-    click.echo(f"error: {message}", err=True)
+def _system_told(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    told = f"{where}{error.strerror or error}"
+    is_network = isinstance(error, (ConnectionError, TimeoutError))
+    advice = _ADVICE.get(error.errno or 0, "" if is_network else None)
+    return told if advice is None else f"{told}; {advice}run the same command again to go on"
+
+
+def _fail(message: str, code: int, error: BaseException) -> None:
+    told = "; ".join([message, *getattr(error, "__notes__", [])])
+    click.echo(f"error: {told}", err=True)
     sys.exit(code)
 
 

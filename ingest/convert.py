@@ -20,7 +20,8 @@ from .layout import tar_path, zarr_shard_path
 from .plan import Block
 from .record import BlockRecord, statistics_path, write_bad, write_record
 from .statistics import Counter, samples_together
-from .storage import Store, write_file
+from .storage import NewFile, Store, write_file
+from .turn import require_turn
 
 Stacks = Mapping[str, npt.NDArray[Any]]
 
@@ -46,12 +47,15 @@ class Job:
 
     `read` turns a source into a sample; it must be a module-level function, so that worker
     processes find it by name. A source's `position` orders the sources as their archive does.
+    `places` are the paths that `read` needs to see; `turn` is that of the block, see `turn.py`.
     """
 
     store: Store
+    turn: str
     name: str
     block: Block
     sources: tuple[Any, ...]
+    places: tuple[str, ...]
     read: Read
     layout: ShardLayout
     samples_per_shard: int
@@ -66,14 +70,15 @@ def convert(job: Job, on_sample: Callable[[], None] = lambda: None) -> int:
     written; the names and the reasons are noted.
 
     Raises:
-        ValueError: a source is bad and `job.quarantine` is off; nothing of the block is left
-            looking complete.
+        ValueError: a source is bad and `job.quarantine` is off, or it is no longer the job's
+            turn to write; nothing of the block is left looking complete.
         OSError: the disk is full or not writable.
     """
     stacks = _stacks(job.layout, len(job.sources))
     counter = Counter(stacks)
     samples, bad = _read(job, stacks, counter, on_sample)
     if bad:
+        require_turn(job.store, job.turn)
         write_bad(job.store, bad)
         return len(bad)
     shard, offsets = _write_shard(job, samples, stacks)
@@ -83,10 +88,12 @@ def convert(job: Job, on_sample: Callable[[], None] = lambda: None) -> int:
         for sample, offset in zip(samples, offsets, strict=True)
     ]
     sums = statistics.encode(counter.partials())
+    require_turn(job.store, job.turn)
     partials = write_file(job.store, statistics_path(job.block), sums)
     record = BlockRecord(
         job.block.split, job.block.index, shard, tuple(zarr), partials, tuple(rows)
     )
+    require_turn(job.store, job.turn)
     write_record(job.store, job.block, record)
     return 0
 
@@ -143,7 +150,7 @@ def _write_shard(
     if "shards" not in job.formats:
         return None, [None] * len(samples)
     offsets: list[int | None] = []
-    with job.store.create(tar_path(job.name, job.block)) as file:
+    with _create(job, tar_path(job.name, job.block)) as file:
         for row, sample in enumerate(samples):
             offsets.append(file.size)
             pixels = {name: stack[row] for name, stack in stacks.items()}
@@ -154,6 +161,13 @@ def _write_shard(
     return record, offsets
 
 
+def _create(job: Job, path: str) -> NewFile:
+    """A file that gets its name only if it is the job's turn then."""
+    file = job.store.create(path)
+    file.before_naming = lambda: require_turn(job.store, job.turn)
+    return file
+
+
 def _write_zarr(job: Job, stacks: Stacks) -> list[FileRecord]:
     # zarr takes half a second to import, which a run for shards alone can do without.
     from .zarr_store import shard_parts
@@ -161,7 +175,7 @@ def _write_zarr(job: Job, stacks: Stacks) -> list[FileRecord]:
     records = []
     for spec in job.layout.arrays:
         path = zarr_shard_path(job.block.split, spec, job.block.index)
-        with job.store.create(path) as file:
+        with _create(job, path) as file:
             for part in shard_parts(spec, stacks[spec.name], job.samples_per_shard):
                 file.write(part)
         assert file.record is not None

@@ -19,11 +19,19 @@ from fusmae.sample import ShardLayout
 
 from .convert import Job
 from .engine import Executor
-from .finish import finish
+from .finish import QUARANTINE_NAME, finish
 from .plan import Block, names_digest, plan_blocks
-from .record import BlockRecord, forget_bad, read_bad, read_record, write_bad
+from .record import (
+    BlockRecord,
+    forget_bad,
+    forget_records,
+    read_bad,
+    read_record,
+    write_bad,
+)
 from .request import Request
 from .storage import SCRATCH, UNNAMED, Store, manifest_of, write_file
+from .turn import take_turn
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ def build(
     manifest = manifest_of(store)
     refuse_other_plan(store, manifest.options["plan"], plan)
     refuse_damage(store, manifest)
+    refuse_quarantine(store, manifest, tolerance)
     store.remove_folder(SCRATCH)
     return manifest
 
@@ -103,10 +112,13 @@ def refuse_other_files(store: Store) -> None:
 
 
 def refuse_other_plan(store: Store, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raises ValueError: a choice differs; each that does is named with both values."""
-    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    """Raises ValueError: a choice differs; each that does is named with both values.
+
+    What `old` does not name was not recorded when it was written, and is not compared.
+    """
+    differing = sorted(key for key in old if old[key] != new.get(key))
     if differing:
-        changes = ", ".join(f"{k}: {old.get(k)!r} then, {new.get(k)!r} now" for k in differing)
+        changes = ", ".join(f"{k}: {old[k]!r} then, {new.get(k)!r} now" for k in differing)
         raise ValueError(
             f"--out {store} was begun with other options ({changes}): "
             "use the same options to go on, or a new folder"
@@ -124,10 +136,25 @@ def refuse_damage(store: Store, manifest: Manifest) -> None:
             )
 
 
+def refuse_quarantine(store: Store, manifest: Manifest, tolerance: Tolerance) -> None:
+    """Raises ValueError: a finished dataset lacks more bad samples than are allowed now."""
+    total = manifest.options["plan"]["num_samples"]
+    num_bad = total - sum(split.num_samples for split in manifest.splits.values())
+    if num_bad > _allowed(total, tolerance):
+        first = json.loads(store.read(QUARANTINE_NAME).splitlines()[0])
+        _refuse_bad(num_bad, total, tolerance, first["key"], first["reason"])
+
+
 def _write_or_check_plan(store: Store, plan: dict[str, Any]) -> None:
     path = f"{SCRATCH}/plan.json"
-    if store.exists(path):
-        refuse_other_plan(store, json.loads(store.read(path)), plan)
+    try:
+        old = json.loads(store.read(path)) if store.exists(path) else None
+    except ValueError:
+        # Cut short, so nobody knows what the blocks beside it were made with.
+        forget_records(store)
+        old = None
+    if old is not None:
+        refuse_other_plan(store, old, plan)
     else:
         write_file(store, path, json.dumps(plan).encode())
 
@@ -145,7 +172,10 @@ def _run(
     blocks that lend samples to it. That ends, since bad samples only become more.
     """
     bad = _still_bad(store, request) if tolerance.quarantine else {}
+    _refuse_too_many(store, len(bad), len(request.split_of), tolerance)
     while True:
+        # Before the look at what is done: nothing of an earlier round changes after it.
+        turn = take_turn(store)
         blocks = plan_blocks(
             request.split_of, request.splits, request.samples_per_shard, request.seed, bad.keys()
         )
@@ -157,8 +187,9 @@ def _run(
                 raise ValueError(f"every sample is bad; the first: {min(bad.items())}")
             return [record for record in records if record], bad
         num_bad = len(bad)
-        for found in _convert(store, request, todo, executor, progress, tolerance):
+        for found in _convert(store, turn, request, todo, executor, progress, tolerance):
             num_bad += found
+            store.require_lock()
             _refuse_too_many(store, num_bad, len(request.split_of), tolerance)
         bad |= read_bad(store)
 
@@ -179,17 +210,26 @@ def _still_bad(store: Store, request: Request) -> dict[str, str]:
     return bad
 
 
+def _allowed(total: int, tolerance: Tolerance) -> float:
+    return tolerance.max_bad * total if tolerance.quarantine else 0
+
+
 def _refuse_too_many(store: Store, num_bad: int, total: int, tolerance: Tolerance) -> None:
-    if num_bad > tolerance.max_bad * total:
-        name, reason = min(read_bad(store).items())
-        raise ValueError(
-            f"{num_bad:,} of {total:,} samples are bad, more than --max-bad "
-            f"{tolerance.max_bad:g} allows; the first: {name}: {reason}"
-        )
+    if num_bad > _allowed(total, tolerance):
+        _refuse_bad(num_bad, total, tolerance, *min(read_bad(store).items()))
+
+
+def _refuse_bad(num_bad: int, total: int, tolerance: Tolerance, name: str, reason: str) -> None:
+    limit = f"--max-bad {tolerance.max_bad:g}" if tolerance.quarantine else "--on-error fail"
+    raise ValueError(
+        f"{num_bad:,} of {total:,} samples are bad, more than {limit} allows; "
+        f"the first: {name}: {reason}"
+    )
 
 
 def _convert(
     store: Store,
+    turn: str,
     request: Request,
     todo: Sequence[Block],
     executor: Executor,
@@ -209,9 +249,11 @@ def _convert(
     jobs = [
         Job(
             store,
+            turn,
             request.name,
             block,
             tuple(request.sources[name] for name in block.names),
+            request.places,
             request.read,
             ShardLayout(request.arrays),
             request.samples_per_shard,

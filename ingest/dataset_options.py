@@ -9,7 +9,7 @@ import click
 
 from fusmae.manifest import MANIFEST_NAME, Manifest
 
-from .dataset import Tolerance, build, refuse_damage, refuse_other_plan
+from .dataset import Tolerance, build, refuse_damage, refuse_other_plan, refuse_quarantine
 from .engine import executor
 from .progress import LongWork
 from .request import Request
@@ -88,27 +88,64 @@ def dataset_options(function: Callable[..., None]) -> Callable[..., None]:
     return gathered
 
 
+def check_scheduler(options: DatasetOptions) -> None:
+    """Look for the scheduler before long work, if one is asked for.
+
+    Raises:
+        ValueError: none answers at its address.
+    """
+    if options.scheduler is not None:
+        # Imports distributed, which only this needs.
+        from .cluster import check_scheduler as check
+
+        check(options.scheduler)
+
+
+def effective_limit(options: DatasetOptions, count: int) -> int | None:
+    """`--limit`, or None where it takes all `count` samples; says so where it is above that."""
+    if options.limit is None or options.limit < count:
+        return options.limit
+    if options.limit > count:
+        click.echo(f"--limit {options.limit:,}: there are {count:,} samples; all are taken")
+    return None
+
+
 def complete_dataset(options: DatasetOptions, known: dict[str, Any]) -> Manifest | None:
     """The manifest where `--out` is complete; `known` are options of the archive's verb.
 
+    What the dataset has no record of, since it was made before there was one, is not compared.
+
     Raises:
-        ValueError: it was made with other options.
+        ValueError: it was made with other options, or is damaged.
     """
     store = open_store(options.out)
     if not store.exists(MANIFEST_NAME):
         return None
     manifest = manifest_of(store)
     plan = manifest.options["plan"]
+    limit = options.limit
+    if plan.get("limit") is None and limit is not None and limit >= plan["num_samples"]:
+        limit = None
     mine = known | {
         "formats": sorted(set(options.formats)),
         "samples_per_shard": options.samples_per_shard,
         "seed": options.seed,
+        "limit": limit,
     }
-    if options.limit:
-        mine["num_samples"] = min(options.limit, plan["num_samples"])
-    refuse_other_plan(store, {key: plan.get(key) for key in mine}, mine)
+    # Whether an archive is a simulated one shows only when it is unpacked.
+    if mine.get("name") == plan["name"].removeprefix("simulated-"):
+        del mine["name"]
+    if "limit" not in plan and limit is not None:
+        mine["num_samples"] = limit
+    refuse_other_plan(store, {key: plan[key] for key in mine if key in plan}, mine)
     refuse_damage(store, manifest)
+    refuse_quarantine(store, manifest, tolerance_of(options))
     return manifest
+
+
+def tolerance_of(options: DatasetOptions) -> Tolerance:
+    """What the options say of bad samples."""
+    return Tolerance(options.on_error == "quarantine", options.max_bad)
 
 
 def make_dataset(request: Request, options: DatasetOptions, num_left_out: int) -> None:
@@ -117,7 +154,7 @@ def make_dataset(request: Request, options: DatasetOptions, num_left_out: int) -
     Raises:
         ValueError, OSError: as `dataset.build`.
     """
-    tolerance = Tolerance(options.on_error == "quarantine", options.max_bad)
+    tolerance = tolerance_of(options)
     store = open_store(options.out)
     state = "already complete" if store.exists(MANIFEST_NAME) else "written"
     run = executor(options.workers, options.scheduler)

@@ -38,7 +38,12 @@ def finish(
     bad: dict[str, str],
     plan: dict[str, Any],
 ) -> Manifest:
-    """Write everything that is not a block, `dataset.json` last."""
+    """Write everything that is not a block, `dataset.json` last.
+
+    Raises:
+        ValueError: the dataset's lock was lost.
+    """
+    store.require_lock()
     _sweep(store, request, records)
     records = _with_footprints(request, records)
     splits = {
@@ -84,6 +89,7 @@ def finish(
     )
     card = write_file(store, "README.md", card_text(manifest, request.facts).encode())
     manifest = replace(manifest, files=(*manifest.files, croissant, card))
+    store.require_lock()
     write_file(store, MANIFEST_NAME, to_json(manifest).encode())
     return manifest
 

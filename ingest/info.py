@@ -1,8 +1,9 @@
 """`fusmae-ingest info`: what a dataset holds, from its manifest alone."""
 
 import click
+import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from fusmae.manifest import Manifest
 from fusmae.sample import array_bytes
@@ -13,10 +14,15 @@ from .storage import manifest_of, open_store
 TARGET_SAMPLES_PER_S = 6600
 
 
-@click.command(epilog="\b\nExample:\n  fusmae-ingest info ben\n")
+@click.command(
+    epilog="\b\nExamples:\n  fusmae-ingest info ben\n  fusmae-ingest info s3://bucket/ben\n"
+)
 @click.argument("dataset")
 def info(dataset: str) -> None:
-    """Print what a dataset holds: source, splits, bands and their statistics."""
+    """Print what a dataset holds: splits, bands, classes.
+
+    DATASET is a folder or a URL; its manifest alone is read.
+    """
     manifest = manifest_of(open_store(dataset))
     console = Console()
     console.print(f"[bold]{manifest.name}[/bold], format {manifest.format_version}")
@@ -33,8 +39,12 @@ def info(dataset: str) -> None:
         console.print(_class_table(manifest, name, classes))
 
 
+def _table(*names: str | Column, numbers: tuple[str, ...]) -> Table:
+    return Table(*names, *(Column(name, justify="right") for name in numbers))
+
+
 def _split_table(manifest: Manifest) -> Table:
-    table = Table("split", "samples", "shards", "shard bytes", "zarr bytes")
+    table = _table("split", numbers=("samples", "shards", "shard bytes", "zarr bytes"))
     for name, split in manifest.splits.items():
         table.add_row(
             name,
@@ -65,7 +75,7 @@ def _bandwidth(manifest: Manifest) -> str:
 
 
 def _class_table(manifest: Manifest, name: str, classes: tuple[str, ...]) -> Table:
-    table = Table(name, *manifest.splits)
+    table = _table(name, numbers=tuple(manifest.splits))
     counts = [split.class_counts[name] for split in manifest.splits.values()]
     for label, *numbers in zip(classes, *counts, strict=True):
         table.add_row(label, *(f"{number:,}" for number in numbers))
@@ -74,20 +84,18 @@ def _class_table(manifest: Manifest, name: str, classes: tuple[str, ...]) -> Tab
 
 
 def _band_table(manifest: Manifest) -> Table:
-    table = Table("array", "band", "GSD", "dtype", "mean", "std", "min", "max")
+    band = Column("band", overflow="fold")
+    table = _table("array", band, "GSD", "dtype", numbers=("mean", "std", "min", "max"))
     for spec in manifest.arrays:
         stats = manifest.statistics[spec.name]
-        for i, band in enumerate(spec.bands):
-            table.add_row(
-                spec.name,
-                band.name,
-                f"{band.gsd_m} m",
-                spec.dtype,
-                f"{stats.mean[i]:.2f}",
-                f"{stats.std[i]:.2f}",
-                f"{stats.min[i]:.2f}",
-                f"{stats.max[i]:.2f}",
-            )
+        dtype = np.dtype(spec.dtype).name
+        for i, entry in enumerate(spec.bands):
+            numbers = [stats.mean[i], stats.std[i], stats.min[i], stats.max[i]]
+            told = [f"{number:.2f}" for number in numbers]
+            if spec.sensor not in ("s1", "s2"):
+                # Class codes have no mean.
+                told = ["", "", *(f"{number:.0f}" for number in numbers[2:])]
+            table.add_row(spec.name, entry.name, f"{entry.gsd_m} m", dtype, *told)
     units = "; ".join(sorted({f"{spec.sensor}: {spec.unit}" for spec in manifest.arrays}))
     table.caption = f"statistics of the {manifest.statistics_split} split; {units}"
     return table

@@ -2,29 +2,46 @@
 
 Such stores have no rename, so a file is one PUT or one completed multipart upload, which is
 there as a whole or not at all; what marks a block as done is written after its files as ever.
+Requests that fail in passing are repeated by fsspec's packages (s3fs and botocore for S3).
 """
 
+import errno
 import hashlib
-import json
-import threading
-import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
-import click
 import fsspec
 
+from .object_lock import RunLock, Seen
 from .storage import SCRATCH, NewFile, Part
 
-_LOCK = f"{SCRATCH}/lock"
-# A run at work renews its lock each so many seconds; one that does not change for three times
-# as long belongs to a run that is dead. No clocks of two machines are compared.
-LOCK_RENEWAL_S = 10.0
 # Pieces in which files are read to be hashed.
 _PIECE_BYTES = 64 << 20
+
+
+def refuse_url(url: str) -> None:
+    """Look at a URL before anything is asked of its store.
+
+    Raises:
+        ValueError: it names no place, none that outlives this process, or a password.
+    """
+    protocol, _, rest = url.rpartition("://")
+    if not rest.strip("/"):
+        raise ValueError(f"{url!r} names no place: give a URL as s3://bucket/name")
+    if protocol == "memory":
+        raise ValueError(
+            f"{url}: memory:// is gone when the command ends: give a folder, or a URL as "
+            "s3://bucket/name"
+        )
+    user, _, host = rest.partition("/")[0].rpartition("@")
+    if ":" in user:
+        raise ValueError(
+            f"{protocol}://{host}: the URL holds a password, which would get into messages: "
+            "leave it to the environment or to the configuration of fsspec"
+        )
 
 
 class ObjectStore:
@@ -32,58 +49,100 @@ class ObjectStore:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        # Whether a PUT may have a condition. Other packages of fsspec only look, then write.
+        self._compares = url.startswith(("s3://", "s3a://"))
+        self._lock: RunLock | None = None
 
     def __str__(self) -> str:
         return self.url
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}  # connections stay where they are
+        # Connections stay where they are.
+        return {name: value for name, value in vars(self).items() if name != "_place"}
 
     @cached_property
     def _place(self) -> tuple[Any, str]:
+        # Listings and sizes that fsspec keeps would hide what other processes write.
         try:
-            return fsspec.core.url_to_fs(self.url)
+            return fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise ValueError(f"{self.url}: {error}") from None
 
-    @property
-    def _fs(self) -> Any:
-        return self._place[0]
-
-    def _full(self, path: str) -> str:
-        return f"{self._place[1]}/{path}"
+    @contextmanager
+    def _at(self, path: str) -> Iterator[tuple[Any, str]]:
+        """The file system and the object's name there; what goes wrong gets its URL."""
+        fs, root = self._place
+        fs.invalidate_cache()  # Hugging Face's file system keeps listings all the same
+        with _naming(f"{self}/{path}"):
+            yield fs, f"{root}/{path}"
 
     def create(self, path: str) -> NewFile:
         return _ObjectFile(self, path)
 
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, data: bytes, **condition: str) -> None:
         """Write one object as a whole."""
-        with _naming(f"{self}/{path}"):
-            self._fs.pipe_file(self._full(path), data)
+        with self._at(path) as (fs, full):
+            fs.pipe_file(full, data, **condition)
+
+    def look(self, path: str) -> Seen | None:
+        """An object as it is now, or None."""
+        try:
+            with self._at(path) as (fs, full):
+                # In this order: a condition on the ETag of an older content fails.
+                etag = fs.info(full).get("ETag", "")
+                return Seen(fs.cat_file(full), etag)
+        except FileNotFoundError:
+            return None
+
+    def replace(self, path: str, seen: Seen | None, data: bytes) -> bool:
+        """Write an object if what was seen is still there (None: if nothing is); whether it was.
+
+        As S3 does it: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+        Where the store does not compare, the object is written in any case.
+        """
+        condition = {"IfMatch": seen.etag} if seen else {"IfNoneMatch": "*"}
+        try:
+            self.put(path, data, **(condition if self._compares else {}))
+        except OSError as error:
+            if error.errno == errno.ENOSYS and self._compares:
+                self._compares = False
+                return self.replace(path, seen, data)
+            # Refused; or done, and the answer was lost; or neither.
+            now = self.look(path)
+            if now == seen:
+                raise
+            return now is not None and now.content == data
+        return True
 
     def read(self, path: str) -> bytes:
-        with _naming(f"{self}/{path}"):
-            data: bytes = self._fs.cat_file(self._full(path))
+        with self._at(path) as (fs, full):
+            data: bytes = fs.cat_file(full)
         return data
 
     def sizes(self, folder: str = "") -> dict[str, int]:
-        # fsspec keeps listings: ask the store itself.
-        self._fs.invalidate_cache()
-        root = len(self._full(""))
-        with _naming(f"{self}/{folder}"):
-            found = self._fs.find(self._full(folder), detail=True)
-        return {path[root:]: int(found[path]["size"]) for path in sorted(found)}
+        with self._at(folder) as (fs, full):
+            found = fs.find(full, detail=True)
+        root = len(self._place[1]) + 1
+        # A name that ends with a slash is what a web console makes of a new folder; a folder, what
+        # s3fs answers where the first file came just now.
+        paths = sorted(
+            path for path in found if not path.endswith("/") and found[path]["type"] == "file"
+        )
+        return {path[root:]: int(found[path]["size"]) for path in paths}
 
     def exists(self, path: str) -> bool:
-        self._fs.invalidate_cache()
-        with _naming(f"{self}/{path}"):
-            return bool(self._fs.isfile(self._full(path)))
+        # fsspec's own isfile says no where the store does not answer.
+        try:
+            with self._at(path) as (fs, full):
+                return bool(fs.info(full)["type"] == "file")
+        except FileNotFoundError:
+            return False
 
     def hash(self, path: str) -> tuple[int, str]:
         digest, size = hashlib.sha256(), 0
         with (
-            _naming(f"{self}/{path}"),
-            self._fs.open(self._full(path), "rb", block_size=_PIECE_BYTES) as file,
+            self._at(path) as (fs, full),
+            fs.open(full, "rb", block_size=_PIECE_BYTES) as file,
         ):
             while piece := file.read(_PIECE_BYTES):
                 digest.update(piece)
@@ -91,12 +150,14 @@ class ObjectStore:
         return size, digest.hexdigest()
 
     def remove(self, path: str) -> None:
-        with _naming(f"{self}/{path}"):
-            self._fs.rm_file(self._full(path))
+        with self._at(path) as (fs, full):
+            fs.rm_file(full)
 
     def remove_folder(self, folder: str) -> None:
         for path in self.sizes(folder):
-            self.remove(path)
+            # Two runs that find a dataset complete tidy up at once.
+            with suppress(FileNotFoundError):
+                self.remove(path)
 
     def holds_other_files(self) -> bool:
         paths = self.sizes()
@@ -104,43 +165,13 @@ class ObjectStore:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        own = uuid.uuid4().hex
-        self._wait_for_a_dead_run()
-        stop = threading.Event()
-
-        def renew() -> None:
-            beat = 0
-            while not stop.wait(LOCK_RENEWAL_S):
-                beat += 1
-                self.put(_LOCK, json.dumps([own, beat]).encode())
-
-        self.put(_LOCK, json.dumps([own, 0]).encode())
-        thread = threading.Thread(target=renew, daemon=True)
-        thread.start()
-        try:
+        self._lock = RunLock(uuid.uuid4().hex)
+        with self._lock.held(self):
             yield
-        finally:
-            stop.set()
-            thread.join()
-            if self.exists(_LOCK):
-                self.remove(_LOCK)
 
-    def _wait_for_a_dead_run(self) -> None:
-        """Return when no lock is there, or none that is alive."""
-        if not self.exists(_LOCK):
-            return
-        seen = self.read(_LOCK)
-        click.echo(
-            f"{self} is locked: looking for {3 * LOCK_RENEWAL_S:g} s whether that run is alive",
-            err=True,
-        )
-        deadline = time.monotonic() + 3 * LOCK_RENEWAL_S
-        while time.monotonic() < deadline:
-            time.sleep(LOCK_RENEWAL_S / 4)
-            if not self.exists(_LOCK):
-                return
-            if self.read(_LOCK) != seen:
-                raise ValueError(f"another run is writing {self}: wait for it, or stop it")
+    def require_lock(self) -> None:
+        assert self._lock is not None
+        self._lock.require(self)
 
     def zarr_location(self, path: str) -> str:
         return f"{self.url}/{path}"
@@ -162,16 +193,31 @@ class _ObjectFile(NewFile):
 
     def _close(self, complete: bool) -> None:
         if complete:
+            self.before_naming()
             self._store.put(self._path, bytes(self._content))
         del self._content
 
 
+# Many packages raise these without a number.
+_NUMBERS = {
+    FileNotFoundError: errno.ENOENT,
+    FileExistsError: errno.EEXIST,
+    PermissionError: errno.EACCES,
+}
+
+
 @contextmanager
 def _naming(place: str) -> Iterator[None]:
-    """Put the object's place into whatever goes wrong with it."""
+    """Put the object's place into whatever goes wrong with it.
+
+    Raises:
+        OSError: FileNotFoundError and the like where it is that.
+    """
     try:
         yield
     except OSError as error:
-        raise type(error)(f"{place}: {error.strerror or error}") from None
+        known = [number for kind, number in _NUMBERS.items() if isinstance(error, kind)]
+        number = known[0] if known else error.errno or errno.EIO
+        raise OSError(number, error.strerror or str(error), place) from None
     except Exception as error:  # packages behind fsspec have exceptions of their own
-        raise OSError(f"{place}: {error or type(error).__name__}") from None
+        raise OSError(errno.EIO, str(error) or type(error).__name__, place) from None

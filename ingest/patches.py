@@ -32,7 +32,7 @@ class Patch(Protocol):
         """The files' bytes, valid until this thread loads another patch.
 
         Raises:
-            ValueError: a file is missing; the message names it.
+            MissingFile: a file is missing; the message names it.
             OSError: a file cannot be read.
         """
 
@@ -40,9 +40,15 @@ class Patch(Protocol):
         """What messages call a file."""
 
 
-def missing(where: str) -> str:
-    """What to say of a file that is not there."""
-    return f"{where} is missing: get the archive again from its publisher"
+class MissingFile(ValueError):
+    """A file is not there; `where` is what messages call it."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where)
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"{self.where} is missing: get the archive again from its publisher"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,7 @@ class FolderPatch:
             try:
                 descriptor = os.open(f"{self.path}/{file}", os.O_RDONLY)
             except (FileNotFoundError, NotADirectoryError):
-                raise ValueError(missing(self.where(file))) from None
+                raise MissingFile(self.where(file)) from None
             try:
                 size = os.fstat(descriptor).st_size
                 fits = end + size <= len(room)
@@ -113,6 +119,9 @@ class Archive(Protocol):
     def patch(self, name: str, group: str | None = None) -> Patch:
         """One patch by its name, and the folder around it; an absent one fails when it is read."""
 
+    def places(self) -> tuple[str, ...]:
+        """The absolute paths that a process needs to see to read patches."""
+
     def top_file(self, name: str) -> bytes | None:
         """A file that lies beside the patches or the folders around them; None if it is absent."""
 
@@ -136,6 +145,9 @@ class FolderArchive:
 
     def patch(self, name: str, group: str | None = None) -> Patch:
         return FolderPatch(f"{self._root}/{group}/{name}" if group else f"{self._root}/{name}")
+
+    def places(self) -> tuple[str, ...]:
+        return (self._root,)
 
     def top_file(self, name: str) -> bytes | None:
         path = Path(self._root, name)

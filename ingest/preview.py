@@ -7,39 +7,59 @@ import click
 
 from fusmae.manifest import Manifest, read_manifest
 
+# Stands in the head of each page, and says that the page may be replaced.
+GENERATOR = '<meta name="generator" content="fusmae-ingest preview">'
+_HEAD_BYTES = 1024
+
 _EXAMPLES = """
 \b
 Examples:
-  fusmae-ingest preview ben --out ben.html
+  fusmae-ingest preview ben                  # makes ben.html
   fusmae-ingest preview ben --out test.html --split test --samples 60
 
+\b
 Needs matplotlib: pip install 'fusmae[report]'.
 """
 
 
 @click.command(epilog=_EXAMPLES)
-@click.argument("dataset", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Page to make.")
+@click.argument("dataset")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="HTML file to make; an older preview is replaced. Default: DATASET.html.",
+)
+@click.option("--force", is_flag=True, help="Replace --out even if it is not a preview.")
 @click.option(
     "--samples", type=click.IntRange(1), default=24, show_default=True, help="How many to show."
 )
 @click.option(
-    "--split", help="Whose samples are shown. Default: the split of the statistics, mostly train."
+    "--split",
+    help="Split to show samples of. Default: the one that statistics are of, mostly train.",
 )
-def preview(dataset: Path, out: Path, samples: int, split: str | None) -> None:
-    """Make one HTML page to look at a dataset: samples, classes, places, dates and values.
+def preview(dataset: str, out: Path | None, force: bool, samples: int, split: str | None) -> None:
+    """Make one HTML page to look at a dataset in a browser.
 
-    The page holds its pictures and needs no other file, no network and no script. It is the
-    same to the byte for the same dataset.
+    DATASET is a folder. Pictures of samples with their labels, places and dates; charts of
+    classes, places, months and band values. The page holds its pictures and needs no other file,
+    no network and no script. It is the same to the byte for the same dataset.
     """
-    manifest = read_manifest(dataset)
+    if "://" in dataset:
+        raise ValueError(
+            f"{dataset} is a URL, and preview reads a folder: copy the dataset here, or mount it"
+        )
+    root = Path(dataset)
+    out = out or Path(f"{root.resolve()}.html")
+    manifest = read_manifest(root)
     shown = split or manifest.statistics_split
     _refuse_empty(manifest, shown)
-    if out.resolve().is_relative_to(dataset.resolve()):
+    if out.resolve().is_relative_to(root.resolve()):
         raise ValueError(
             f"--out {out} lies in the dataset, whose manifest lists all its files: "
             "give a path elsewhere"
         )
+    if not force:
+        _refuse_other_files(out)
     try:
         from .preview_page import make_page
     except ModuleNotFoundError as error:
@@ -47,7 +67,7 @@ def preview(dataset: Path, out: Path, samples: int, split: str | None) -> None:
         if package not in ("matplotlib", "PIL"):
             raise
         raise ValueError(f"preview needs {package}: pip install 'fusmae[report]'") from None
-    _replace(out, make_page(dataset, manifest, shown, samples).encode())
+    _replace(out, make_page(root, manifest, shown, samples).encode())
     click.echo(f"{out}: open it in a browser")
 
 
@@ -55,6 +75,20 @@ def _refuse_empty(manifest: Manifest, split: str) -> None:
     if not manifest.split(split).num_samples:
         filled = [name for name, record in manifest.splits.items() if record.num_samples]
         raise ValueError(f"the split {split!r} has no samples; {filled} have")
+
+
+def _refuse_other_files(out: Path) -> None:
+    """Raises ValueError where `out` is there and is not a page of this verb."""
+    if not out.exists():
+        return
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder: give the name of an HTML file")
+    with out.open("rb") as file:
+        if GENERATOR.encode() not in file.read(_HEAD_BYTES):
+            raise ValueError(
+                f"--out {out} is there and is no preview: give another name, or --force to "
+                "replace it"
+            )
 
 
 def _replace(path: Path, data: bytes) -> None:

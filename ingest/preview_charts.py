@@ -104,10 +104,10 @@ def bars(
     for place, (end, text) in enumerate(zip(ends.tolist(), texts, strict=True)):
         axes.text(end, place, f" {text}", va="center", fontsize=7.5, color="#55617a")
     wrapped = [textwrap.fill(name, _NAME_CHARACTERS) for name in names]
-    axes.set_yticks(places, wrapped, fontsize=8, linespacing=0.95)
+    axes.set_yticks(places, wrapped, fontsize=8, linespacing=1.05)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    # Room for the longest bar's text.
-    axes.set_xlim(0, 1.18 * max(ends.max(), 1))
+    # Room for the longest bar's text, also in a narrow panel.
+    axes.set_xlim(0, 1.25 * max(ends.max(), 1))
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
@@ -138,8 +138,10 @@ def map_figure(
     colours = np.empty((len(points), 4))
     for split in filled_splits(manifest):
         colours[splits == split] = to_rgba(colour_of(manifest, split), alpha=0.7)
-    size = float(np.clip(4000 / len(points), 0.5, 36))
-    axes.scatter(lon, lat, s=size, c=colours[order], linewidths=0)
+    # A few dots are large and have a rim, so that they are seen, also one upon the other.
+    size = float(np.clip(4000 / len(points), 0.5, 110))
+    rim = 0.8 if size > 20 else 0
+    axes.scatter(lon, lat, s=size, c=colours[order], linewidths=rim, edgecolors="white")
     _frame(axes, points)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(lambda value, _: _degrees(value, "E", "W"))
@@ -220,7 +222,9 @@ def _columns_figure(
     axes.set_xticks(places[::step], names[::step], fontsize=8)
     if len(names) > 5:
         axes.tick_params(axis="x", rotation=60)
-    axes.set_xlim(-0.7, max(len(names), 4) - 0.3)
+    # Bars of few names are no wider than those of four.
+    margin = max(0.7, (4.4 - len(names)) / 2 + 0.5)
+    axes.set_xlim(-margin, len(names) - 1 + margin)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.tick_params(labelsize=8)

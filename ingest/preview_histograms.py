@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fusmae.manifest import Manifest
 from fusmae.sensors import ArraySpec
@@ -91,6 +92,8 @@ def _panel(axes: Axes, manifest: Manifest, spec: ArraySpec, band: int, table: pa
     _mark(axes, manifest, spec, band, unit)
     axes.set_xlim(edges[0] * unit.scale, edges[-1] * unit.scale)
     axes.set_ylim(bottom=0)
+    # More numbers, as long as those of a narrow range are, would run into each other.
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.set_xlabel(unit.name, fontsize=8)
     axes.tick_params(labelsize=8)
     axes.yaxis.set_major_formatter("{x:g} %")

@@ -11,6 +11,7 @@ import pyarrow as pa
 from fusmae.manifest import Manifest
 
 from .landcover_colours import land_cover_class
+from .preview import GENERATOR
 from .preview_charts import class_counts, class_figure, map_figure, month_figure, season_figure
 from .preview_histograms import code_figure, histogram_figure, is_measured, read_histograms
 from .preview_pictures import (
@@ -49,7 +50,7 @@ def make_page(root: Path, manifest: Manifest, split: str, count: int) -> str:
         _histogram_section(root, manifest),
     ]
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{GENERATOR}'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(manifest.name)}: preview</title><style>{STYLE}</style></head>\n"
         f"<body><main>\n{''.join(sections)}</main></body></html>\n"

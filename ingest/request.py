@@ -13,8 +13,9 @@ from .facts import Fact
 class Request:
     """What to make of an archive.
 
-    Everything but `sources` and `read` changes the bytes. A source knows its `position` in the
-    archive, and makes a message about it `bare` of where the archive lies on this machine.
+    Everything but `sources`, `places` and `read` changes the bytes. A source knows its `position`
+    in the archive, and makes a message about it `bare` of where the archive lies on this machine.
+    `places` are the paths that `read` needs to see.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Request:
     split_of: dict[str, str]
     splits: tuple[str, ...]
     sources: dict[str, Any]
+    places: tuple[str, ...]
     read: Read
     formats: frozenset[str]
     samples_per_shard: int

@@ -11,13 +11,21 @@ from fusmae.splits import SPLITS
 
 from . import plan
 from .archives import SOURCE_PATH
-from .dataset_options import DatasetOptions, dataset_options, make_dataset
+from .dataset import refuse_other_files
+from .dataset_options import (
+    DatasetOptions,
+    check_scheduler,
+    dataset_options,
+    effective_limit,
+    make_dataset,
+)
 from .facts import SEN12MS_FACTS, SEN12MS_LC_FACTS
 from .origins import SEN12MS, request_origin
 from .request import Request
 from .sen12ms_archive import KNOWN_BAD, choose, scan
 from .sen12ms_sample import read_triplet
 from .simulate import simulation_of
+from .storage import open_store
 
 _LABEL_SET = "sen12ms-igbp10"
 
@@ -51,20 +59,27 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
 @click.option("--no-lc", is_flag=True, help="Do without land cover, and so without labels.")
 @dataset_options
 def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> None:
-    """Turn SEN12MS GeoTIFFs into WebDataset shards and zarr stores."""
+    """Make a dataset of SEN12MS: shards, zarr or both."""
     test_list = None if split == "official" else Path(split)
+    refuse_other_files(open_store(options.out))
+    check_scheduler(options)
+    if root.is_file():
+        raise ValueError(
+            f"--root {root} is a file: extract it, and give the folder that holds the seasons"
+        )
     simulation = simulation_of(root)
     click.echo("Listing SEN12MS ...", err=True)
+    # Workers of a cluster stand in other folders.
+    root = root.absolute()
     triplets, missing = scan(root, with_lc=not no_lc)
     if missing:
         _report_missing(missing, len(triplets), options)
     chosen = choose(triplets, test_list)
     if len(chosen) < len(triplets):
         click.echo(f"left out: {KNOWN_BAD}, published with NaN in its S1", err=True)
-    num_left_out = len(triplets) - len(chosen)
-    if options.limit:
-        chosen = plan.limit(chosen, options.limit, options.seed)
-        num_left_out = len(triplets) - len(chosen)
+    limit = effective_limit(options, len(chosen))
+    if limit:
+        chosen = plan.limit(chosen, limit, options.seed)
     if not chosen:
         raise ValueError(f"--root {root}: no triplet is left")
     request = Request(
@@ -75,13 +90,18 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
         split_of=chosen,
         splits=SPLITS,
         sources={triplet.name: triplet for triplet in triplets if triplet.name in chosen},
+        places=(str(root),),
         read=read_triplet,
         formats=frozenset(options.formats),
         samples_per_shard=options.samples_per_shard,
         seed=options.seed,
-        options={"split": "official" if test_list is None else "list", "lc": not no_lc},
+        options={
+            "split": "official" if test_list is None else "list",
+            "lc": not no_lc,
+            "limit": limit,
+        },
     )
-    make_dataset(request, options, num_left_out)
+    make_dataset(request, options, len(triplets) - len(chosen))
 
 
 def _archive(with_lc: bool) -> dict[str, Any]:
@@ -95,7 +115,7 @@ def _report_missing(missing: list[Path], num_triplets: int, options: DatasetOpti
         ValueError: files are missing and the run does not go on without them.
     """
     lc = sum(path.parent.name.startswith("lc_") for path in missing)
-    told = f"{missing[0]} is missing, and {len(missing) - 1:,} more files are"
+    told = f"{missing[0]} is missing (files missing in all: {len(missing):,})"
     if lc == len(missing) and (lc == num_triplets or options.on_error == "fail"):
         raise ValueError(f"{told}, all of land cover: extract it, or give --no-lc to do without")
     if options.on_error == "fail":

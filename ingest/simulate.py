@@ -31,7 +31,10 @@ _CHUNK = 32
 
 @click.group()
 def simulate() -> None:
-    """Write a simulated archive of real GeoTIFFs, for demos and tests."""
+    """Write an archive of simulated images, for demos and tests.
+
+    The files are GeoTIFFs in the layout of the genuine archive; what they show was never observed.
+    """
 
 
 def simulation_of(archive: Path) -> dict[str, Any] | None:
@@ -55,23 +58,61 @@ def simulation_in(archive: Archive) -> dict[str, Any] | None:
     return None if data is None else parse_json(data, f"{SIMULATED_NAME} in {archive}")
 
 
-_EXAMPLES = """
+_BIGEARTHNET_EXAMPLES = """
 \b
-Example:
-  fusmae-ingest simulate bigearthnet --out archive --patches 2000 --seed 0 --workers 2
+Example, then what reads it:
+  fusmae-ingest simulate bigearthnet --out archive --patches 2000 --workers 2
+  fusmae-ingest bigearthnet --s2 archive/BigEarthNet-v1.0 --s1 archive/BigEarthNet-S1-v1.0 \\
+      --out ben
 """
 
+_SEN12MS_EXAMPLES = """
+\b
+Example, then what reads it:
+  fusmae-ingest simulate sen12ms --out SEN12MS --patches 200 --workers 2
+  fusmae-ingest sen12ms --root SEN12MS --out sen12ms
+"""
 
-@simulate.command(epilog=_EXAMPLES)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Archive to make.")
+_OUT = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder to make the archive in; new or empty.",
+)
+_SEED = click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="The same seed and number make the same bytes.",
+)
+_WORKERS = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes on this machine.",
+)
+
+
+@simulate.command(epilog=_BIGEARTHNET_EXAMPLES)
+@_OUT
 @click.option(
     "--patches", type=click.IntRange(1, MAX_PATCHES), required=True, help="Number of S1/S2 pairs."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--version", type=click.Choice(["v1", "v2"]), default="v1", show_default=True)
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--version",
+    type=click.Choice(["v1", "v2"]),
+    default="v1",
+    show_default=True,
+    help="Layout: v1, or v2 (reBEN) with tables and reference maps.",
+)
+@_SEED
+@_WORKERS
 def bigearthnet(out: Path, patches: int, seed: int, version: str, workers: int) -> None:
-    """BigEarthNet-MM pairs: every pixel, label, place and date is simulated.
+    """Pairs in the layout of BigEarthNet-MM.
+
+    Every pixel, label, place and date is simulated.
 
     A run that was stopped, even by SIGKILL, goes on where it was when started again.
     """
@@ -86,13 +127,15 @@ def bigearthnet(out: Path, patches: int, seed: int, version: str, workers: int) 
     click.echo(f"{out}: {patches:,} simulated patches in the layout of BigEarthNet {version}")
 
 
-@simulate.command()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Archive to make.")
+@simulate.command(epilog=_SEN12MS_EXAMPLES)
+@_OUT
 @click.option("--patches", type=click.IntRange(1), required=True, help="Number of triplets.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+@_SEED
+@_WORKERS
 def sen12ms(out: Path, patches: int, seed: int, workers: int) -> None:
-    """SEN12MS triplets: every pixel, class and place is simulated.
+    """Triplets in the layout of SEN12MS.
+
+    Every pixel, class and place is simulated.
 
     A run that was stopped, even by SIGKILL, goes on where it was when started again.
     """

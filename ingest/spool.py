@@ -6,23 +6,23 @@ a compressed stream has no places to read from. Nothing is extracted, so nobody 
 million inodes.
 
 The folder is this archive's alone. Its index is written last; whatever lies there without a
-whole index is what a run that was killed left, and is swept by the next.
+whole index is what a run that was killed left, and is swept by the next. Runs may share it: each
+holds its lock (`spool_lock`) until it ends.
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .decompress import compression, decompressed, unpacked_size
+from .spool_lock import SpoolLock
 from .storage import sync_folder
 from .tar_headers import TarScanner
 from .tar_index import IndexBuilder, Progress, index_tar, read_head, remove_index, write_index
@@ -37,7 +37,7 @@ PUBLISHED_MD5 = {
     "Reference_Maps.tar.zst": "95d85a222fa983faddcac51a19f28917",
 }
 
-_TAR, _PARTIAL, _INDEX, _LOCK = "archive.tar", "archive.tar.partial", "index", "lock"
+TAR_NAME, _PARTIAL, _INDEX = "archive.tar", "archive.tar.partial", "index"
 # Pieces of about 0.4 MB that hashing and writing may lie behind reading.
 _BEHIND = 16
 
@@ -56,47 +56,75 @@ class Spool:
     md5_checked: bool
 
 
-def spool(archive: Path, folder: Path, progress: Progress, check_md5: bool = True) -> Spool:
-    """The archive as a plain tar with an index in `folder`: found there, or made now.
+def spool(archive: Path, lock: SpoolLock, progress: Progress, check_md5: bool = True) -> Spool:
+    """The archive as a plain tar with an index in the lock's folder: found there, or made now.
 
-    `progress(done, total)` is called with numbers of bytes of the archive's file.
+    Until the lock is released no other run can change it. `progress(done, total)` is called with
+    numbers of bytes of the archive's file.
 
     Raises:
         ValueError: the archive is damaged, cut short, not the published one (`check_md5`),
-            or holds what is not read; the disk has no room; another run is at work in `folder`.
+            or holds what is not read; the disk has no room; another run is at work in the folder.
         OSError: a file cannot be written for another reason.
     """
-    compressed = compression(archive) is not None
+    folder, compressed = lock.folder, compression(archive) is not None
     if archive.resolve().is_relative_to(folder.resolve()):
         raise ValueError(
             f"{archive} lies where it would be unpacked, {folder}: give another --spool"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        if not compressed:
-            index_tar(archive, folder / _INDEX, progress)
-            return Spool(archive, folder / _INDEX, md5=None, md5_checked=False)
-        found = _find(archive, folder)
-        if found is None:
-            _sweep(folder)
-            _require_room(archive, folder)
-            found = _unpack(archive, folder, progress, check_md5)
-        checked = _compare_md5(archive, found, check_md5)
-    return Spool(folder / _TAR, folder / _INDEX, found, checked)
+    lock.share()
+    if not is_spooled(archive, folder):
+        lock.exclude()
+        # Another run may have made it between the two locks, and likewise removed it below.
+        if not is_spooled(archive, folder):
+            if compressed:
+                _sweep(folder)
+                _require_room(archive, folder)
+                _unpack(archive, folder, progress, check_md5)
+            else:
+                index_tar(archive, folder / _INDEX, progress)
+        lock.share()
+    if not compressed:
+        return Spool(archive, folder / _INDEX, md5=None, md5_checked=False)
+    md5 = _find(archive, folder)
+    if md5 is None:
+        raise ValueError(f"another run has just removed what was unpacked in {folder}: run again")
+    return Spool(folder / TAR_NAME, folder / _INDEX, md5, _compare_md5(archive, md5, check_md5))
 
 
-def delete_spool(folder: Path) -> None:
-    """Remove what `spool` made in `folder`, and nothing else; the archive itself stays."""
-    _sweep(folder)
-    (folder / _LOCK).unlink(missing_ok=True)
-    with suppress(OSError):
-        folder.rmdir()
+def is_spooled(archive: Path, folder: Path) -> bool:
+    """Whether `spool` would find in `folder` all that it makes there of this archive."""
+    return kept_spool(archive, folder) is not None
+
+
+def kept_spool(archive: Path, folder: Path) -> Spool | None:
+    """What `spool` made of this archive in `folder`, if it is still there and whole."""
+    if compression(archive) is None:
+        head = read_head(folder / _INDEX)
+        there = head is not None and head.is_of(archive)
+        return Spool(archive, folder / _INDEX, md5=None, md5_checked=False) if there else None
+    md5 = _find(archive, folder)
+    return (
+        None if md5 is None else Spool(folder / TAR_NAME, folder / _INDEX, md5, md5_checked=False)
+    )
+
+
+def delete_spool(lock: SpoolLock) -> bool:
+    """Remove what `spool` made in the lock's folder, and nothing else; the archive itself stays.
+
+    False where another run uses it: then it stays.
+    """
+    if not lock.is_alone():
+        return False
+    _sweep(lock.folder)
+    lock.remove()
+    return True
 
 
 def _find(archive: Path, folder: Path) -> str | None:
     """The archive's md5 where its whole spool is in `folder`."""
     head = read_head(folder / _INDEX)
-    if head is None or head.origin is None or not head.is_of(folder / _TAR):
+    if head is None or head.origin is None or not head.is_of(folder / TAR_NAME):
         return None
     md5: str = head.origin["md5"]
     return md5 if head.origin == _origin(archive, md5) else None
@@ -115,13 +143,13 @@ def _origin(archive: Path, md5: str) -> dict[str, Any]:
 def _sweep(folder: Path) -> None:
     # The index first: a tar without one is no spool.
     remove_index(folder / _INDEX)
-    for name in (_PARTIAL, _TAR):
+    for name in (_PARTIAL, TAR_NAME):
         (folder / name).unlink(missing_ok=True)
 
 
 def _unpack(archive: Path, folder: Path, progress: Progress, check_md5: bool) -> str:
     """Make the tar and its index; the archive's md5."""
-    partial, tar = folder / _PARTIAL, folder / _TAR
+    partial, tar = folder / _PARTIAL, folder / TAR_NAME
     builder = IndexBuilder(archive)
     try:
         with partial.open("wb", buffering=0) as file:
@@ -226,16 +254,3 @@ def _room(archive: Path) -> str:
         f"{archive.name} unpacks to {'' if known else 'about '}{size / 1e9:.1f} GB: make room "
         "there, or give a tar that is unpacked elsewhere"
     )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One run at a time in `folder`; the operating system lets go even after SIGKILL."""
-    with (folder / _LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another run is unpacking in {folder}: wait for it, or stop it"
-            ) from None
-        yield

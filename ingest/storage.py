@@ -9,11 +9,11 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import IO, Protocol
 
 from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, from_json
 
@@ -65,18 +65,29 @@ class Store(Protocol):
             ValueError: another run holds it.
         """
 
+    def require_lock(self) -> None:
+        """To call before a write that marks something as done; in workers of the run too.
+
+        Raises:
+            ValueError: the lock was lost; nothing more must be written.
+        """
+
     def zarr_location(self, path: str) -> str:
         """What zarr-python opens to read a store at this path."""
 
 
 class NewFile:
-    """A file being written, hashed as it grows; `record` holds its size and sha256 at the end."""
+    """A file being written, hashed as it grows; `record` holds its size and sha256 at the end.
+
+    `before_naming` is called when all is written; if it raises, there will be no such file.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._sha256 = hashlib.sha256()
         self._size = 0
         self.record: FileRecord | None = None
+        self.before_naming: Callable[[], None] = lambda: None
 
     def write(self, *parts: Part) -> None:
         """Append the parts, in their order."""
@@ -180,26 +191,57 @@ class LocalStore:
         shutil.rmtree(self.root / folder, ignore_errors=True)
 
     def holds_other_files(self) -> bool:
-        root = self.root
-        if not root.is_dir():
-            return root.exists()
-        return not (root / SCRATCH).is_dir() and any(root.iterdir())
+        # In one look: a run that begins just now makes the scratch folder first.
+        try:
+            names = [path.name for path in self.root.iterdir()]
+        except FileNotFoundError:
+            return False
+        except NotADirectoryError:
+            return True
+        return bool(names) and SCRATCH not in names
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        # The operating system lets go of it even after SIGKILL.
         path = self.root / SCRATCH / "lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            try:
+        made = [folder for folder in path.parents if not folder.exists()]
+        try:
+            with self._lock_file(path):
+                try:
+                    yield
+                finally:
+                    self._remove_if_nothing_began(path)
+        finally:
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+
+    def _lock_file(self, path: Path) -> IO[str]:
+        """The open lock; the operating system lets go of it even after SIGKILL."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as unless_locked:
+                file = unless_locked.enter_context(path.open("w"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"another run is writing {self}: wait for it, or stop it"
-                ) from None
-            if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
-                raise ValueError(f"another run has just finished {self}: run again to see it")
-            yield
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    unless_locked.pop_all()
+                    return file
+        except BlockingIOError:
+            raise ValueError(f"another run is writing {self}: wait for it, or stop it") from None
+        except (FileNotFoundError, FileExistsError):
+            pass  # the lock or its folder was removed in between
+        raise ValueError(f"another run has just ended in {self}: run again to see it")
+
+    def _remove_if_nothing_began(self, lock: Path) -> None:
+        """Leave no lock behind where a run failed before it wrote anything."""
+        with suppress(OSError):
+            (self.root / UNNAMED).rmdir()
+        with suppress(OSError):
+            if list(lock.parent.iterdir()) == [lock]:
+                lock.unlink()
+                lock.parent.rmdir()
+
+    def require_lock(self) -> None:
+        """It cannot be lost: the operating system keeps it as long as the run lives."""
 
     def zarr_location(self, path: str) -> str:
         return str(self.root / path)
@@ -234,7 +276,8 @@ class _LocalFile(NewFile):
                 with self._file:
                     if complete:
                         os.fsync(self._file.fileno())
-            except OSError:
+                        self.before_naming()
+            except (OSError, ValueError):
                 complete = False
                 raise
             finally:
@@ -263,14 +306,26 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def local_path(place: str) -> str | None:
+    """The path of a place on this machine, which may be a file:// URL; None for other URLs."""
+    protocol, url, path = place.partition("://")
+    if not url:
+        return place
+    return path if protocol in ("file", "local") else None
+
+
 def open_store(place: str) -> Store:
     """The store at a path, or at a URL of fsspec such as `s3://bucket/dataset`.
 
     Raises:
-        ValueError: the URL's protocol is unknown, or a package for it is missing.
+        ValueError: it names no place, or the URL is refused; see `object_store.refuse_url`.
     """
-    if "://" not in place:
-        return LocalStore(place)
-    from .object_store import ObjectStore
+    path = local_path(place)
+    if path == "":
+        raise ValueError(f"{place!r} names no place: give a folder, or a URL as s3://bucket/name")
+    if path is not None:
+        return LocalStore(path)
+    from .object_store import ObjectStore, refuse_url
 
+    refuse_url(place)
     return ObjectStore(place)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .patches import Patch, missing, scratch
+from .patches import MissingFile, Patch, scratch
 from .tar_index import MEMBERS, PATCHES, Head, read_head, spelled
 
 # How many times the files' own bytes one read may take. Headers between the files are 2 % to
@@ -74,7 +74,7 @@ class TarPatch:
         except KeyError:
             there = set(self.files())
             absent = next(file for file in files if file not in there)
-            raise ValueError(missing(self.where(absent))) from None
+            raise MissingFile(self.where(absent)) from None
         begin = min(offset for offset, _ in wanted)
         span = max(offset + size for offset, size in wanted) - begin
         num_bytes = sum(size for _, size in wanted)
@@ -111,7 +111,7 @@ class AbsentPatch:
         return 0
 
     def load(self, files: Sequence[str]) -> list[memoryview]:
-        raise ValueError(missing(self.where(files[0])))
+        raise MissingFile(self.where(files[0]))
 
     def where(self, file: str) -> str:
         return f"{self.given}/{self.name}/{file}"
@@ -129,6 +129,7 @@ class TarArchive:
         head = read_head(index)
         if head is None or not head.is_of(tar):
             raise ValueError(f"{index} is not the index of {tar} as it is now: index it again")
+        self._file_names = head.file_names
         # Workers of a cluster stand in other folders.
         self._index = index.absolute()
         self._archive = IndexedTar(
@@ -141,6 +142,10 @@ class TarArchive:
     def names(self) -> list[str]:
         return list(self._rows)
 
+    def has_files_like(self, ending: str) -> bool:
+        """Whether a patch has a file of its own name with this ending."""
+        return ending in self._file_names
+
     def patches(self, group: re.Pattern[str] | None = None) -> list[Patch]:
         # A patch is found by its own name, whatever folders lie around it.
         return [TarPatch(self._archive, name, *rows) for name, rows in self._rows.items()]
@@ -150,6 +155,9 @@ class TarArchive:
         if rows is None:
             return AbsentPatch(self._archive.given, name)
         return TarPatch(self._archive, name, *rows)
+
+    def places(self) -> tuple[str, ...]:
+        return (self._archive.tar, self._archive.index)
 
     def top_file(self, name: str) -> bytes | None:
         for folder, rows in self._rows.items():

@@ -35,6 +35,8 @@ _REFUSED = {
 }
 # Longer than any path that a file system takes; a size above it is damage.
 _MAX_EXTENSION = 1 << 16
+# More than any storage holds; places up to there and their sums fit into 64 bits with a sign.
+_MAX_SIZE = 1 << 60
 # What a pax header may say of a file that changes neither its name nor its bytes.
 _HARMLESS = (
     *("atime", "comment", "ctime", "gid", "gname", "mtime", "uid", "uname"),
@@ -47,7 +49,8 @@ class TarScanner:
     """Finds the files of one tar whose bytes are fed to it in order.
 
     Between two calls of `feed` the caller may leave bytes out: see `jump`. Names come out
-    plain: no leading or doubled `/`, no `.` or `..` part. Directories are passed over.
+    plain: `.` parts and doubled `/` are dropped; a file whose name begins with `/` or holds a
+    `..` part is refused. Directories are passed over, whatever they are called.
     """
 
     def __init__(self, archive: Path) -> None:
@@ -137,6 +140,8 @@ class TarScanner:
                 if kind == _DIRECTORY or (kind == b"\x00" and name.endswith("/")):
                     return at, None
                 size = size if long_size is None else long_size
+                if size > _MAX_SIZE:
+                    raise self._error(begin, f"{name!r} is said to hold {size} bytes")
                 member = (self._plain(name, begin), self._start + at, size)
                 return at + _padded(size), member
             if size > _MAX_EXTENSION:

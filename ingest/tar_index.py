@@ -6,7 +6,8 @@ beside the output and used again. A patch is a folder that holds files, by its o
     members.npy   a row a file, a patch's rows together: offset and size in bytes, and the
                   number of the file's name in `file_names`
     patches.npy   a row a patch in the archive's order: name, first row, number of rows
-    index.json    written last: what it is an index of, so an index without it is none
+    index.json    written last: what it is an index of, and a checksum of all three, so an index
+                  without it, or of which a byte has changed, is none
 
 Both arrays are memory-mapped by many processes at once. 18 bytes a file and about 50 a patch:
 v1's 7.7 million S2 files take 168 MB.
@@ -15,6 +16,7 @@ v1's 7.7 million S2 files take 168 MB.
 import io
 import json
 import os
+import re
 import shutil
 from array import array
 from collections.abc import Callable, Iterable
@@ -25,12 +27,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from isal import isal_zlib
 
 from .storage import SCRATCH, LocalStore, write_file
 from .tar_headers import Member, TarScanner
 
 MEMBERS, PATCHES, HEAD = "members.npy", "patches.npy", "index.json"
-_FORMAT = 1
+# How `index.json` begins; the checksum is the CRC-32 of `_summed`.
+_BEGIN = '{{"format": 2, "crc32": {:10d},'
+_BEGIN_PATTERN = re.compile(rb'\{"format": 2, "crc32": ( *\d+),')
 _MEMBER = np.dtype([("offset", "<i8"), ("size", "<i8"), ("file_name", "<u2")])
 _MAX_FILE_NAMES = 1 << 16
 # The longest name of a folder that a file system takes, in bytes.
@@ -107,12 +112,12 @@ class IndexBuilder:
         number = self._patches.setdefault(patch, len(self._patches))
         if number == len(self._parent_of):
             if len(patch.encode()) > _MAX_NAME:
-                raise ValueError(f"{self._archive} has a folder of a name too long: {patch}")
+                raise ValueError(f"{self._archive} has a folder of a name too long: {patch!r}")
             self._parent_of.append(parent_number)
         elif self._parent_of[number] != parent_number:
             other = list(self._parents)[self._parent_of[number]]
             raise ValueError(
-                f"{self._archive} has two folders named {patch}, in {other!r} and in {parent!r}: "
+                f"{self._archive} has two folders named {patch!r}, in {other!r} and in {parent!r}: "
                 "give an archive that holds each patch once"
             )
         self._folder, self._patch, self._number = folder, patch, number
@@ -162,8 +167,8 @@ class IndexBuilder:
         if len(repeated):
             patch_number, number = divmod(int(repeated[0]), _MAX_FILE_NAMES)
             patch = list(self._patches)[patch_number]
-            name = spelled(self.file_names()[number], patch)
-            raise ValueError(f"{self._archive} holds {patch}/{name} twice: which one is meant?")
+            name = f"{patch}/{spelled(self.file_names()[number], patch)}"
+            raise ValueError(f"{self._archive} holds {name!r} twice: which one is meant?")
 
 
 def spelled(file_name: str, patch: str) -> str:
@@ -196,8 +201,9 @@ def write_index(
         np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(rows))
         with store.create(name) as file:
             file.write(header.getvalue(), rows.view(np.uint8).data)
-    text = json.dumps({"format": _FORMAT} | asdict(head), indent=1)
-    write_file(store, HEAD, text.encode())
+    rest = json.dumps(asdict(head), indent=1)[1:].encode()
+    begin = _BEGIN.format(_checksum(folder, rest))
+    write_file(store, HEAD, begin.encode() + rest)
     store.remove_folder(SCRATCH)
     return head
 
@@ -205,15 +211,29 @@ def write_index(
 def read_head(folder: Path) -> Head | None:
     """What the index in `folder` says of itself; None where there is no whole index.
 
-    An index of another format counts as none: it is made again.
+    An index of another format, or with a changed byte in any of its files, counts as none: it is
+    made again.
     """
     try:
-        table = json.loads((folder / HEAD).read_bytes())
-    except (FileNotFoundError, ValueError):
+        text = (folder / HEAD).read_bytes()
+        begin = _BEGIN_PATTERN.match(text)
+        if begin is None or int(begin[1]) != _checksum(folder, text[begin.end() :]):
+            return None
+    except FileNotFoundError:
         return None
-    if table.pop("format", None) != _FORMAT:
-        return None
+    # From here on it is what `write_index` wrote.
+    table = json.loads(b"{" + text[begin.end() :])
     return Head(**table | {"file_names": tuple(table["file_names"])})
+
+
+def _checksum(folder: Path, rest: bytes) -> int:
+    """CRC-32 of both arrays' files and then of `rest`, what follows it in `index.json`."""
+    crc = 0
+    for name in (MEMBERS, PATCHES):
+        with (folder / name).open("rb", buffering=0) as file:
+            while piece := file.read(1 << 20):
+                crc = isal_zlib.crc32(piece, crc)
+    return isal_zlib.crc32(rest, crc)
 
 
 def remove_index(folder: Path) -> None:

@@ -29,7 +29,13 @@ Examples:
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("dataset")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes on this machine.",
+)
 @click.option(
     "--source",
     "sources",
@@ -46,7 +52,8 @@ Examples:
 @click.option(
     "--spool",
     type=SOURCE_PATH,
-    help="Local folder to unpack compressed sources in. Default: DATASET.spool.",
+    help="Local folder to unpack compressed sources in; what ingest has kept there is used. "
+    "Default: DATASET.spool.",
 )
 def verify(
     dataset: str,
@@ -55,10 +62,11 @@ def verify(
     samples: int | None,
     spool: Path | None,
 ) -> None:
-    """Re-read a whole dataset against its manifest; exit code 1 if anything differs.
+    """Re-read a whole dataset; exit code 1 if anything differs.
 
-    Sizes and sha256 of all files; every sample's key, shapes, facts and place in the index; zarr
-    pixels equal to the shards'; counts and statistics of the manifest from tables and pixels.
+    DATASET is a folder or a URL. Compared with its manifest: sizes and sha256 of all files;
+    every sample's key, shapes, facts and place in the index; zarr pixels equal to the shards';
+    counts and statistics of the manifest from tables and pixels.
     """
     if samples and not sources:
         raise click.UsageError("--samples belongs to --source, which is not given")
@@ -66,12 +74,12 @@ def verify(
     manifest = manifest_of(store)
     spooling = Spooling(spool_folder(dataset, spool), keep=False, check_md5=False)
     check = None
-    if sources:
-        in_folders = any(spec.name == "s2" for spec in manifest.arrays)
-        check = SourceCheck(open_sources(sources, spooling, in_folders), samples)
-    with LongWork("Verifying") as progress:
-        problems = list(find_problems(store, manifest, progress.update, workers, check))
-    forget_sources(len(sources), spooling)
+    with spooling:
+        if sources:
+            check = SourceCheck(open_sources(sources, spooling, manifest), samples)
+        with LongWork("Verifying") as progress:
+            problems = list(find_problems(store, manifest, progress.update, workers, check))
+        forget_sources(len(sources), spooling)
     for problem in problems:
         click.echo(problem, err=True)
     if problems:
@@ -101,6 +109,8 @@ def find_problems(
     for file in all_files(manifest):
         (tars if file.path in shards else files).append(file)
     done, total = itertools.count(1), len(files) + num_blocks(manifest)
+
+    progress(0, total)
 
     def tick() -> None:
         progress(next(done), total)

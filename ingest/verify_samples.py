@@ -36,8 +36,9 @@ from .verify_tables import (
 )
 from .zarr_store import read_coordinates
 
-# Of files that are in no source, and of those that differ, so many are named.
-_NAMED = 20
+# Of files that differ from the dataset, and of samples whose files are in no source, so many are
+# named.
+_NAMED, _EXAMPLES = 20, 3
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def sample_problems(
         earlier = [sums[block.split]] if block.split in sums else []
         sums[block.split] = statistics.merge([*earlier, partials])
     yield from _first(found.different, "more differences from the sources")
-    yield from _first(found.missing, "more patches that the sources lack")
+    if found.missing and sources:
+        yield _incomplete(found.missing, len(sources.places(len(table))))
     if whole:
         yield from statistics_problems(store, manifest, sums)
 
@@ -120,6 +122,14 @@ def _first(lines: Sequence[str], rest: str) -> Iterator[str]:
     yield from lines[:_NAMED]
     if len(lines) > _NAMED:
         yield f"and {len(lines) - _NAMED:,} {rest}"
+
+
+def _incomplete(missing: Sequence[str], num_compared: int) -> str:
+    some = ", ".join(missing[:_EXAMPLES]) + (", ..." if len(missing) > _EXAMPLES else "")
+    return (
+        f"{len(missing):,} of the {num_compared:,} samples to compare have files that no --source "
+        f"holds: {some}; give every archive that ingest was given, and whole"
+    )
 
 
 def _blocks(

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fusmae.manifest import Manifest
 from fusmae.sensors import ArraySpec
 
-from .archives import Spooling, open_archive
-from .bigearthnet_archive import map_file
+from .archives import Spooling, delete_opened, open_archive, open_kept
+from .bigearthnet_archive import map_file, version_of
 from .geotiff import decode_by_rasterio
 from .geotiff_fast import Transform
-from .patches import Archive, Patch
-from .spool import delete_spool
+from .patches import Archive, MissingFile, Patch
 
 # As in `sen12ms_sample`: files of a triplet share their ground to far less than this.
 _SAME_GROUND_M = 0.01
@@ -30,7 +30,10 @@ NEEDED_FACTS = ("crs", "transform", "s1_name", "s2v1_name", "season")
 
 @dataclass(frozen=True)
 class SourceDifferences:
-    """Lines about files that say something else than the dataset, and about files not found."""
+    """Lines about files that say something else than the dataset, and about files not found.
+
+    Of the latter one a sample.
+    """
 
     different: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
@@ -99,22 +102,37 @@ def _bigearthnet_patches(
 
 
 def open_sources(
-    paths: Sequence[Path], spooling: Spooling, in_folders: bool
+    paths: Sequence[Path], spooling: Spooling, manifest: Manifest
 ) -> tuple[Archive, ...]:
-    """The archives at these paths; `in_folders` where they may only be folders (SEN12MS).
+    """The archives at these paths; what an earlier run unpacked or indexed of them is used.
 
     Raises:
-        ValueError: a path is missing, or a file where only folders will do, or as `open_archive`.
+        ValueError: a path is missing, a file where only folders will do (SEN12MS), or of another
+            version of BigEarthNet than the dataset; or as `open_archive`.
     """
+    sen12ms = any(spec.name == "s2" for spec in manifest.arrays)
     for path in paths:
         if not path.exists():
             raise ValueError(f"--source {path} does not exist: give an archive or its folder")
-        if in_folders and not path.is_dir():
+        if sen12ms and not path.is_dir():
             raise ValueError(f"--source {path} is a file: of SEN12MS give the folder of seasons")
-    return tuple(
-        open_archive(path, option, spooling)
-        for path, option in zip(paths, _options(len(paths)), strict=True)
-    )
+    archives = []
+    for path, option in zip(paths, _options(len(paths)), strict=True):
+        archive = open_kept(path, spooling) or open_archive(path, option, spooling)
+        if not sen12ms:
+            _refuse_other_version(path, archive, manifest)
+        archives.append(archive)
+    return tuple(archives)
+
+
+def _refuse_other_version(path: Path, archive: Archive, manifest: Manifest) -> None:
+    found, made_of = version_of(archive), manifest.name.rpartition("-")[2]
+    if found != made_of and made_of in ("v1", "v2"):
+        holds = f"holds BigEarthNet {found}" if found else "holds no patches of BigEarthNet"
+        raise ValueError(
+            f"--source {path} {holds}, and this dataset was made from {made_of}: give the archives "
+            "or folders that ingest was given"
+        )
 
 
 def _options(num_paths: int) -> list[str]:
@@ -124,9 +142,7 @@ def _options(num_paths: int) -> list[str]:
 def forget_sources(num_paths: int, spooling: Spooling) -> None:
     """Remove what `open_sources` unpacked and indexed."""
     for option in _options(num_paths):
-        delete_spool(spooling.of(option))
-    if spooling.folder.is_dir() and not any(spooling.folder.iterdir()):
-        spooling.folder.rmdir()
+        delete_opened(option, spooling)
 
 
 class _Sources:
@@ -143,17 +159,17 @@ class _Sources:
         """The files' bytes, valid until the next call, and their patch.
 
         Raises:
-            ValueError: no archive has them all; the message is that of the likely one.
+            MissingFile: no archive has them all; the message is that of the likely one.
             OSError: a file cannot be read.
         """
         kind = "+".join(sorted({file.spec.name for file in wanted.files}))
         likely = self._likely.get(kind, self._archives[0])
-        reason: ValueError | None = None
+        reason: MissingFile | None = None
         for archive in (likely, *(other for other in self._archives if other is not likely)):
             patch = archive.patch(wanted.name, wanted.group)
             try:
                 loaded = patch.load([file.name for file in wanted.files])
-            except ValueError as error:
+            except MissingFile as error:
                 reason = reason or error
                 continue
             self._likely[kind] = archive
@@ -181,12 +197,15 @@ def compare_with_sources(
     """How a sample's pixels, by array, and its grid differ from those of its GeoTIFFs."""
     assert _sources is not None
     different: list[str] = []
-    missing: list[str] = []
+    absent: list[str] = []
     for wanted in source_patches(arrays, key, facts):
         try:
             patch, loaded = _sources.load(wanted)
+        except MissingFile as error:
+            absent.append(f"{wanted.name}/{error.where.rpartition('/')[2]}")
+            continue
         except (ValueError, OSError) as error:
-            missing.append(f"{key}: {error}")
+            different.append(f"{key}: {error}")
             continue
         for file, data in zip(wanted.files, loaded, strict=True):
             where = patch.where(file.name)
@@ -203,7 +222,8 @@ def compare_with_sources(
                     f"{key}: {where} lies at EPSG:{epsg} {transform}, "
                     f"its KEY.json says {facts['crs']} {tuple(facts['transform'])}"
                 )
-    return SourceDifferences(tuple(different), tuple(missing))
+    missing = (f"{key} ({', '.join(absent)})",) if absent else ()
+    return SourceDifferences(tuple(different), missing)
 
 
 def _pixel_differences(

@@ -72,6 +72,10 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path):
             "[data.subset]\nfraction = 0.1\n[[data.sources]]\nquota = 400\n",
             "data.subset does not say of which of data.sources",
         ),
+        (
+            '[model]\nfusion = "stack"\nsensor_dropout = 0.5\n',
+            "cannot leave one out: set model.sensor_dropout = 0",
+        ),
         ("[model\n", "is not valid TOML"),
     ],
 )

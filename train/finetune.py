@@ -42,7 +42,9 @@ Examples:
     help="Local folder for shards of a dataset at a URL; $FUSMAE_CACHE or ~/.cache/fusmae.",
 )
 @click.option(
-    "--pretrained", required=True, type=click.Path(path_type=Path), help="Exported encoder folder."
+    "--pretrained",
+    required=True,
+    help="Exported encoder folder; or a published model, NAME:FILE or a TOML (docs/BACKBONES.md).",
 )
 @click.option("--sensors", required=True, help="Which sensors to show it: s1, s2 or s1,s2.")
 @click.option(
@@ -75,7 +77,7 @@ def main(
     recipe: Path,
     data: str,
     cache: Path,
-    pretrained: Path,
+    pretrained: str,
     sensors: str,
     fraction: float,
     labels: Path | None,

@@ -31,6 +31,9 @@ Examples:
   python train/linear_probe.py --recipe train/recipes/probe_sen12ms.toml --data SEN12MS \\
       --pretrained RUN/encoder --sensors s1,s2 --out OUT/sen12ms
 \b
+  # a published model in its place (docs/BACKBONES.md)
+  python train/linear_probe.py ... --pretrained dino-mm:B14_vits8_dinomm_ep99.pth --out OUT/dino
+\b
   # all results as one table
   python -m fusmae.evaluation.tables OUT
 """
@@ -47,7 +50,9 @@ Examples:
     help="Local folder for shards of a dataset at a URL; $FUSMAE_CACHE or ~/.cache/fusmae.",
 )
 @click.option(
-    "--pretrained", required=True, type=click.Path(path_type=Path), help="Exported encoder folder."
+    "--pretrained",
+    required=True,
+    help="Exported encoder folder; or a published model, NAME:FILE or a TOML (docs/BACKBONES.md).",
 )
 @click.option("--sensors", required=True, help="Which sensors to show it: s1, s2 or s1,s2.")
 @click.option(
@@ -87,7 +92,7 @@ def main(
     recipe: Path,
     data: str,
     cache: Path,
-    pretrained: Path,
+    pretrained: str,
     sensors: str,
     fraction: float,
     labels: Path | None,

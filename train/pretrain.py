@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fusmae.config import as_table
 from fusmae.data import MixedBatch, MixedPreprocess, MixtureLoader
-from fusmae.model import FusMAE, draw_masks
+from fusmae.model import FusMAE, draw_masks, draw_sensors
 from fusmae.training.checkpoint import (
     find_checkpoint,
     read_state,
@@ -35,6 +35,7 @@ from fusmae.training.ranks import StopRequest
 from fusmae.training.record import describe_start, write_record
 from fusmae.training.run import Run, check_same_run, check_unused, is_complete, read_run
 from fusmae.training.source import make_preprocess, open_stream, save_subsets
+from fusmae.training.validation import Validation
 
 EXAMPLES = """
 \b
@@ -137,7 +138,11 @@ def train(run: Run) -> None:
     device = join_ranks(run.ranks, recipe.run.deterministic)
     engine, preprocess, loader = build(run, device)
     step, means = resume(run, engine, loader)
+    sensors = list(recipe.data.bands)
     metrics = begin(run, step) if is_first else None
+    validation = None
+    if recipe.run.validate_every_steps:
+        validation = Validation(recipe, run.sources, run.ranks, plan.micro_batch, device)
     batches = iter(loader)
     watch = Stopwatch()
 
@@ -147,12 +152,14 @@ def train(run: Run) -> None:
         while step < total_steps and not stopping:
             losses, sample_ids, waited_s = [], [], 0.0
             replaced = -loader.num_replaced
+            shown = draw_sensors(sensors, recipe.model.sensor_dropout, recipe.seed, step)
             for _ in range(plan.accumulation):
                 asked = time.perf_counter()
                 batch = next_batch(batches, run.ranks.rank)
                 waited_s += time.perf_counter() - asked
                 images = preprocess(batch.parts)
-                masks = draw_masks(recipe.model, list(images), recipe.seed, batch.positions)
+                masks = draw_masks(recipe.model, sensors, recipe.seed, batch.positions)
+                images = {sensor: images[sensor] for sensor in shown}
                 losses.append(engine.forward_backward(images, masks))
                 sample_ids.append(batch.sample_ids)
             replaced += loader.num_replaced
@@ -160,14 +167,17 @@ def train(run: Run) -> None:
             rate = run.schedule.rate(step)
             norm = engine.update(rate)
             step += 1
-            means.add(step_means)
+            means.add(step_means, absent=set(sensors) - set(shown))
             watch.add(recipe.optim.global_batch, waited_s)
             monitor.advance(step)
             if metrics and (step % recipe.run.log_every_steps == 0 or step == total_steps):
                 line: dict[str, Any] = {"step": step, "samples": step * recipe.optim.global_batch}
-                line |= means.take() | {"lr": rate, "grad_norm": norm} | watch.read()
+                taken = means.take()
+                line |= taken | {"lr": rate, "grad_norm": norm} | watch.read()
                 metrics.write(line)
-                monitor.show(line, list(step_means))
+                monitor.show(line, list(taken))
+            if validation and (step % recipe.run.validate_every_steps == 0 or step == total_steps):
+                watch.skip(validate(validation, engine, step, metrics, monitor))
             if stopping or step % recipe.run.save_every_steps == 0 or step == total_steps:
                 save(run, engine, loader, step, means)
         if stopping:
@@ -259,6 +269,23 @@ def agree(
         "it has not touched the weights. Look at these samples, lower optim.lr or set "
         "optim.clip_norm, and go on with --resume auto"
     )
+
+
+def validate(
+    validation: Validation,
+    engine: Engine,
+    step: int,
+    metrics: MetricsWriter | None,
+    monitor: Monitor,
+) -> float:
+    """Log the losses on the val samples; the seconds that it took. Called by all ranks together."""
+    started = time.perf_counter()
+    losses = validation.losses(engine)
+    if metrics:
+        metrics.write({"step": step, "val": losses})
+    numbers = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    monitor.say(f"step {step}  on val: {numbers}")
+    return time.perf_counter() - started
 
 
 def save(run: Run, engine: Engine, loader: MixtureLoader, step: int, means: Means) -> None:

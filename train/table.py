@@ -43,7 +43,12 @@ def _pairs(what: str, given: tuple[str, ...]) -> dict[str, str]:
 @click.command(epilog=_EXAMPLES)
 @click.argument("experiment", type=click.Path(path_type=Path))
 @click.option("--data", multiple=True, metavar="NAME=PATH", help="Each dataset that it names.")
-@click.option("--weights", multiple=True, metavar="KIND=FILE", help="A third-party checkpoint.")
+@click.option(
+    "--weights",
+    multiple=True,
+    metavar="KIND=FILE",
+    help="A third-party checkpoint, or a TOML about it: docs/BACKBONES.md.",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of all runs.")
 @click.option("--seeds", help="Instead of the experiment's: 0,1,2.")
 @click.option(

@@ -5,7 +5,7 @@ What is drawn is a pure function of (seed, position), like masks, so ranks and m
 no say. No recipe uses them; Fus-MAE trains without augmentation.
 """
 
-# B batch, C bands of an array, H its side in pixels
+# B batch, C bands of an array, H and W its sides in pixels
 import math
 from collections.abc import Mapping
 
@@ -23,7 +23,7 @@ def random_flips(arrays: Mapping[str, Tensor], seed: int, positions: Tensor) -> 
     """Each sample as it is, or mirrored left to right, top to bottom, or both: one in four each.
 
     Args:
-        arrays: by name, (B, C, H, H) of any dtype, all of the same ground; such as
+        arrays: by name, (B, C, H, W) of any dtype, all of the same ground; such as
             `Batch.arrays`.
         seed: any integer; its low 64 bits count.
         positions: (B,) int64, on the arrays' device.
@@ -39,9 +39,12 @@ def flip(arrays: Mapping[str, Tensor], left_right: Tensor, top_bottom: Tensor) -
     """Samples mirrored left to right and top to bottom where the masks (B,) bool say so."""
     flipped = {}
     for name, array in arrays.items():
-        place = torch.arange(array.shape[-1], device=array.device)
         rows, columns = (
-            torch.where(mask[:, None], place.flip(0), place) for mask in (top_bottom, left_right)
+            torch.where(mask[:, None], place.flip(0), place)
+            for mask, place in (
+                (top_bottom, torch.arange(array.shape[-2], device=array.device)),
+                (left_right, torch.arange(array.shape[-1], device=array.device)),
+            )
         )
         flipped[name] = _gather(array, rows, columns)
     return flipped

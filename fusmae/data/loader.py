@@ -65,7 +65,9 @@ class TrainLoader:
 
     What is read depends on the dataset, `data`, `seed` and the position alone; ranks, batch
     sizes, threads and restarts only cut the same sequence differently. A thread's error is
-    raised by `next`, which closes the loader. Use it as a context manager, or drop it.
+    raised by `next`. What ends a `next` early, Ctrl-C too, closes the loader, so that no batch is
+    skipped; `load_state_dict(state_dict())` opens it again. Use it as a context manager, or drop
+    it.
     """
 
     def __init__(
@@ -161,11 +163,17 @@ class TrainLoader:
             self._handed_out = _micro_batches(self._start, *self._cut)
             batches = _micro_batches(self._start, *self._cut)
             self._ring = Ring(self._source, batches, self._cut[-1], self._options)
-        batch = self._ring.next_batch()
+        num_replaced = 0
+        try:
+            batch = self._ring.next_batch()
+            if isinstance(self._source, RemoteSource):
+                num_replaced = self._source.take_num_replaced(*next(self._handed_out))
+        except BaseException:
+            self._ring.close()
+            raise
         assert batch is not None, "the training sequence has no end"
         self._num_batches += 1
-        if isinstance(self._source, RemoteSource):
-            self._num_replaced += self._source.take_num_replaced(*next(self._handed_out))
+        self._num_replaced += num_replaced
         return batch
 
     @property
@@ -186,16 +194,24 @@ class TrainLoader:
         data = self._data
         return describe_order(self._reader, self._order, self._seed, self._window, data.subset)
 
+    def consumed_in(self, state: Mapping[str, Any]) -> int:
+        """The positions consumed in `state`, if it is of this loader's order.
+
+        Raises:
+            ValueError: as `load_state_dict`.
+        """
+        if self._ring is not None:
+            self._ring.check_process()
+        return consumed_of(state, self._definition())
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the positions consumed in `state`; batches read ahead are dropped.
 
         Raises:
             ValueError: the state belongs to another order or other shards (what differs is
-                named), or it is not a state of this class.
+                named), it is not a state of this class, or this process is a fork.
         """
-        consumed = consumed_of(state, self._definition())
-        if self._ring is not None:
-            self._ring.check_process()
+        consumed = self.consumed_in(state)
         self._drop_ring()
         self._start, self._num_batches = consumed, 0
 

@@ -124,8 +124,12 @@ class MixtureLoader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken; batches read ahead are dropped.
 
+        The global batch may be another one if each source has its old share of it. What is refused
+        changes nothing.
+
         Raises:
-            ValueError: the state is of another number of sources, or of other ones.
+            ValueError: the state is of another number of sources or of other ones, or it is not
+                at the same whole step of each.
         """
         sources = state.get("sources")
         if not isinstance(sources, list) or len(sources) != len(self._loaders):
@@ -133,7 +137,18 @@ class MixtureLoader:
                 f"cannot resume a mixture of {len(self._loaders)} datasets from a state of "
                 f"{len(sources) if isinstance(sources, list) else 'something else'}"
             )
-        for loader, part in zip(self._loaders, sources, strict=True):
+        pairs = list(zip(self._loaders, sources, strict=True))
+        consumed = [loader.consumed_in(part) for loader, part in pairs]
+        quotas = [quota for quota, _ in self._places]
+        steps = {divmod(count, quota) for count, quota in zip(consumed, quotas, strict=True)}
+        # The positions of one source alone are its own, and it may stop and go on at any.
+        if len(pairs) > 1 and not (len(steps) == 1 and steps.pop()[1] == 0):
+            raise ValueError(
+                f"cannot resume a mixture with quotas {', '.join(map(str, quotas))} after "
+                f"{', '.join(map(str, consumed))} samples of its sources, which is not one whole "
+                "number of steps: resume with the quotas with which it was saved"
+            )
+        for loader, part in pairs:
             loader.load_state_dict(part)
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import tarfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from fusmae.config import DataConfig
 from fusmae.data.on_demand import OnDemand
 from fusmae.data.remote import SAMPLES_NAME, mirror_of
-from fusmae.data.shard import OPEN_SHARDS, OpenShard, replaced
+from fusmae.data.shard import OPEN_SHARDS, OpenShard, replaced, version_at
 from fusmae.manifest import Manifest, read_manifest
 from fusmae.sample import TAR_BLOCK, array_bytes, npy_header
 from fusmae.sensors import ArraySpec
@@ -119,8 +118,10 @@ class SplitReader:
         self._json_start += -self._json_start % TAR_BLOCK
         self._ends = np.cumsum([shard.num_samples for shard in self.record.shards])
         self._offsets = self._read_index()
-        # A shard of more than may be open is opened again, and must be the same file then.
-        self._versions: dict[int, tuple[int, int]] = {}
+        # A shard may be opened long after the index was read, and more than once: it must be the
+        # file that the index belongs to. Those of a mirror come and go, each checked as it comes.
+        shards = () if self.mirror else self.record.shards
+        self._versions = [version_at(dataset / shard.path) for shard in shards]
         self._shard: Callable[[int], OpenShard]
         if self.mirror:
             on_demand = OnDemand(self.mirror, self.record.shards)
@@ -170,7 +171,7 @@ class SplitReader:
     def _open(self, shard: int) -> OpenShard:
         record = self.record.shards[shard]
         opened = OpenShard(self.dataset / record.path, record)
-        if self._versions.setdefault(shard, opened.version) != opened.version:
+        if opened.version != self._versions[shard]:
             raise ValueError(replaced(opened.path))
         return opened
 
@@ -218,10 +219,8 @@ class SplitReader:
             (run, [(out[piece.name], bytearray(piece.gap_bytes), piece) for piece in run.pieces])
             for run in self._runs
         ]
-        now_s = time.monotonic()
         for row, (shard_index, start) in enumerate(zip(*self._locate(ids), strict=True)):
             shard = (open_shard or self._shard)(shard_index)
-            shard.check_unchanged(now_s)
             for run, targets in plan:
                 buffers = [part for rows, gap, _ in targets for part in (gap, rows[row])]
                 shard.read(buffers, run.num_bytes, start + run.start)
@@ -231,6 +230,7 @@ class SplitReader:
                             f"shard {shard.path} does not hold array {piece.name!r} of the sample "
                             f"at byte {start}: the index and the shard are not of one dataset"
                         )
+            shard.check_unchanged()
 
     def info(self, sample_id: int) -> dict[str, Any]:
         """The JSON member of a sample; errors as `describe`."""
@@ -255,6 +255,7 @@ class SplitReader:
             raise ValueError(
                 f"shard {shard.path} holds no JSON member for the sample at byte {start}: {error}"
             ) from None
+        shard.check_unchanged()
         return member.name.removesuffix(".json"), table
 
     def keys(self) -> list[str]:

@@ -4,6 +4,7 @@ Threads, because worker processes would copy every sample once more on its way t
 they scale, because `preadv` runs without the interpreter lock.
 """
 
+import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -153,7 +154,11 @@ def _work(jobs: "SimpleQueue[_Job | None]", stopped: Event, fill: Callable[[_Job
 
 
 def _stop(
-    jobs: "SimpleQueue[_Job | None]", stopped: Event, threads: Sequence[Thread], source: Source
+    process: int,
+    jobs: "SimpleQueue[_Job | None]",
+    stopped: Event,
+    threads: Sequence[Thread],
+    source: Source,
 ) -> None:
     """End the threads; each finishes the rows that it is reading, or stops waiting for them.
 
@@ -161,7 +166,7 @@ def _stop(
     the process. A garbage collection may run this in one of the threads: there is no waiting
     then.
     """
-    if not any(thread.is_alive() for thread in threads):
+    if os.getpid() != process:
         return  # a fork of the process that has the threads, and maybe locks that one held then
     stopped.set()
     source.stop()
@@ -169,7 +174,8 @@ def _stop(
         jobs.put(None)
     if current_thread() not in threads:
         for thread in threads:
-            thread.join()
+            if thread.is_alive():  # one that could not be started must not be joined
+                thread.join()
 
 
 class Ring:
@@ -190,7 +196,7 @@ class Ring:
         """Start the threads on the first batches.
 
         Args:
-            source: gives the samples at positions; stopped by `close`.
+            source: gives the samples at positions; stopped by `close`, and if this fails.
             batches: first position and size of each batch, a size being at most `batch`.
             batch: samples that a slot has room for.
             options: threads, slots and devices.
@@ -199,11 +205,8 @@ class Ring:
         self._specs = source.arrays
         self._batches = batches
         self._options = options
-        cpu = torch.device("cpu")
-        self._slots = [
-            _Slot(empty_batch(self._specs, batch, cpu, options.pin), options.device)
-            for _ in range(options.ring)
-        ]
+        self._process = os.getpid()
+        self._slots: list[_Slot] = []
         # Slots being filled, oldest first: the slot, its number of jobs, the consumer's batch.
         self._ahead: deque[tuple[_Slot, int, Batch]] = deque()
         self._held: _Slot | None = None
@@ -216,7 +219,20 @@ class Ring:
             )
             for i in range(options.num_threads)
         ]
-        self._finalize = weakref.finalize(self, _stop, self._jobs, stopped, self._threads, source)
+        self._finalize = weakref.finalize(
+            self, _stop, self._process, self._jobs, stopped, self._threads, source
+        )
+        try:
+            self._start(batch)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, batch: int) -> None:
+        cpu, options = torch.device("cpu"), self._options
+        for _ in range(options.ring):
+            host = empty_batch(self._specs, batch, cpu, options.pin)
+            self._slots.append(_Slot(host, options.device))
         for thread in self._threads:
             thread.start()
         for slot in self._slots:
@@ -246,13 +262,16 @@ class Ring:
         On a CPU its tensors are views of a slot, overwritten from the next call on; on a GPU
         they are the caller's own, ready for work on the current stream.
 
+        Whoever catches what it raises, Ctrl-C among it, closes the ring: the batch that was
+        waited for is lost.
+
         Raises:
             ValueError: the ring is closed, or this process is a fork of the one that started it.
-            Exception: whatever a thread met while it read this batch; the ring is closed then.
+            Exception: whatever a thread met while it read this batch.
         """
+        self.check_process()
         if not self._finalize.alive:
             raise ValueError("this loader is closed")
-        self.check_process()
         if self._held is not None:
             self._issue(self._held)
             self._held = None
@@ -262,7 +281,6 @@ class Ring:
         for _ in range(num_jobs):
             error = slot.filled.get()
             if error is not None:
-                self._finalize()
                 raise error
         if slot.stream is not None and slot.copied is not None:
             slot.copied.record(slot.stream)
@@ -275,7 +293,7 @@ class Ring:
 
     def check_process(self) -> None:
         """Raises ValueError in a fork of the process that started the ring: no thread is here."""
-        if not self._threads[0].is_alive():
+        if os.getpid() != self._process:
             raise ValueError(
                 "this loader was started before a fork and cannot be used after it: open one in "
                 "the new process, or start that with multiprocessing's 'spawn'"
@@ -283,6 +301,9 @@ class Ring:
 
     def close(self) -> None:
         """End the threads, and wake a consumer that waits. May be called again."""
-        for slot in self._slots:
-            slot.filled.put(ValueError("this loader is closed"))
-        self._finalize()
+        stop = self._finalize.detach()
+        if stop is not None:  # or somebody is at it, and need not be waited for
+            for slot in self._slots:
+                slot.filled.put(ValueError("this loader is closed"))
+            _, end_threads, arguments, _ = stop
+            end_threads(*arguments)

@@ -9,8 +9,21 @@ from fusmae.manifest import ShardRecord
 
 # A quarter of the 1,024 files that Linux lets a process open by default.
 OPEN_SHARDS = 256
-# An open shard is looked at this often: a system call a sample would be 3 % of a read.
-_CHECK_EVERY_S = 1.0
+# What tells a file from another in its place, and from itself before somebody wrote to it:
+# device, inode, bytes, time of the last write in ns.
+Version = tuple[int, int, int, int]
+
+
+def version_at(path: Path) -> Version | None:
+    """The version of a file; None where there is none."""
+    try:
+        return _version(path.stat())
+    except OSError:
+        return None
+
+
+def _version(status: os.stat_result) -> Version:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class OpenShard:
@@ -24,8 +37,8 @@ class OpenShard:
             self.fd = -1
             raise ValueError(f"cannot open shard {path}: {error.strerror}") from None
         status = os.fstat(self.fd)
-        self.version = status.st_ino, status.st_mtime_ns
-        self._next_check_s = 0.0
+        self.version = _version(status)
+        self._written_ns = status.st_mtime_ns
         if status.st_size != record.bytes:
             raise ValueError(
                 f"shard {path} has {status.st_size} bytes, its manifest says {record.bytes}: "
@@ -35,13 +48,6 @@ class OpenShard:
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
-
-    def check_unchanged(self, now_s: float) -> None:
-        """Raises ValueError if the file was written to since it was opened; looks once a second."""
-        if now_s >= self._next_check_s:
-            self._next_check_s = now_s + _CHECK_EVERY_S
-            if os.fstat(self.fd).st_mtime_ns != self.version[1]:
-                raise ValueError(replaced(self.path))
 
     def read(self, buffers: Sequence[Any], num_bytes: int, offset: int) -> None:
         """Fill `buffers`, `num_bytes` in all, from byte `offset` on."""
@@ -54,6 +60,14 @@ class OpenShard:
                 f"shard {self.path} ends early: {read} of {num_bytes} bytes at byte {offset}; "
                 "it was truncated or replaced while it was open"
             )
+
+    def check_unchanged(self) -> None:
+        """Raises ValueError if what was read before may be newer than the opening.
+
+        A write sets the time first and the bytes then, so this comes after the reading.
+        """
+        if os.fstat(self.fd).st_mtime_ns != self._written_ns:
+            raise ValueError(replaced(self.path))
 
 
 def replaced(path: Path) -> str:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from fusmae.config import DataConfig, SubsetConfig
 from fusmae.data.order import Order
 from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.remote import SAMPLES_NAME
 from fusmae.data.resume import consumed_of, describe_order
 from fusmae.data.ring import Batch, Ring, RingOptions
 from fusmae.data.source import LocalSource
@@ -125,11 +126,18 @@ class DatasetView(Dataset[Sample]):
         """The sample with this key, in the subset or not.
 
         Raises:
-            ValueError: the split has no such sample, or pyarrow is not installed.
+            ValueError: the split has no such sample, its shards hold another one in its place, or
+                pyarrow is not installed.
         """
         if key not in self._rows:
             raise ValueError(f"split {self.reader.split!r} of {self.reader.dataset} has no {key!r}")
-        return self._read(self._rows[key])
+        sample = self._read(self._rows[key])
+        if sample["key"] != key:
+            raise ValueError(
+                f"the shards of {self.reader.dataset} hold {sample['key']!r} where {SAMPLES_NAME} "
+                f"has {key!r}: check the dataset with fusmae-ingest verify"
+            )
+        return sample
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -193,8 +201,8 @@ class SampleStream(IterableDataset[Sample]):
     the same sequence as without workers, each sample once an epoch.
 
     Iterated again, it goes on after the last batch that was taken; after its end it starts over.
-    Workers have copies of it, so a `DataLoader` with workers starts each iteration where this
-    one stands.
+    Workers have copies of it and read ahead of what is taken: each iteration of a `DataLoader`
+    with workers starts where this one stood when they got them.
     """
 
     def __init__(
@@ -216,43 +224,54 @@ class SampleStream(IterableDataset[Sample]):
         self._batch, self._num_threads = batch, num_threads
         self._seed, self._window = seed, window
         self._stop = None if epochs is None else epochs * len(view)
-        # First position of the next batch, and the worker that it is the next of.
+        # First position of the next batch. In a worker it stays what it was.
         self._next = 0
-        self._worker: tuple[int, int] | None = None
+        # What `state_dict` tells: that, or a worker's next batch and (its number, how many).
+        self._place: tuple[int, tuple[int, int] | None] = (0, None)
+        self._is_loaded = False  # the next iteration starts at `_place`
         self._order()  # refuses what is out of range
 
     def _order(self) -> Order:
         view = self._view
         return Order(view.reader.shard_sizes, self._seed, self._window, view.subset_ids)
 
-    def _first_and_step(self) -> tuple[int, int]:
-        """The position of this process's next batch, and how far apart its batches are."""
-        info = get_worker_info()
-        worker = None if info is None or info.num_workers == 1 else (info.id, info.num_workers)
-        if self._worker not in (None, worker):
+    def _first_batch(self, worker: tuple[int, int]) -> int:
+        """The position at which a worker's iteration starts."""
+        position, owner = self._place if self._is_loaded else (self._next, None)
+        if owner not in (None, worker):
             raise ValueError(
-                f"this state is worker {self._worker}'s, and this is worker {worker}: "
+                f"this state is worker {owner}'s, and this is worker {worker}: "
                 "resume with the number of workers with which it was saved"
             )
-        number, count = worker or (0, 1)
-        first = self._next + (0 if self._worker else number * self._batch)
-        self._worker = worker
-        return first, count * self._batch
+        self._is_loaded = False
+        return position if owner else position + worker[0] * self._batch
 
     def __iter__(self) -> Iterator[Sample]:
-        first, step = self._first_and_step()
-        self._next = first
+        info = get_worker_info()
+        worker = (info.id, info.num_workers) if info else (0, 1)
+        position, step = self._first_batch(worker), worker[1] * self._batch
+        self._stand_at(position, worker)
         options = RingOptions(self._num_threads, _RING, False, torch.device("cpu"))
         source = LocalSource(self._view.reader, self._order().samples)
-        ring = Ring(source, self._cuts(first, step), self._batch, options)
+        ring = Ring(source, self._cuts(position, step), self._batch, options)
         try:
             while (batch := ring.next_batch()) is not None:
                 sample = self._own(batch)
-                self._next += step
+                position = self._clamp(position + step)
+                self._stand_at(position, worker)
                 yield sample
         finally:
             ring.close()
-        self._next, self._worker = 0, None
+        self._stand_at(0, (0, 1))
+
+    def _stand_at(self, position: int, worker: tuple[int, int]) -> None:
+        self._place = position, worker if worker[1] > 1 else None
+        if get_worker_info() is None:
+            self._next = position
+
+    def _clamp(self, position: int) -> int:
+        """The last batch may be smaller: nothing after it is consumed."""
+        return position if self._stop is None else min(position, self._stop)
 
     def _cuts(self, first: int, step: int) -> Iterator[tuple[int, int]]:
         position = first
@@ -277,26 +296,32 @@ class SampleStream(IterableDataset[Sample]):
             num_batches: batches that workers have handed out in this iteration; without workers
                 the stream counts by itself.
         """
-        state = {"consumed": self._next + num_batches * self._batch, **self._definition()}
-        return state | ({"worker": [*self._worker, self._batch]} if self._worker else {})
+        position, worker = self._place
+        consumed = self._clamp(position + num_batches * self._batch)
+        state = {"consumed": consumed, **self._definition()}
+        return state | ({"worker": [*worker, self._batch, self._stop]} if worker else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the batches that were taken before `state`.
 
-        In batches of another size too, unless a worker saved the state.
+        In batches of another size and for other epochs too, unless a worker saved the state.
 
         Raises:
             ValueError: the state belongs to another order or other shards, and what differs is
-                named; or to a worker with batches of another size.
+                named; or to a worker with batches of another size or other epochs.
         """
         consumed = consumed_of(state, self._definition())
-        *worker, batch = state.get("worker") or [self._batch]
-        if batch != self._batch:
+        saved = state.get("worker")
+        number, count, batch, stop = saved or (0, 1, self._batch, self._stop)
+        if (batch, stop) != (self._batch, self._stop):
             raise ValueError(
-                f"this state is a worker's with batches of {batch}, these are of {self._batch}"
+                f"this state is a worker's with batches of {batch}, these are of {self._batch}; or "
+                f"its epochs end at {stop} and these at {self._stop}"
             )
-        self._next = consumed
-        self._worker = (worker[0], worker[1]) if worker else None
+        self._place = consumed, (number, count) if saved else None
+        self._is_loaded = True
+        if get_worker_info() is None and not saved:
+            self._next = consumed
 
     def _definition(self) -> dict[str, Any]:
         view = self._view

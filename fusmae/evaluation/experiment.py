@@ -172,7 +172,9 @@ def steps(experiment: Experiment, places: Places, seeds: Sequence[int]) -> list[
             if system.weights:
                 if system.weights not in places.weights:
                     continue
-                encoder = f"{system.weights}:{places.weights[system.weights]}"
+                given = places.weights[system.weights]
+                # A TOML says the kind itself, and which channel of the weights is which band.
+                encoder = given if given.endswith(".toml") else f"{system.weights}:{given}"
             else:
                 run = places.out / "pretraining" / slug(system.name) / f"seed-{seed}"
                 listed.append(_pretraining(experiment, places, system, seed, run))

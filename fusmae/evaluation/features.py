@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fusmae.data import Batch, Preprocess
 from fusmae.manifest import Manifest
-from fusmae.model import EncoderCard, FusMAEEncoder
+from fusmae.model import EncoderCard, EncoderOutput, FusMAEEncoder
+from fusmae.model.interface import ImageEncoder
 
 # B batch, C channels, H x W pixels, D feature width, Q percentiles.
 
@@ -49,7 +50,7 @@ def random_encoder(card: EncoderCard, seed: int) -> FusMAEEncoder:
 
 
 def encoder_features(
-    encoder: FusMAEEncoder,
+    encoder: ImageEncoder,
     preprocess: Preprocess,
     device: torch.device,
     zero_filled: bool = False,
@@ -61,7 +62,8 @@ def encoder_features(
     there are also `zero_filled_mean_tokens` and `zero_filled_global_token`, for which the absent
     sensors are images of zeros, whose tokens count in the mean. An encoder with `late` fusion also
     gives `concatenated_tokens`, the means of its sensors side by side: their features have no
-    common axes to be averaged along.
+    common axes to be averaged along. Published models without a class token have no
+    `global_token`.
     """
     encoder = encoder.to(device).eval()
     preprocess = preprocess.to(device)
@@ -69,19 +71,24 @@ def encoder_features(
     @torch.inference_mode()
     def extract(batch: Batch) -> dict[str, Tensor]:
         images = preprocess(batch.arrays)
-        fusion = encoder.config.fusion
-        output = encoder(encoder.fill_absent(images) if fusion == "stack" else images)
-        features = {"mean_tokens": encoder.pool(output), "global_token": output.global_token}
-        if fusion == "late" and len(output.tokens) > 1:
+        output = encoder(images if encoder.skips_absent else encoder.fill_absent(images))
+        features = _pooled(encoder, output)
+        if encoder.config.fusion == "late" and len(output.tokens) > 1:
             means = [tokens.mean(dim=1) for tokens in output.tokens.values()]
             features["concatenated_tokens"] = torch.cat(means, dim=1)
-        if zero_filled and fusion != "stack":
-            output = encoder(encoder.fill_absent(images))
-            features["zero_filled_mean_tokens"] = encoder.pool(output)
-            features["zero_filled_global_token"] = output.global_token
+        if zero_filled and encoder.skips_absent:
+            filled = _pooled(encoder, encoder(encoder.fill_absent(images)))
+            features |= {f"zero_filled_{name}": values for name, values in filled.items()}
         return features
 
     return extract
+
+
+def _pooled(encoder: ImageEncoder, output: EncoderOutput) -> dict[str, Tensor]:
+    pooled = {"mean_tokens": encoder.pool(output)}
+    if output.global_token.shape[1]:
+        pooled["global_token"] = output.global_token
+    return pooled
 
 
 def band_statistics(manifest: Manifest, bands: Mapping[str, Sequence[str]]) -> Extractor:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +10,12 @@ import safetensors.torch
 import torch
 
 from fusmae.config import as_table
-from fusmae.evaluation.features import random_encoder, select_bands
+from fusmae.evaluation.backbones import Backbone, open_backbone
+from fusmae.evaluation.features import select_bands
 from fusmae.evaluation.finetuning import Finetuned, Finetuning, finetune, predict
 from fusmae.evaluation.labelled import LabelChoice
 from fusmae.evaluation.recipes import FinetuneRecipe
+from fusmae.evaluation.reliance import exchangeable, reliance
 from fusmae.evaluation.results import (
     FINETUNE_FORMAT,
     RESULT_NAME,
@@ -24,12 +26,15 @@ from fusmae.evaluation.results import (
     write_result,
 )
 from fusmae.evaluation.setting import Setting, open_setting
-from fusmae.model import FusMAEEncoder, load_encoder, save_encoder
+from fusmae.model import FusMAEEncoder, save_encoder
 from fusmae.model.classifier import FusMAEClassifier
+from fusmae.model.interface import ImageEncoder
 from fusmae.training.durable import replace_file
 
 ENCODER_NAME = "encoder"
 HEAD_NAME = "head.safetensors"
+# The weights of a network that is not ours, by the names of `backbones/vit.py`.
+BACKBONE_NAME = "backbone.safetensors"
 
 Init = Literal["pretrained", "random"]
 
@@ -42,7 +47,7 @@ class FinetuneOptions:
     """
 
     dataset: Path
-    encoder: Path
+    encoder: str
     sensors: tuple[str, ...]
     fraction: float
     init: Init
@@ -62,19 +67,21 @@ def run_finetune(options: FinetuneOptions, out: Path) -> tuple[dict[str, Any], b
         ValueError: a path, sensor, split, label set or fraction is wrong, or `out` holds the
             result of other options.
     """
-    encoder, card = load_encoder(options.encoder)
-    bands = select_bands(card, options.sensors)
+    backbone = open_backbone(options.encoder)
+    options = replace(options, recipe=backbone.fit(options.recipe))
+    backbone.check_pooling(options.recipe.pooling)
+    bands = select_bands(backbone.card, options.sensors)
     choice = LabelChoice(options.fraction, options.recipe.seed, options.labels)
-    described = _describe(options, list(bands), choice)
+    described = _describe(options, backbone, list(bands), choice)
     earlier = earlier_result(out / RESULT_NAME, described)
     if earlier is not None:
         return earlier, False
     started = time.perf_counter()
     setting = open_setting(
-        options.dataset, card, bands, options.recipe, choice, options.pretraining_data
+        options.dataset, backbone.card, bands, options.recipe, choice, options.pretraining_data
     )
     run = Finetuning(setting, options.recipe)
-    tuned = finetune(run, _start(options, setting, encoder))
+    tuned = finetune(run, _start(options, setting, backbone))
     row, score = _score(run, tuned)
     result = {
         "format": FINETUNE_FORMAT,
@@ -82,21 +89,32 @@ def run_finetune(options: FinetuneOptions, out: Path) -> tuple[dict[str, Any], b
         "options": described,
         "headline": row,
         "results": {row: score},
+        "backbone": backbone.describe(),
         **setting.describe(options.encoder),
         "precision": "bfloat16 autocast" if setting.device.type == "cuda" else "float32",
         "wall_s": round(time.perf_counter() - started, 2),
     }
-    save_encoder(tuned.model.encoder, card, out / ENCODER_NAME)
+    _save(backbone, tuned.model.encoder, out)
     replace_file(out / HEAD_NAME, safetensors.torch.save(tuned.model.head_weights()))
     write_result(out, result, setting.splits[0].keys())
     return result, True
 
 
-def _start(options: FinetuneOptions, setting: Setting, encoder: FusMAEEncoder) -> FusMAEClassifier:
+def _save(backbone: Backbone, encoder: ImageEncoder, out: Path) -> None:
+    """Ours as a folder to load again; of another's the state dict alone."""
+    if isinstance(encoder, FusMAEEncoder):
+        save_encoder(encoder, backbone.card, out / ENCODER_NAME)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()}
+    data = safetensors.torch.save(weights, metadata={"backbone": backbone.name})
+    replace_file(out / BACKBONE_NAME, data)
+
+
+def _start(options: FinetuneOptions, setting: Setting, backbone: Backbone) -> FusMAEClassifier:
     """The model before the first step: a pure function of weights, recipe and card."""
     recipe = options.recipe
-    if options.init == "random":
-        encoder = random_encoder(setting.card, recipe.seed)
+    encoder = backbone.random(recipe.seed) if options.init == "random" else backbone.pretrained
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         return FusMAEClassifier(encoder, len(setting.task.classes), recipe.pooling)
@@ -106,15 +124,24 @@ def _score(run: Finetuning, tuned: Finetuned) -> tuple[str, dict[str, Any]]:
     """The row that a score belongs to, and the test scores of the chosen rate alone."""
     recipe, task, test = run.recipe, run.setting.task, run.setting.splits[2]
     row = recipe.pooling if recipe.absent == "skipped" else f"zero_filled_{recipe.pooling}"
+
+    def measure(exchanged: str | None = None) -> dict[str, Any]:
+        scores = predict(run, tuned.model, test, exchanged)
+        return task.measure(scores, test.labels, half=0.0)
+
+    whole = measure()
+    sensors = exchangeable(run.setting.data) if recipe.reliance else []
+    lost = reliance(whole, {sensor: measure(sensor) for sensor in sensors}, task.chosen_by)
     return row, {
-        **task.measure(predict(run, tuned.model, test), test.labels, half=0.0),
+        **whole,
+        **({"reliance": lost} if lost else {}),
         "lr": tuned.lr,
         f"val_{task.chosen_by}": {str(lr): value for lr, value in tuned.val_scores.items()},
     }
 
 
 def _describe(
-    options: FinetuneOptions, sensors: Sequence[str], choice: LabelChoice
+    options: FinetuneOptions, backbone: Backbone, sensors: Sequence[str], choice: LabelChoice
 ) -> dict[str, Any]:
     """Everything that decides a result; two runs with equal descriptions are the same run."""
     return as_json(
@@ -122,7 +149,8 @@ def _describe(
             "init": options.init,
             "sensors": sensors,
             **choice.describe(),
-            **describe_inputs(options.dataset, options.encoder),
+            **backbone.options,
+            **describe_inputs(options.dataset, backbone.files),
             "pretraining_data": [manifest_sha256(path) for path in options.pretraining_data],
             "recipe": as_table(options.recipe),
         }

@@ -6,20 +6,24 @@ rate, warm-up and decays are OUR choices; the paper prints none.
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from fusmae.config import DataConfig
 from fusmae.data import Batch, EvalLoader
 from fusmae.evaluation.labelled import LabelledSplit
 from fusmae.evaluation.layer_decay import layer_groups
 from fusmae.evaluation.protocols import epoch_batches
 from fusmae.evaluation.recipes import FinetuneRecipe
+from fusmae.evaluation.reliance import exchanged_batches
 from fusmae.evaluation.setting import Setting
+from fusmae.model import draw_sensors
 from fusmae.model.classifier import FusMAEClassifier
 from fusmae.training.schedule import Schedule
 
@@ -37,30 +41,48 @@ class Finetuning:
     def device(self) -> torch.device:
         return self.setting.device
 
-    def images(self, model: FusMAEClassifier, batch: Batch) -> dict[str, Tensor]:
+    def images(
+        self, model: FusMAEClassifier, batch: Batch, sensors: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """The model's images of these sensors, None for all; the others are absent."""
         images = self.setting.preprocess(batch.arrays)
+        if sensors is not None:
+            images = {sensor: images[sensor] for sensor in sensors}
         # Stacked channels cannot be skipped.
-        if self.recipe.absent == "zero-filled" or model.encoder.config.fusion == "stack":
+        if self.recipe.absent == "zero-filled" or not model.encoder.skips_absent:
             return model.encoder.fill_absent(images)
         return images
 
-    def batches(self, split: LabelledSplit, rows: Tensor) -> Iterator[tuple[Batch, Tensor]]:
-        """The samples of these rows of `split`, in order, each batch with its labels."""
-        loader = EvalLoader(
-            self.setting.dataset,
-            split.reader.split,
-            self.setting.data,
-            self.recipe.micro_batch,
-            sample_ids=split.ids[rows].numpy(),
-            pin=self.device.type == "cuda",
-            device=self.device,
-        )
+    def batches(
+        self, split: LabelledSplit, rows: Tensor, exchanged: str | None = None
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        """The samples of these rows of `split`, in order, each batch with its labels.
+
+        `exchanged` is a sensor whose images are other samples'.
+        """
+        ids, data = split.ids[rows], self.setting.data
+        batches: Iterable[Batch] = self._open(split, ids, data)
         title = f"{split.reader.split}, {len(rows):,} samples"
-        console = Console(stderr=True)
-        for batch in track(loader, title, total=len(loader), console=console, transient=True):
+        if exchanged is not None:
+            opener = partial(self._open, split)
+            batches = exchanged_batches(opener, ids, data, exchanged, self.recipe.seed)
+            title += f", {exchanged} exchanged"
+        total, console = -(-len(ids) // self.recipe.micro_batch), Console(stderr=True)
+        for batch in track(batches, title, total=total, console=console, transient=True):
             # `ids` ascend, so that the label of a sample is found by its id.
             places = torch.searchsorted(split.ids, batch.sample_ids.cpu())
             yield batch, split.labels[places].to(self.device)
+
+    def _open(self, split: LabelledSplit, ids: Tensor, data: DataConfig) -> EvalLoader:
+        return EvalLoader(
+            self.setting.dataset,
+            split.reader.split,
+            data,
+            self.recipe.micro_batch,
+            sample_ids=ids.numpy(),
+            pin=self.device.type == "cuda",
+            device=self.device,
+        )
 
     def autocast(self) -> torch.autocast:
         """bf16 on a GPU, float32 on a CPU; entered anew in each step (docs/LOG.md)."""
@@ -89,6 +111,7 @@ def train_classifier(
     schedule = _schedule(recipe, len(train.ids), lr)
     generator = torch.Generator().manual_seed(recipe.seed)
     model.train()
+    sensors = list(run.setting.data.bands)
     step = 0
     for _ in range(recipe.epochs):
         order = torch.cat(list(epoch_batches(len(train.ids), recipe.batch, generator)))
@@ -96,8 +119,10 @@ def train_classifier(
         for batch, labels in run.batches(train, order):
             # Samples of this step: micro-batches add up to the mean over all of them.
             whole = min(recipe.batch, len(order) - seen // recipe.batch * recipe.batch)
+            # The same for all micro-batches of a step.
+            shown = draw_sensors(sensors, recipe.sensor_dropout, recipe.seed, step)
             with run.autocast():
-                scores = model(run.images(model, batch)).float()
+                scores = model(run.images(model, batch, shown)).float()
             loss = run.setting.task.loss(scores, labels) * (len(labels) / whole)
             loss.backward()  # type: ignore[no-untyped-call]
             seen += len(labels)
@@ -121,11 +146,16 @@ def _schedule(recipe: FinetuneRecipe, num_samples: int, lr: float) -> Schedule:
 
 
 @torch.no_grad()
-def predict(run: Finetuning, model: FusMAEClassifier, split: LabelledSplit) -> Tensor:
-    """Scores (N, C) float32 of a split's samples, in the order of its ids, on the CPU."""
+def predict(
+    run: Finetuning, model: FusMAEClassifier, split: LabelledSplit, exchanged: str | None = None
+) -> Tensor:
+    """Scores (N, C) float32 of a split's samples, in the order of its ids, on the CPU.
+
+    `exchanged` is a sensor whose images are other samples'.
+    """
     model.eval()
     parts = []
-    for batch, _ in run.batches(split, torch.arange(len(split.ids))):
+    for batch, _ in run.batches(split, torch.arange(len(split.ids)), exchanged):
         with run.autocast():
             parts.append(model(run.images(model, batch)).float().cpu())
     return torch.cat(parts)

@@ -15,18 +15,18 @@ _BLOCK = re.compile(r"^encoder\.(?:late\.\w+\.)?blocks\.(\d+)\.")
 def layer_of(name: str, model: FusMAEClassifier) -> int:
     """The layer of a parameter: 0 embeddings and tokens, 1 to depth the blocks, depth + 1 the head.
 
-    XAttnEncoder is block 1, so all sensors' embeddings lie below it and share one rate.
+    XAttnEncoder is block 1, so all sensors' embeddings lie below it and share one rate. A norm
+    after the last block, which published models have, belongs to the head, as in MAE.
     """
     depth = model.encoder.config.depth
-    if not name.startswith("encoder."):
+    if not name.startswith("encoder.") or name.startswith("encoder.norm."):
         return depth + 1
     if name.startswith("encoder.xattn."):
         return 1
     block = _BLOCK.match(name)
     if block is None:
         return 0
-    first = 1 if model.encoder.xattn is None else 2
-    return int(block[1]) + first
+    return int(block[1]) + 1 + model.encoder.config.has_xae
 
 
 def layer_groups(

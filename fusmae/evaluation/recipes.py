@@ -21,7 +21,9 @@ class ProbeRecipe:
     20 epochs, batch 128, MultiLabelSoftMarginLoss, AdamW (Fus-MAE, sec. 4); a single-label
     task has a cross entropy with label `smoothing` instead. `lrs` is the common grid; the rate
     is chosen on the val split for each row. `k` and `temperature` are of `--head knn`.
-    `image_px` is the side to which images are resampled, 0 for the encoder's own.
+    `reliance` scores test once more for each of several sensors, with that sensor's images
+    exchanged between samples. `image_px` is the side to which images are resampled, 0 for the
+    encoder's own.
     """
 
     seed: int = 0
@@ -40,6 +42,7 @@ class ProbeRecipe:
     statistics: StatisticsOf = "encoder"
     image_px: int = 0
     zero_filled: bool = True
+    reliance: bool = True
     feature_batch: int = 64
 
     def __post_init__(self) -> None:
@@ -56,7 +59,9 @@ class FinetuneRecipe:
     followed by half a cosine to 0. `layer_decay` below 1 lowers the rate from layer to layer
     towards the pixels. `batch` samples make a step, `micro_batch` of them go through the network
     at once, which changes memory only. `pooling` and `absent` choose the row: mean of the sensor
-    tokens or the global token; an absent sensor skipped or filled with zeros.
+    tokens or the global token; an absent sensor skipped or filled with zeros. `sensor_dropout` is
+    the share of steps in which one of several sensors is absent; nothing is absent when scored.
+    `reliance` as of a probe.
     """
 
     seed: int = 0
@@ -73,9 +78,11 @@ class FinetuneRecipe:
     weight_decay: float = 0.05
     layer_decay: float = 1.0
     clip_norm: float = 0.0
+    sensor_dropout: float = 0.0
     smoothing: float = 0.1
     pooling: Pooling = "mean_tokens"
     absent: Literal["skipped", "zero-filled"] = "skipped"
+    reliance: bool = True
     statistics: StatisticsOf = "encoder"
     image_px: int = 0
 
@@ -92,6 +99,10 @@ class FinetuneRecipe:
             )
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay = {self.layer_decay} must be above 0 and at most 1")
+        if not 0 <= self.sensor_dropout < 1:
+            raise ValueError(
+                f"sensor_dropout = {self.sensor_dropout} must be at least 0 and below 1"
+            )
         if self.clip_norm < 0 or self.weight_decay < 0:
             raise ValueError("clip_norm and weight_decay must not be negative")
 

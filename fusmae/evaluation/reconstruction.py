@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fusmae.config import ModelConfig, PretrainRecipe, build
-from fusmae.data import EvalLoader, Preprocess, SplitReader
+from fusmae.data import Batch, EvalLoader, Preprocess, SplitReader
 from fusmae.manifest import MANIFEST_NAME, read_manifest
 from fusmae.model import FusMAE, draw_masks
 from fusmae.training.checkpoint import find_checkpoint, read_state, read_weights
@@ -97,17 +97,9 @@ def reconstruct(
         ValueError: the dataset has no such split, or no samples in it.
     """
     recipe = pretrained.recipe
-    reader = SplitReader(dataset, split)
-    ids = np.arange(min(num_samples, reader.num_samples))
-    keys = reader.keys()
-    preprocess = Preprocess(
-        read_manifest(dataset),
-        recipe.data.bands,
-        recipe.model.sizes_px(recipe.data.bands),
-        recipe.data.resample,
-    )
-    for batch in EvalLoader(dataset, split, recipe.data, BATCH, sample_ids=ids):
-        images = preprocess(batch.arrays)
+    keys = SplitReader(dataset, split).keys()
+    preprocess = preprocess_of(recipe, dataset)
+    for batch, images in read_images(pretrained, dataset, split, num_samples):
         masks = draw_masks(recipe.model, list(images), recipe.seed, batch.positions)
         predicted = pretrained.model.reconstruct(images, masks)
         yield Reconstruction(
@@ -116,6 +108,27 @@ def reconstruct(
             preprocess.denormalise(predicted),
             {sensor: token_pixels(masks.masked[sensor], recipe.model, sensor) for sensor in images},
         )
+
+
+def preprocess_of(recipe: PretrainRecipe, dataset: Path) -> Preprocess:
+    """What brings a batch's arrays to the recipe's model."""
+    sizes_px = recipe.model.sizes_px(recipe.data.bands)
+    return Preprocess(read_manifest(dataset), recipe.data.bands, sizes_px, recipe.data.resample)
+
+
+def read_images(
+    pretrained: Pretrained, dataset: Path, split: str, num_samples: int
+) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+    """Batches of the first `num_samples` samples of a split, with the model's images by sensor.
+
+    Raises:
+        ValueError: the dataset has no such split, or no samples in it.
+    """
+    recipe = pretrained.recipe
+    ids = np.arange(min(num_samples, SplitReader(dataset, split).num_samples))
+    preprocess = preprocess_of(recipe, dataset)
+    for batch in EvalLoader(dataset, split, recipe.data, BATCH, sample_ids=ids):
+        yield batch, preprocess(batch.arrays)
 
 
 def token_pixels(tokens: Tensor, config: ModelConfig, sensor: str) -> Tensor:

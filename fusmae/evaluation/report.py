@@ -1,14 +1,11 @@
-"""The picture page of a run: one HTML file that shows what the model has learned to fill in.
+"""The picture page of a run: what the model fills in, where it looks, how it sorts the samples.
 
 python -m fusmae.evaluation.report RUN --data DATASET
 """
 
-import base64
 import html
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -16,7 +13,7 @@ from rich.progress import track
 from torch import Tensor
 
 from fusmae.config import ModelConfig
-from fusmae.evaluation.pictures import available_views, loss_figure, sample_figure
+from fusmae.evaluation.pictures import available_views, sample_figure
 from fusmae.evaluation.reconstruction import (
     BATCH,
     BandError,
@@ -26,11 +23,15 @@ from fusmae.evaluation.reconstruction import (
     reconstruct,
     squared_errors,
 )
+from fusmae.evaluation.report_sections import (
+    attention_section,
+    embedding_section,
+    figure_html,
+    loss_section,
+)
 from fusmae.manifest import Manifest, read_manifest
 from fusmae.sensors import REFLECTANCE_SCALE, dataset_sensor
 from fusmae.training.durable import replace_file
-from fusmae.training.metrics import METRICS
-from fusmae.training.record import RUN_RECORD
 
 PAGE_NAME = "report.html"
 # Samples shown, and samples over which the errors are taken.
@@ -74,34 +75,14 @@ def make_report(run: Path, dataset: Path, split: str) -> str:
     bands = pretrained.recipe.data.bands
     if not available_views(bands):
         raise ValueError(f"{run} has none of the bands that a picture needs: {bands}")
-    num_samples = min(_NUM_MEASURED, manifest.split(split).num_samples)
-    batches = track(
-        reconstruct(pretrained, dataset, split, num_samples),
-        "Reconstructing",
-        total=-(-num_samples // BATCH),
-        console=Console(stderr=True),
-    )
-    pictures: list[str] = []
-    sums: dict[str, Tensor] = {}
-    for part in batches:
-        for row in range(len(part.keys)):
-            if len(pictures) < _NUM_SHOWN:
-                picture = sample_figure(part, row, bands)
-                pictures.append(_figure(picture, f"Sample {part.keys[row]}"))
-        for sensor, added in squared_errors(part).items():
-            sums[sensor] = sums[sensor] + added if sensor in sums else added
     sections = [
         _header(pretrained, manifest, run),
-        _loss_section(run),
-        _sample_section(pretrained.recipe.model, split, pictures),
+        loss_section(run, pretrained.recipe),
+        _reconstructions(pretrained, manifest, dataset, split),
+        attention_section(pretrained, dataset, split),
+        embedding_section(pretrained, manifest, dataset, split, _NUM_MEASURED),
     ]
-    # With normalised targets a picture's brightness and contrast are the true ones, token by
-    # token: an error of it would be no prediction's.
-    if not pretrained.recipe.model.normalise_target:
-        model = pretrained.recipe.model
-        measured = {s: names for s, names in bands.items() if not model.num_classes_of(s)}
-        sections.append(_error_section(band_errors(sums, measured), split, num_samples))
-    title = f"Fus-MAE reconstructions: {run.name}"
+    title = f"Fus-MAE: {run.name}"
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -121,26 +102,34 @@ def _header(pretrained: Pretrained, manifest: Manifest, run: Path) -> str:
         "Masking": f"{100 * model.mask_ratio:g} %, {_MASKING[model.masking]}",
     }
     rows = "".join(f"<dt>{k}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items())
-    return f"<h1>What Fus-MAE fills in{badge}</h1>\n<dl>{rows}</dl>\n"
+    return f"<h1>What Fus-MAE has learned{badge}</h1>\n<dl>{rows}</dl>\n"
 
 
-def _loss_section(run: Path) -> str:
-    """The loss curves of `RUN/metrics.jsonl`, and nothing where no line was logged yet."""
-    path = run / METRICS
-    text = path.read_text() if path.exists() else ""
-    # A kill may have cut the last line short.
-    whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    lines: list[dict[str, Any]] = [json.loads(line) for line in whole]
-    if not lines:
-        return ""
-    record = json.loads((run / RUN_RECORD).read_text())
-    names = ["loss", *record["recipe"]["data"]["bands"]]
-    losses: dict[str, list[float]] = {
-        "sum" if name == "loss" else name: [line[name] for line in lines] for name in names
-    }
-    picture = loss_figure([line["step"] for line in lines], losses)
-    caption = "Reconstruction loss over masked tokens, means between log lines."
-    return f"<h2>Training loss</h2>\n{_figure(picture, caption)}"
+def _reconstructions(pretrained: Pretrained, manifest: Manifest, dataset: Path, split: str) -> str:
+    """Pictures of the first samples, and the errors over more of them."""
+    model, bands = pretrained.recipe.model, pretrained.recipe.data.bands
+    num_samples = min(_NUM_MEASURED, manifest.split(split).num_samples)
+    batches = track(
+        reconstruct(pretrained, dataset, split, num_samples),
+        "Reconstructing",
+        total=-(-num_samples // BATCH),
+        console=Console(stderr=True),
+    )
+    pictures: list[str] = []
+    sums: dict[str, Tensor] = {}
+    for part in batches:
+        for row in range(min(len(part.keys), _NUM_SHOWN - len(pictures))):
+            picture = sample_figure(part, row, bands, model.normalise_target)
+            pictures.append(figure_html(picture, f"Sample {part.keys[row]}"))
+        for sensor, added in squared_errors(part).items():
+            sums[sensor] = sums[sensor] + added if sensor in sums else added
+    samples = _sample_section(model, split, pictures)
+    # With normalised targets a picture's brightness and contrast are the true ones, token by
+    # token: an error of it would be no prediction's.
+    if model.normalise_target:
+        return samples
+    measured = {s: names for s, names in bands.items() if not model.num_classes_of(s)}
+    return samples + _error_section(band_errors(sums, measured), split, num_samples)
 
 
 def _sample_section(model: ModelConfig, split: str, pictures: list[str]) -> str:
@@ -177,15 +166,6 @@ def _error_section(errors: list[BandError], split: str, num_samples: int) -> str
         "the model's grid. Beside the model: filling each sample with the mean of its visible "
         "pixels.</p>\n<table><tr><th>Band</th><th>Fus-MAE</th><th>Mean of visible pixels</th>"
         f"<th>Unit</th></tr>\n{''.join(rows)}</table>\n"
-    )
-
-
-def _figure(png: bytes, caption: str) -> str:
-    data = base64.b64encode(png).decode()
-    text = html.escape(caption)
-    return (
-        f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{text}</figcaption></figure>\n"
     )
 
 

@@ -22,16 +22,17 @@ FINETUNE_FORMAT = "fusmae-finetune"
 _PACKAGES = ("fusmae", "torch", "torchmetrics", "numpy")
 
 
-def describe_inputs(dataset: Path, encoder: Path) -> dict[str, Any]:
+def describe_inputs(dataset: Path, files: Sequence[Path]) -> dict[str, Any]:
     """Hashes of the dataset's manifest, which lists every file's, and of the encoder's files."""
     return {
-        "encoder_sha256": {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(encoder.iterdir())
-            if path.is_file()
-        },
+        "encoder_sha256": {path.name: _sha256(path) for path in files},
         "manifest_sha256": manifest_sha256(dataset),
     }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def manifest_sha256(dataset: Path) -> str:
@@ -80,12 +81,12 @@ def describe_task(
     }
 
 
-def provenance(manifest: Manifest, encoder: Path, device: torch.device) -> dict[str, Any]:
+def provenance(manifest: Manifest, encoder: str, device: torch.device) -> dict[str, Any]:
     """Where a result comes from, for its readers."""
     return {
         "dataset": manifest.name,
         "simulated": manifest.simulated,
-        "encoder": str(encoder),
+        "encoder": encoder,
         "versions": {name: version(name) for name in _PACKAGES}
         | {"python": platform.python_version()},
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",

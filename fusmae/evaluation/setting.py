@@ -38,7 +38,7 @@ class Setting:
     overlap: dict[str, Any] | None
     device: torch.device
 
-    def describe(self, encoder: Path) -> dict[str, Any]:
+    def describe(self, encoder: str) -> dict[str, Any]:
         """What a result says of its setting, JSON-ready."""
         recipe = self.recipe
         return {

@@ -7,7 +7,7 @@ python -m fusmae.evaluation.tables xae_xad=PROBES/a xad=PROBES/b
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ _SHOWN = {
     "single-label": ("top1", "weighted_f1", "test scores in %: top-1 / weighted F1"),
 }
 
+# The first of them, by which rates are chosen.
+_CHOSEN_BY = {"multi-label": "macro mAP", "single-label": "top-1"}
+
 
 @dataclass(frozen=True)
 class Score:
@@ -46,6 +49,8 @@ class Score:
     seed: int
     first: float
     second: float
+    # Of the first score: what is lost with a sensor's images exchanged between samples.
+    reliance: dict[str, float] = field(default_factory=dict)
 
 
 def read_scores(sources: Iterable[str]) -> tuple[list[Score], dict[str, str]]:
@@ -101,8 +106,18 @@ def _task(result: dict[str, Any]) -> str:
 def _row_name(result: dict[str, Any]) -> str:
     options = result["options"]
     if result["format"] == FINETUNE_FORMAT:
-        return _FINETUNED[options["init"]]
-    return _ROW_NAMES[options["features"]] + (_KNN if options.get("head") == "knn" else "")
+        row = _FINETUNED[options["init"]]
+    else:
+        row = _ROW_NAMES[options["features"]] + (_KNN if options.get("head") == "knn" else "")
+    # Ours needs no name, nor do statistics of bands, which are nobody's.
+    if "backbone" not in options or options.get("features") == "band-statistics":
+        return row
+    label: str = result["backbone"]["label"]
+    return (
+        label + row.removeprefix("pretrained")
+        if row.startswith("pretrained")
+        else f"{label}, {row}"
+    )
 
 
 def _scores(result: dict[str, Any], row: str) -> list[Score]:
@@ -122,6 +137,7 @@ def _scores(result: dict[str, Any], row: str) -> list[Score]:
             options["recipe"]["seed"],
             100 * result["results"][pooling][first],
             100 * result["results"][pooling][second],
+            {s: 100 * v for s, v in result["results"][pooling].get("reliance", {}).items()},
         )
         for pooling in poolings
     ]
@@ -137,9 +153,8 @@ def _cell(scores: Sequence[Score]) -> str:
     """The two scores; over several runs their means and, of the first, the standard deviation."""
     if not scores:
         return "-"
-    first = [score.first for score in scores]
-    spread = f" ± {statistics.stdev(first):.1f}" if len(first) > 1 else ""
-    return f"{statistics.mean(first):.1f}{spread} / {statistics.mean(s.second for s in scores):.1f}"
+    first = _mean([score.first for score in scores])
+    return f"{first} / {statistics.mean(score.second for score in scores):.1f}"
 
 
 def gains(scores: Sequence[Score], num_labels: int) -> dict[tuple[str, ...], list[float]]:
@@ -188,6 +203,53 @@ def make_table(scores: Sequence[Score], shared: dict[str, str]) -> Table:
     return table
 
 
+def make_reliance_table(scores: Sequence[Score], shared: dict[str, str]) -> Table | None:
+    """What each sensor is worth to fused rows; None where no result has it.
+
+    The row's score is beside it: a weak score has little to lose.
+    """
+    measured = [score for score in scores if score.reliance]
+    if not measured:
+        return None
+    columns = sorted({sensor for score in measured for sensor in score.reliance})
+    name = _CHOSEN_BY[shared["task"]]
+    table = Table(
+        title=f"reliance: points of {name} lost with a sensor's images exchanged",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("features, or network", no_wrap=True)
+    table.add_column("labelled samples", justify="right")
+    table.add_column("sensors")
+    table.add_column(name, justify="right")
+    for sensor in columns:
+        table.add_column(sensor.upper(), justify="right")
+    groups = sorted({(s.num_labels, s.fraction, s.sensors, s.row) for s in measured}, key=_by_row)
+    for num_labels, fraction, sensors, row in groups:
+        here = [
+            s for s in measured if (s.num_labels, s.sensors, s.row) == (num_labels, sensors, row)
+        ]
+        losses = ([s.reliance[c] for s in here if c in s.reliance] for c in columns)
+        table.add_row(
+            row,
+            f"{num_labels:,} ({100 * fraction:.3g} %)",
+            "+".join(sensors).upper(),
+            _mean([score.first for score in here]),
+            *(_mean([-loss for loss in lost], "+") if lost else "-" for lost in losses),
+        )
+    return table
+
+
+def _by_row(group: tuple[int, float, tuple[str, ...], str]) -> tuple[object, ...]:
+    num_labels, _, sensors, row = group
+    return num_labels, len(sensors), sensors, _order(row)
+
+
+def _mean(values: Sequence[float], sign: str = "") -> str:
+    """The mean over several runs and their standard deviation."""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{sign}.1f}{spread}"
+
+
 def _gain(points: Sequence[float]) -> str:
     if not points:
         return "-"
@@ -208,7 +270,11 @@ def main(sources: tuple[str, ...]) -> None:
     except ValueError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
-    Console().print(make_table(scores, shared))
+    console = Console()
+    console.print(make_table(scores, shared))
+    reliance = make_reliance_table(scores, shared)
+    if reliance is not None:
+        console.print(reliance)
 
 
 if __name__ == "__main__":

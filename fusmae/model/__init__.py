@@ -2,7 +2,7 @@
 
 from fusmae.model.encoder import EncoderOutput, FusMAEEncoder
 from fusmae.model.fusmae import FusMAE
-from fusmae.model.masking import Masks, draw_masks
+from fusmae.model.masking import Masks, draw_masks, draw_sensors
 from fusmae.model.pretrained import EncoderCard, load_encoder, save_encoder
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "FusMAEEncoder",
     "Masks",
     "draw_masks",
+    "draw_sensors",
     "load_encoder",
     "save_encoder",
 ]

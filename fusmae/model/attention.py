@@ -43,6 +43,15 @@ def _merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """What `scaled_dot_product_attention` computes and does not give away.
+
+    (B, A, N, d) queries and (B, A, M, d) keys to (B, A, N, M) float32, for looking at.
+    """
+    scores = q.float() @ k.float().transpose(-1, -2)
+    return torch.softmax(scores / q.shape[-1] ** 0.5, dim=-1)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention, (B, N, D) to (B, N, D)."""
 
@@ -55,6 +64,11 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = _split_heads(self.qkv(x), 3, self.heads)
         return self.proj(_merge_heads(F.scaled_dot_product_attention(q, k, v)))
+
+    def weights(self, x: Tensor) -> Tensor:
+        """The attention of each query to each key, (B, A, N, N) float32; rows add up to 1."""
+        q, k, _ = _split_heads(self.qkv(x), 3, self.heads)
+        return attention_weights(q, k)
 
 
 class CrossAttention(nn.Module):
@@ -74,6 +88,12 @@ class CrossAttention(nn.Module):
         (q,) = _split_heads(self.q(self.query_norm(x)), 1, self.heads)
         k, v = _split_heads(self.kv(self.context_norm(context)), 2, self.heads)
         return self.proj(_merge_heads(F.scaled_dot_product_attention(q, k, v)))
+
+    def weights(self, x: Tensor, context: Tensor) -> Tensor:
+        """The attention of each query to each key, (B, A, N, M) float32; rows add up to 1."""
+        (q,) = _split_heads(self.q(self.query_norm(x)), 1, self.heads)
+        k, _ = _split_heads(self.kv(self.context_norm(context)), 2, self.heads)
+        return attention_weights(q, k)
 
 
 class CrossSensorAttention(nn.Module):

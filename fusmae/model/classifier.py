@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fusmae.model.attention import layer_norm
-from fusmae.model.encoder import FusMAEEncoder
+from fusmae.model.interface import ImageEncoder
 
 Pooling = Literal["mean_tokens", "global_token"]
 
@@ -23,7 +23,9 @@ class FusMAEClassifier(nn.Module):
     norm. `pooling` is the mean over the tokens of all sensors present, or the global token.
     """
 
-    def __init__(self, encoder: FusMAEEncoder, num_classes: int, pooling: Pooling) -> None:
+    encoder: ImageEncoder
+
+    def __init__(self, encoder: ImageEncoder, num_classes: int, pooling: Pooling) -> None:
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling

@@ -166,6 +166,11 @@ class FusMAEEncoder(nn.Module):
         *parts, global_token = torch.split(z, [*counts, 1], dim=1)
         return EncoderOutput(dict(zip(tokens, parts, strict=True)), global_token.squeeze(1))
 
+    @property
+    def skips_absent(self) -> bool:
+        """Whether a sensor can be left out; `stack` needs `fill_absent` in its place."""
+        return self.config.fusion != "stack"
+
     def pool(self, output: EncoderOutput) -> Tensor:
         """The mean over the tokens of all sensors present, (B, D); OUR choice."""
         return torch.cat(list(output.tokens.values()), dim=1).mean(dim=1)

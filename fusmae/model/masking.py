@@ -1,4 +1,4 @@
-"""Which tokens the encoder sees: a pure function of (seed, position).
+"""Which tokens the encoder sees, a pure function of (seed, position), and which sensors.
 
 `position` is a sample's place in the endless sequence of training samples. Neither the
 rank, the micro-batch, the device nor torch's random state has a say, so a run is the same
@@ -8,13 +8,17 @@ however it is split.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from fusmae.config import ModelConfig
-from fusmae.hashing import hash_positions, outputs
+from fusmae.hashing import below, hash_positions, outputs
 
 # Keeps masks apart from anything else that is drawn from the same seed and position.
 _MASK_DOMAIN = int.from_bytes(b"masking")
+_DROPOUT_DOMAIN = int.from_bytes(b"dropout")
+# The words of a draw are read as fractions of this.
+_ONE = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,26 @@ def draw_masks(config: ModelConfig, sensors: Sequence[str], seed: int, positions
         visible[sensor] = order[:, : config.num_visible].sort(dim=1).values
         masked[sensor] = order[:, config.num_visible :].sort(dim=1).values
     return Masks(visible, masked)
+
+
+def draw_sensors(sensors: Sequence[str], dropout: float, seed: int, step: int) -> list[str]:
+    """The sensors that an optimiser step trains on, in their order: all of them, or all but one.
+
+    With the chance `dropout` one sensor, each as likely as the others, is absent from the whole
+    step, as it may be at evaluation: skipped with its cross-attention terms. A pure function of
+    (seed, step), so all ranks and micro-batches of a step run the same modules on tensors of the
+    same shapes. A sensor that is alone is never left out.
+
+    Pretraining takes no loss of the absent sensor. A sensor's decoder sees that sensor's own
+    latents and nothing else of the image (Eq. 10: XAttnDecoder's queries are those latents
+    too): without any it would predict the mean image from mask tokens, and its gradient
+    would end there, at weights of the decoder alone.
+    """
+    words = outputs(hash_positions(torch.tensor([step]), seed, _DROPOUT_DOMAIN), 2)
+    chance, which = below(words[:, 0], _ONE).item(), below(words[:, 1], len(sensors)).item()
+    if len(sensors) == 1 or chance >= dropout * _ONE:
+        return list(sensors)
+    return [sensor for number, sensor in enumerate(sensors) if number != which]
 
 
 def _random_order(num_tokens: int, seed: int, stream: int, positions: Tensor) -> Tensor:

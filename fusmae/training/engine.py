@@ -88,6 +88,11 @@ class Engine:
         self._create_adam_state()
 
     @property
+    def device(self) -> torch.device:
+        device: torch.device = self._engine.device
+        return device
+
+    @property
     def _optimizer(self) -> Any:
         """The Adam that steps: DeepSpeed's wrapper around it exists from stage 1 on."""
         return self._engine.optimizer.optimizer if self.plan.stage else self._engine.optimizer
@@ -97,13 +102,25 @@ class Engine:
 
         `plan.accumulation` calls belong to a step, and `update` follows the last of them.
         """
-        if self.plan.precision == "bf16":
-            images = {sensor: image.bfloat16() for sensor, image in images.items()}
-        losses = self._engine(images, masks)
+        losses = self._engine(self._cast(images), masks)
         self._engine.backward(losses["loss"])
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
         return {name: loss.detach() for name, loss in losses.items()}
+
+    def losses(self, images: dict[str, Tensor], masks: Any) -> dict[str, Tensor]:
+        """The losses of one micro-batch from which nothing is learned."""
+        self._engine.eval()
+        with torch.no_grad():
+            losses: dict[str, Tensor] = self._engine(self._cast(images), masks)
+        self._engine.train()
+        return losses
+
+    def _cast(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The images in the dtype of the weights."""
+        if self.plan.precision != "bf16":
+            return images
+        return {sensor: image.bfloat16() for sensor, image in images.items()}
 
     def update(self, rate: float) -> float | None:
         """Clip and apply the accumulated gradients; their norm before clipping.
@@ -125,13 +142,16 @@ class Engine:
             norm = self._engine.get_global_grad_norm()
             if norm is not None:
                 _check_norm(norm)
+        if self.plan.stage == 3:
+            # DeepSpeed 0.19.8 overwrites the gradients of the parameters that a step uses; those
+            # of a sensor that is left out would be the last step's again.
+            self._engine.optimizer.grad_partitions_flat_buffer.zero_()
         return None if norm is None else float(norm)
 
     def sum_over_ranks(self, values: list[float | Tensor]) -> list[float]:
         """The sums of numbers that each rank has its own of, exact in float64; synchronises."""
-        device = self._engine.device
         stacked = torch.stack(
-            [torch.as_tensor(v, dtype=torch.float64, device=device) for v in values]
+            [torch.as_tensor(v, dtype=torch.float64, device=self.device) for v in values]
         )
         torch.distributed.all_reduce(stacked)
         return stacked.tolist()

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,20 +45,30 @@ def _whole_lines(path: Path) -> list[bytes]:
 @dataclass
 class Means:
     """Means over the steps since the last line. A checkpoint keeps the sums, so that a run
-    resumed between two lines writes the same next line as an undisturbed one."""
+    resumed between two lines writes the same next line as an undisturbed one.
+
+    A sensor's loss is averaged over the steps that had the sensor: `absent` counts the others.
+    """
 
     count: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    absent: dict[str, int] = field(default_factory=dict)
 
-    def add(self, values: dict[str, float]) -> None:
+    def add(self, values: dict[str, float], absent: Iterable[str] = ()) -> None:
+        """A step's values; `absent` names those that this step has none of."""
         self.count += 1
+        for name in absent:
+            self.absent[name] = self.absent.get(name, 0) + 1
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def take(self) -> dict[str, float]:
         """The means since the last call; starts over. At least one `add` came before."""
-        means = {name: total / self.count for name, total in self.sums.items()}
-        self.count, self.sums = 0, {}
+        means = {
+            name: total / (self.count - self.absent.get(name, 0))
+            for name, total in self.sums.items()
+        }
+        self.count, self.sums, self.absent = 0, {}, {}
         return means
 
 
@@ -75,6 +86,10 @@ class Stopwatch:
         self._steps += 1
         self._samples += samples
         self._waited_s += waited_s
+
+    def skip(self, seconds: float) -> None:
+        """Leave out time that was not spent on training."""
+        self._start += seconds
 
     def read(self) -> dict[str, float]:
         """Samples a second, seconds a step, and the fraction of them spent waiting for data.

@@ -11,10 +11,10 @@ from fusmae.config import OptimConfig
 def _decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies: to matrices and kernels only.
 
-    Not to biases, norms (one-dimensional) and learned tokens, as in MAE's and timm's
-    parameter groups.
+    Not to biases, norms (one-dimensional), learned tokens and learned positions, as in MAE's and
+    timm's parameter groups.
     """
-    return parameter.ndim > 1 and not name.endswith(("bias", "token"))
+    return parameter.ndim > 1 and not name.endswith(("bias", "token", "pos_embed"))
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -69,14 +69,24 @@ def read_run(
     """
     recipe = load_recipe(PretrainRecipe, recipe_path, overrides)
     sources = read_sources(recipe, [locate_dataset(location, cache) for location in locations])
+    first = sources[0]
+    if recipe.run.validate_every_steps and recipe.run.val_split not in first.manifest.splits:
+        raise ValueError(
+            f"{location_of(first.path)} has no split run.val_split = {recipe.run.val_split!r}, it "
+            f"has {list(first.manifest.splits)}; set another, or run.validate_every_steps = 0"
+        )
     ranks = ranks_from_environment()
     try:
         plan = plan_engine(read_ds_config(ds_path), recipe.optim, ranks.world_size)
         cut_quotas([source.quota for source in sources], ranks.world_size, plan.micro_batch)
     except ValueError as error:
         raise ValueError(f"{ds_path}: {error}") from None
+    if recipe.model.sensor_dropout and plan.offload:
+        raise ValueError(
+            f"{ds_path}: under offload DeepSpeed repeats the last gradients of a sensor that is "
+            "left out; set model.sensor_dropout = 0, or no offload_optimizer"
+        )
     # An epoch is the first dataset's.
-    first = sources[0]
     schedule = schedule_for(replace(recipe.optim, global_batch=first.quota), first.num_samples)
     return Run(
         recipe,

@@ -69,6 +69,16 @@ def test_flips_are_numpys_of_each_sample(seed, first):
             np.testing.assert_array_equal(flipped[name][i].numpy(), expected)
 
 
+@pytest.mark.parametrize("sides", [(8, 4), (3, 10)])
+def test_flips_of_oblong_images_are_numpys_too(sides):
+    array = torch.arange(16 * 2 * sides[0] * sides[1]).view(16, 2, *sides)
+    flipped = random_flips({"a": array}, 1, positions(16))["a"]
+    for i in range(16):
+        drawn = plain_draw(i, 1, b"flip", 4)
+        expected = array[i].numpy()[:, :: -1 if drawn >= 2 else 1, :: -1 if drawn % 2 else 1]
+        np.testing.assert_array_equal(flipped[i].numpy(), expected)
+
+
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**50), st.integers(1, 20))
 @settings(max_examples=10, deadline=None)
 def test_crops_are_numpys_slices_of_each_sample(seed, first, cells):

@@ -53,21 +53,29 @@ def assert_no_thread_is_left(seconds=5.0):
     st.sampled_from([1, 2]),
     st.integers(1, 4),
     st.integers(1, 4),
+    st.integers(0, 5),
+    st.integers(0, 100),
 )
 @settings(max_examples=40, deadline=None)
-def test_ranks_micro_batches_and_threads_only_cut_one_sequence(
-    tiny_dataset, world_size, micro_batch, num_threads, ring
+def test_ranks_micro_batches_threads_and_windows_only_cut_one_sequence_of_every_sample_once(
+    tiny_dataset, world_size, micro_batch, num_threads, ring, window, start
 ):
-    global_batch, steps = 16, 6  # more than two epochs
-    options = {"num_threads": num_threads, "ring": ring}
+    data, global_batch = replace(DATA, window=window), 16
+    steps = -(-3 * NUM_TRAIN // global_batch)  # two whole epochs, wherever they begin
     per_step = global_batch // (world_size * micro_batch)
+    options = {"num_threads": num_threads, "ring": ring, "start": start}
     loaders = [
-        train_loader(tiny_dataset, global_batch, rank, world_size, micro_batch, **options)
+        TrainLoader(
+            tiny_dataset, data, SEED, global_batch, rank, world_size, micro_batch, **options
+        )
         for rank in range(world_size)
     ]
-    for step in range(steps):
-        ids = [i for loader in loaders for i in take_ids(loader, per_step)]
-        assert ids == ORDER.samples(step * global_batch, global_batch).tolist()
+    ids = [i for _ in range(steps) for loader in loaders for i in take_ids(loader, per_step)]
+    order = Order((12, 12, 12, 5), SEED, window).samples(start, steps * global_batch)
+    assert ids == order.tolist()
+    to_epoch = -start % NUM_TRAIN
+    for first in (to_epoch, to_epoch + NUM_TRAIN):
+        assert sorted(ids[first : first + NUM_TRAIN]) == list(range(NUM_TRAIN))
     for loader in loaders:
         loader.close()
 

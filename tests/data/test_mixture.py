@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fusmae.config import DataConfig, SubsetConfig
@@ -183,6 +183,52 @@ def test_a_state_of_another_mixture_is_refused(datasets):
         pytest.raises(ValueError, match="mixture of 1 datasets from a state of 2"),
     ):
         single.load_state_dict(state)
+
+
+def test_a_state_that_is_refused_changes_nothing(datasets):
+    with mixture(datasets) as loader:
+        next(loader)
+        first, second = loader.state_dict()["sources"]
+    of_another = {"sources": [first, {**second, "digest": "0"}]}
+    with mixture(datasets) as loader:
+        next(loader), next(loader)
+        for wrong in (of_another, {"sources": [first, {**second, "consumed": 0}]}):
+            with pytest.raises(ValueError, match="cannot resume"):
+                loader.load_state_dict(wrong)
+        assert read(next(loader)) == expected_step(2)
+
+
+def rows_by_source(batches):
+    """The rows of each source in the order of their positions."""
+    places = sorted((place, *row) for batch in batches for place, row in read(batch).items())
+    return [[row for _, of, row in places if of == source] for source in range(2)]
+
+
+@given(st.integers(0, 6), st.tuples(st.integers(1, 40), st.integers(1, 20)))
+@settings(max_examples=40, deadline=None)
+@example(4, (48, 16))
+@example(3, (48, 16))
+@example(4, (12, 4))
+@example(2, (16, 16))
+@example(0, (7, 9))
+def test_other_quotas_go_on_with_every_sample_or_are_refused(datasets, steps, quotas):
+    with mixture(datasets) as loader:
+        before = list(itertools.islice(loader, steps))
+        state = loader.state_dict()
+    seen = [(steps * 24) / quotas[0], (steps * 8) / quotas[1]]
+    with mixture(datasets, quotas, micro_batch=sum(quotas)) as loader:
+        if seen[0] != seen[1] or seen[0] % 1:
+            with pytest.raises(ValueError, match=r"with quotas .* which is not one whole number"):
+                loader.load_state_dict(state)
+            return
+        loader.load_state_dict(state)
+        after = list(itertools.islice(loader, 2))
+    for source, sizes in enumerate(SIZES):
+        order = Order(sizes, source_seed(SEED, source))
+        count = steps * QUOTAS[source] + 2 * quotas[source]
+        assert rows_by_source(before + after)[source] == order.samples(0, count).tolist()
+    places = [place for batch in before + after for place in batch.positions.tolist()]
+    assert sorted(places) == list(range(steps * 32 + 2 * sum(quotas)))
 
 
 def test_an_error_of_one_source_closes_all(datasets):

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +16,7 @@ from fusmae.config import DataConfig
 from fusmae.data import EvalLoader, SplitReader, TrainLoader
 from fusmae.data.cache import Cache, CachedFile
 from fusmae.data.claim import claim
+from fusmae.data.shard import OpenShard
 from fusmae.manifest import read_manifest
 
 from .conftest import assert_threads_end
@@ -114,13 +114,52 @@ def test_shard_swapped_between_two_openings_is_refused(copied, other):
         reader.read_into(np.array([0]), rows)
 
 
-def test_shard_overwritten_in_place_is_noticed_within_a_second(copied, other):
+def test_shard_swapped_after_the_loader_was_opened_and_before_its_first_use_is_refused(
+    copied, other, tiny_dataset
+):
+    data = replace(DATA, window=1)
+    with (
+        TrainLoader(copied, data, 5, 5, 0, 1, 5, num_threads=1, ring=1) as loader,
+        TrainLoader(tiny_dataset, data, 5, 5, 0, 1, 5) as expected,
+    ):
+        next(expected), next(loader)
+        for index in range(4):  # the dataset is made anew; one shard is open
+            shutil.copy(shard(other, index), copied / "new")
+            (copied / "new").replace(shard(copied, index))
+        with pytest.raises(ValueError, match=r"tiny-train-00000\d\.tar was replaced"):
+            for _ in range(20):
+                assert digest(next(loader)) == digest(next(expected))
+
+
+def overwrite(copied, other):
+    """Another shard's bytes in the file of one, which stays the same file."""
+    with shard(copied).open("r+b") as file:
+        file.write(shard(other).read_bytes())
+
+
+def test_shard_overwritten_in_place_is_noticed_by_the_next_read(copied, other):
     reader = SplitReader(copied, "train")
     rows = {s.name: np.zeros((1, *s.shape), s.dtype) for s in reader.arrays}
     reader.read_into(np.array([0]), rows)
-    with shard(copied).open("r+b") as file:
-        file.write(shard(other).read_bytes())
-    time.sleep(1.1)
+    overwrite(copied, other)
+    refused = r"tiny-train-000000\.tar was replaced or written to"
+    with pytest.raises(ValueError, match=refused):
+        reader.read_into(np.array([0]), rows)
+    with pytest.raises(ValueError, match=refused):
+        reader.info(0)
+
+
+def test_shard_overwritten_during_a_read_gives_no_sample(copied, other, monkeypatch):
+    reader = SplitReader(copied, "train")
+    rows = {s.name: np.zeros((1, *s.shape), s.dtype) for s in reader.arrays}
+    reader.read_into(np.array([0]), rows)
+    read = OpenShard.read
+
+    def overwritten_first(self, buffers, num_bytes, offset):
+        overwrite(copied, other)
+        read(self, buffers, num_bytes, offset)
+
+    monkeypatch.setattr(OpenShard, "read", overwritten_first)
     with pytest.raises(ValueError, match=r"tiny-train-000000\.tar was replaced or written to"):
         reader.read_into(np.array([0]), rows)
 

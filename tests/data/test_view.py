@@ -20,6 +20,8 @@ from fusmae.labels import BIGEARTHNET_19
 from fusmae.manifest import read_manifest
 from fusmae.sample import decode
 
+from .tiny_dataset import write_tiny_dataset
+
 SEED = 5
 NUM_TRAIN = 41
 ORDER = Order((12, 12, 12, 5), SEED)
@@ -59,6 +61,18 @@ def test_a_sample_is_found_by_its_key_and_by_a_number_from_the_end(view, samples
         view[NUM_TRAIN]
     with pytest.raises(ValueError, match=r"split 'train' of .* has no 'val-0-1'"):
         view.sample("val-0-1")
+
+
+def test_a_sample_by_key_is_refused_where_shards_of_one_size_were_exchanged(tmp_path):
+    dataset = write_tiny_dataset(tmp_path, {"train": (6, 6)})
+    first, second = (dataset / shard.path for shard in read_manifest(dataset).split("train").shards)
+    data = first.read_bytes(), second.read_bytes()
+    second.write_bytes(data[0]), first.write_bytes(data[1])
+    view = open_dataset(dataset)
+    with pytest.raises(
+        ValueError, match=r"hold 'train-1-2' where samples\.parquet has 'train-0-2'"
+    ):
+        view.sample("train-0-2")
 
 
 def test_only_what_was_asked_for_is_in_a_sample(tiny_dataset):
@@ -142,6 +156,38 @@ def test_a_state_gives_the_tail_also_in_other_batches(tiny_dataset, taken, batch
     assert before + after == ORDER.samples(0, taken * batch + 5 * other).tolist()
 
 
+@given(st.integers(0, 42), st.integers(1, 45), st.integers(1, 9), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_a_state_from_anywhere_in_a_finite_stream_gives_its_tail(
+    tiny_dataset, taken, batch, other, count_outside
+):
+    view = open_dataset(tiny_dataset, bands={"s1": ("VV",)})
+    stream = view.stream(batch, SEED, epochs=1)
+    taken = min(taken, -(-NUM_TRAIN // batch))  # up to the last one, which may be smaller
+    before = ids_of(itertools.islice(stream, taken))
+    state = stream.state_dict()
+    if count_outside:
+        assert view.stream(batch, SEED, epochs=1).state_dict(num_batches=taken) == state
+    for epochs in (1, 2):
+        resumed = view.stream(other, SEED, epochs)
+        resumed.load_state_dict(state)
+        assert before + ids_of(resumed) == ORDER.samples(0, epochs * NUM_TRAIN).tolist()
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("epochs", [None, 1])
+def test_workers_start_each_for_where_the_stream_stood(view, num_workers, persistent, epochs):
+    stream = view.stream(4, SEED, epochs)
+    stream.load_state_dict(view.stream(4, SEED).state_dict(num_batches=2))
+    loader = DataLoader(
+        stream, batch_size=None, num_workers=num_workers, persistent_workers=persistent
+    )
+    expected = ORDER.samples(8, 36 if epochs is None else NUM_TRAIN - 8).tolist()
+    for taken in (3, 1, 9):  # left early, while the workers read ahead, then to the end
+        assert ids_of(itertools.islice(loader, taken)) == expected[: 4 * taken]
+
+
 def test_batches_counted_outside_resume_a_dataloader_with_workers(view):
     stream = view.stream(4, SEED)
     loader = DataLoader(stream, batch_size=None, num_workers=2)
@@ -176,6 +222,24 @@ def test_a_worker_resumes_from_its_own_state_and_no_other(view, monkeypatch):
         next(iter(other))
     with pytest.raises(ValueError, match="a worker's with batches of 4, these are of 5"):
         view.stream(5, SEED).load_state_dict(state)
+    with pytest.raises(ValueError, match="its epochs end at None and these at 82"):
+        view.stream(4, SEED, epochs=2).load_state_dict(state)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("taken", range(6))
+def test_a_worker_resumes_from_each_batch_of_a_finite_stream(view, monkeypatch, number, taken):
+    info = SimpleNamespace(id=number, num_workers=2)
+    monkeypatch.setattr("fusmae.data.view.get_worker_info", lambda: info)
+    order = ORDER.samples(0, NUM_TRAIN).tolist()
+    mine = [i for first in range(4 * number, NUM_TRAIN, 8) for i in order[first : first + 4]]
+    stream = view.stream(4, SEED, epochs=1)
+    before = ids_of(itertools.islice(stream, taken))
+    resumed = view.stream(4, SEED, epochs=1)
+    resumed.load_state_dict(json.loads(json.dumps(stream.state_dict())))
+    assert before + ids_of(resumed) == mine
+    # The next one starts where the worker's copy was made, not where its state was loaded.
+    assert ids_of(resumed) == mine
 
 
 def test_a_state_of_another_order_is_refused(view):

@@ -76,6 +76,8 @@ def test_weights_that_are_given_are_scored_and_never_pretrained(tmp_path):
     mine = [step for step in listed if "DINO-MM" in step.name]
     assert len(mine) == 6
     assert all("dino-mm:W.pth" in step.command for step in mine)
+    listed = steps(EXPERIMENT, places(tmp_path, **{"dino-mm": "W.toml"}), (0,))
+    assert sum("W.toml" in step.command for step in listed) == 6
 
 
 def test_dataset_that_is_not_given_is_named(tmp_path):

@@ -14,7 +14,7 @@ from fusmae.evaluation.finetuning import Finetuning, finetune, predict, train_cl
 from fusmae.evaluation.labelled import LabelChoice
 from fusmae.evaluation.recipes import FinetuneRecipe
 from fusmae.evaluation.setting import open_setting
-from fusmae.model import EncoderCard, load_encoder
+from fusmae.model import EncoderCard, draw_sensors, load_encoder
 from fusmae.model.classifier import FusMAEClassifier
 
 RECIPE = FinetuneRecipe(epochs=2, batch=16, micro_batch=8, lrs=(1e-3,), warmup_epochs=0.5)
@@ -90,6 +90,33 @@ def test_an_absent_sensors_weights_are_left_alone_unless_it_is_filled_with_zeros
     assert not torch.equal(before[bias], filled[bias])
 
 
+def test_sensor_dropout_draws_by_the_step_whatever_the_micro_batch(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    honest = finetuning.FusMAEClassifier.forward
+
+    def forward(model: FusMAEClassifier, images: dict[str, torch.Tensor]) -> torch.Tensor:
+        asked.append(list(images))
+        return honest(model, images)
+
+    monkeypatch.setattr(finetuning.FusMAEClassifier, "forward", forward)
+    states = {}
+    for micro in (16, 8):
+        asked.clear()
+        states[micro] = trained(*opened("s1", "s2", micro_batch=micro, sensor_dropout=0.7))
+        # 40 samples in batches of 16, two epochs: of 2 + 2 + 1 micro-batches of 8 each.
+        steps = range(6) if micro == 16 else [0, 0, 1, 1, 2, 3, 3, 4, 4, 5]
+        assert asked == [draw_sensors(["s1", "s2"], 0.7, RECIPE.seed, step) for step in steps]
+    assert ["s1"] in asked and ["s2"] in asked
+    for name, tensor in states[16].items():
+        torch.testing.assert_close(tensor, states[8][name], rtol=1e-3, atol=2e-5)
+    run, model = opened("s1", "s2", sensor_dropout=0.7)
+    asked.clear()
+    predict(run, model, run.setting.splits[2])
+    assert all(sensors == ["s1", "s2"] for sensors in asked)
+
+
 @pytest.mark.parametrize("fusion", ["stack", "late"])
 def test_other_fusions_are_fine_tuned_on_one_sensor(
     dataset: Path, card: EncoderCard, fusion: Fusion
@@ -146,6 +173,7 @@ def test_the_rate_with_the_best_val_score_is_chosen_and_a_diverged_one_passed_ov
         ({"warmup_epochs": 2.0}, "less than epochs = 2"),
         ({"layer_decay": 0.0}, "layer_decay = 0.0 must be above 0"),
         ({"lrs": (1e-3, 1e-3)}, "each once"),
+        ({"sensor_dropout": 1.0}, "sensor_dropout = 1.0"),
         ({"smoothing": 1.0}, "smoothing = 1.0"),
         ({"weight_decay": -1.0}, "must not be negative"),
     ],

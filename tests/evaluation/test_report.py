@@ -8,16 +8,19 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from fusmae.config import DataConfig, ModelConfig, PretrainRecipe, as_table
 from fusmae.data import SplitReader
+from fusmae.evaluation import report_sections
 from fusmae.evaluation.pictures import available_views, sample_figure
 from fusmae.evaluation.reconstruction import (
     Reconstruction,
@@ -207,7 +210,8 @@ def test_the_page_is_one_whole_file_that_says_what_it_shows(run: Path, dataset: 
     assert done.exit_code == 0, done.output
     page = _Page((run / "report.html").read_text())
     assert page.open == []
-    assert len(page.links) == 1 + 4  # the loss curve and four samples
+    # The loss curve, four samples, attention by block, two samples' maps, embeddings.
+    assert len(page.links) == 1 + 4 + 1 + 2 + 1
     for link in page.links:
         png = base64.b64decode(link.removeprefix("data:image/png;base64,"))
         assert matplotlib.image.imread(io.BytesIO(png)).std() > 0
@@ -217,6 +221,7 @@ def test_the_page_is_one_whole_file_that_says_what_it_shows(run: Path, dataset: 
         f"{sensor.upper()} {band}" for sensor, bands in BANDS.items() for band in bands
     ]
     assert "up to its mean" not in page.text
+    assert "Block 1 is XAttnEncoder" in page.text and "t-SNE of 19 samples" in page.text
 
 
 def test_the_page_says_when_token_statistics_come_from_the_true_pixels(
@@ -224,8 +229,46 @@ def test_the_page_says_when_token_statistics_come_from_the_true_pixels(
 ) -> None:
     write_run(tmp_path / "run", dataset, dataclasses.replace(MODEL, normalise_target=True))
     out = tmp_path / "page.html"
-    CliRunner().invoke(main, [str(tmp_path / "run"), "--data", str(dataset), "--out", str(out)])
+    titles: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Axes, "set_title", lambda axes, title, **_: titles.append(title))
+        CliRunner().invoke(main, [str(tmp_path / "run"), "--data", str(dataset), "--out", str(out)])
+    assert sum(title.startswith("Reconstruction, unnormalised:") for title in titles) == 4
     assert "up to its mean and standard deviation" in out.read_text()
+
+
+@pytest.mark.parametrize("fusion", ["late", "stack"])
+def test_a_page_of_sensors_that_never_meet_has_no_attention_between_them(
+    dataset: Path, tmp_path: Path, fusion: str
+) -> None:
+    model = dataclasses.replace(MODEL, fusion=fusion)  # type: ignore[arg-type]
+    write_run(tmp_path / "run", dataset, model)
+    done = CliRunner().invoke(main, [str(tmp_path / "run"), "--data", str(dataset)])
+    assert done.exit_code == 0, done.output
+    page = _Page((tmp_path / "run" / "report.html").read_text())
+    assert len(page.links) == 1 + 4 + 1 and "Attention" not in page.text
+
+
+def test_losses_are_drawn_by_sensor_for_train_and_val(run: Path, dataset: Path) -> None:
+    drawn: list[dict[str, Any]] = []
+
+    def loss_figure(*curves: Any) -> bytes:
+        drawn.extend(curves)
+        return b""
+
+    path = run / "metrics.jsonl"
+    whole = path.read_text().rpartition("\n")[0] + "\n"
+    without = json.dumps({"step": 9, "loss": 0.5, "s2": 0.5})  # a step that left s1 out
+    val = json.dumps({"step": 8, "val": {"s1": 3.0, "s2": 4.0, "loss": 7.0}})
+    path.write_text(whole + val + "\n" + without + "\n" + '{"step": 10, "lo')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report_sections, "loss_figure", loss_figure)
+        section = report_sections.loss_section(run, load_pretrained(run, dataset).recipe)
+    train, validated = drawn
+    assert train["s1"] == ((5, 7), (1.0, 1.0)) and train["s2"] == ((5, 7, 9), (1.0, 1.0, 0.5))
+    assert train["sum"] == ((5, 7, 9), (2.0, 2.0, 0.5))
+    assert validated == {"s1": ((8,), (3.0,)), "s2": ((8,), (4.0,)), "sum": ((8,), (7.0,))}
+    assert "dashed: on samples of the val split" in section
 
 
 @pytest.mark.parametrize("damage", ["run.json", "checkpoints", "dataset", "split"])

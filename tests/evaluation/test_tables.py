@@ -95,6 +95,24 @@ def test_seeds_are_averaged_and_their_gains_paired(tmp_path: Path) -> None:
     assert "+11.0 (least +3.0)" in line_of(text, "gain")
 
 
+def test_reliance_has_a_table_of_its_own_where_it_was_measured(tmp_path: Path) -> None:
+    write_result(tmp_path / "alone", macro=0.4)
+    assert "reliance" not in printed(str(tmp_path))
+    for seed, (macro, radar, optics) in enumerate([(0.6, 0.05, 0.3), (0.7, 0.11, 0.2)]):
+        write_result(tmp_path / f"p{seed}", macro=macro, sensors=("s1", "s2"), seed=seed)
+        lost = {"s1": radar, "s2": optics}
+        edit(
+            tmp_path / f"p{seed}",
+            lambda table, lost=lost: table["results"]["mean_tokens"].update(reliance=lost),
+        )
+    text = printed(str(tmp_path)).partition("reliance: points of macro mAP lost")[2]
+    assert line_of(text, "features, or network").split()[-4:] == ["macro", "mAP", "S1", "S2"]
+    row = line_of(text, "pretrained ")
+    assert "S1+S2" in row and "65.0 ± 7.1" in row and "80.7 %" in row
+    assert row.split()[-6:] == ["-8.0", "±", "4.2", "-25.0", "±", "7.1"]
+    assert "global token" not in text
+
+
 def test_a_name_given_stands_in_the_table(tmp_path: Path) -> None:
     write_result(tmp_path / "a", macro=0.4)
     write_result(tmp_path / "b", macro=0.6)

@@ -1,11 +1,16 @@
 """Small simulated archives, made once a session, and a way to call the command line."""
 
+import contextlib
+import io
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from fusmae_ingest import cli
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -14,6 +19,40 @@ BOTH = ("--format", "shards", "--format", "zarr")
 
 @pytest.fixture(scope="session")
 def fusmae_ingest() -> Run:
+    """Runs `fusmae-ingest ARGS` in this process, where nothing has to be imported again."""
+
+    def run(*args: object) -> subprocess.CompletedProcess[str]:
+        command = ["fusmae-ingest", *map(str, args)]
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            warnings.catch_warnings(),
+        ):
+            patch.setattr(sys, "argv", command)
+            # As in a process of its own: what a user would see is in stderr.
+            patch.setattr(warnings, "showwarning", _show_warning)
+            warnings.simplefilter("always")
+            for category in (DeprecationWarning, ImportWarning, ResourceWarning):
+                warnings.simplefilter("ignore", category)
+            try:
+                cli.main()
+                code = 0
+            except SystemExit as exit_:
+                assert isinstance(exit_.code, int)
+                code = exit_.code
+        return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+def _show_warning(message: object, category: type[Warning], *_: object) -> None:
+    print(f"{category.__name__}: {message}", file=sys.stderr)
+
+
+@pytest.fixture(scope="session")
+def fusmae_ingest_process() -> Run:
     """Runs `fusmae-ingest ARGS` in a process of its own, as a user does."""
 
     def run(*args: object) -> subprocess.CompletedProcess[str]:

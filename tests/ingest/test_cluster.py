@@ -1,20 +1,23 @@
 """Blocks on a real Dask cluster of two worker processes on the loopback, one of them killed."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 
 OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "2")
 
 
 @pytest.fixture
-def cluster():
+def cluster() -> Iterator[LocalCluster]:
     with LocalCluster(
         n_workers=2,
         threads_per_worker=1,
@@ -33,6 +36,47 @@ def workers_of(cluster) -> list[int]:
     return [worker.process.process.pid for worker in cluster.workers.values() if worker.process]
 
 
+def wait_until(condition: Callable[[], object], process: subprocess.Popen | None = None) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process is None or process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def hold_blocks(client: Client, gate: Path, num_free: int) -> None:
+    """Each worker stops in its block after the first `num_free`, its pixels read and nothing
+    written, says so with a file `gate/PID`, and goes on when there is `gate/open`."""
+    gate.mkdir()
+
+    def install(gate: str, num_free: int) -> None:
+        import os
+        import time
+        from pathlib import Path
+
+        from fusmae_ingest import convert
+
+        read, left = convert._read, [num_free]
+
+        def held(*args):
+            result = read(*args)
+            left[0] -= 1
+            if left[0] < 0:
+                Path(gate, str(os.getpid())).touch()
+                while not Path(gate, "open").exists():
+                    time.sleep(0.01)
+            return result
+
+        convert._read = held
+
+    client.run(install, str(gate), num_free)
+
+
+def start(*args: object, cwd: Path | None = None) -> subprocess.Popen:
+    command = [sys.executable, "-m", "fusmae_ingest.cli", *map(str, args)]
+    return subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True)
+
+
 @pytest.fixture(scope="module")
 def serial(archive_v1, fusmae_ingest, paths, tmp_path_factory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("serial") / "d"
@@ -44,28 +88,54 @@ def serial(archive_v1, fusmae_ingest, paths, tmp_path_factory) -> dict[str, byte
 def test_a_cluster_that_loses_a_worker_ends_in_the_bytes_of_a_serial_run(
     cluster, serial, archive_v1, paths, tmp_path
 ):
-    out = tmp_path / "d"
-    args = [*map(str, paths(archive_v1)), "--out", "d", "--scheduler", cluster.scheduler_address]
-    command = [sys.executable, "-m", "fusmae_ingest.cli", "bigearthnet", *args, *OPTIONS]
+    gate = tmp_path / "gate"
+    with Client(cluster) as client:
+        hold_blocks(client, gate, num_free=1)
     # A relative --out: the workers stand in other folders than the command.
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(out.glob(".ingest/blocks/*")):
-        assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
-        time.sleep(0.005)
-    first = workers_of(cluster)[0]
-    psutil.Process(first).kill()
+    args = (*paths(archive_v1), "--out", "d", "--scheduler", cluster.scheduler_address)
+    process = start("bigearthnet", *args, *OPTIONS, cwd=tmp_path)
+    pids = workers_of(cluster)
+    wait_until(lambda: {path.name for path in gate.iterdir()} == set(map(str, pids)), process)
+    # Each has done one block and is in the middle of its next.
+    num_done = len(list((tmp_path / "d").glob(".ingest/blocks/*")))
+    num_blocks = sum(path.startswith("shards/") and path.endswith(".tar") for path in serial)
+    assert num_done == 2 and num_blocks > 4
+    psutil.Process(pids[0]).kill()
+    (gate / "open").touch()
     _, told = process.communicate(timeout=120)
     assert process.returncode == 0, told
-    assert first not in workers_of(cluster)
-    assert tree(out) == serial
+    assert pids[0] not in workers_of(cluster)
+    assert tree(tmp_path / "d") == serial
+
+
+def test_a_block_that_outlives_its_run_leaves_a_later_dataset_as_it_is(
+    cluster, archive_v1, fusmae_ingest, paths, tmp_path
+):
+    gate, out = tmp_path / "gate", tmp_path / "d"
+    args = ("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)
+    with Client(cluster) as client:
+        hold_blocks(client, gate, num_free=0)
+        process = start(*args, "--scheduler", cluster.scheduler_address)
+        wait_until(lambda: len(list(gate.iterdir())) == 2, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        shutil.rmtree(out)
+        # Blocks of the same names with other samples.
+        result = fusmae_ingest(*args, "--seed", 5)
+        assert result.returncode == 0, result.stderr
+        later = tree(out)
+        (gate / "open").touch()
+
+        def num_at_work(dask_worker) -> int:
+            return len(dask_worker.active_threads)
+
+        wait_until(lambda: not any(client.run(num_at_work).values()))
+    assert tree(out) == later
 
 
 def test_a_bad_sample_on_a_cluster_is_named_in_one_line(
     cluster, archive_v1, fusmae_ingest, paths, tmp_path
 ):
-    import shutil
-
     archive = shutil.copytree(archive_v1, tmp_path / "archive")
     band = next((archive / "BigEarthNet-v1.0").glob("*/*_B05.tif"))
     os.truncate(band, 1000)
@@ -82,9 +152,13 @@ def test_a_bad_sample_on_a_cluster_is_named_in_one_line(
     assert "Traceback" not in result.stderr
 
 
-def test_an_address_without_a_scheduler_is_one_line(archive_v1, fusmae_ingest, paths, tmp_path):
-    for address in ("tcp://127.0.0.1:9", "nonsense"):
-        out = ("--out", tmp_path / "d", "--scheduler", address)
-        result = fusmae_ingest("bigearthnet", *paths(archive_v1), *out)
-        assert result.returncode == 1 and f"--scheduler {address}" in result.stderr
-        assert "Traceback" not in result.stderr
+def test_sen12ms_by_a_relative_root_is_made_on_a_cluster(cluster, fusmae_ingest, tmp_path):
+    root = tmp_path / "archive"
+    assert fusmae_ingest("simulate", "sen12ms", "--out", root, "--patches", 4).returncode == 0
+    args = ("--out", "d", "--scheduler", cluster.scheduler_address)
+    process = start("sen12ms", "--root", "archive", *args, cwd=tmp_path)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    result = fusmae_ingest("sen12ms", "--root", root, "--out", tmp_path / "serial")
+    assert result.returncode == 0, result.stderr
+    assert tree(tmp_path / "d") == tree(tmp_path / "serial")

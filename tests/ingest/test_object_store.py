@@ -5,42 +5,22 @@ import subprocess
 import sys
 import time
 
-import boto3
 import pytest
-import s3fs
-from moto.server import ThreadedMotoServer
+from moto.s3.responses import S3Response
+
+from fusmae_ingest import object_store
+from fusmae_ingest.archives import spool_folder
+from fusmae_ingest.storage import LocalStore, open_store
+
+from .s3_server import objects, serving
 
 OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "4")
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 
 
 @pytest.fixture(scope="module")
 def s3():
-    """A client of the server; `fusmae-ingest` finds it by the environment that s3fs reads."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {**KEYS, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        # fsspec keeps what was connected to other servers of this process.
-        s3fs.S3FileSystem.clear_instance_cache()
-        client = boto3.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL"])
-        client.create_bucket(Bucket="datasets")
+    with serving() as client:
         yield client
-        s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
-
-
-def objects(s3, prefix: str) -> dict[str, bytes]:
-    """Every object below a prefix of the bucket, by the rest of its key."""
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket="datasets", Prefix=f"{prefix}/")
-    keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-    return {
-        key.removeprefix(f"{prefix}/"): s3.get_object(Bucket="datasets", Key=key)["Body"].read()
-        for key in keys
-    }
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +64,7 @@ def test_verify_names_an_object_that_was_changed(s3, on_disk, fusmae_ingest):
 def test_a_killed_run_is_completed_by_the_next(s3, on_disk, archive_v1, fusmae_ingest, paths):
     url = "s3://datasets/killed"
     # As the command, but it does not wait half a minute for the dead run's lock.
-    code = "from fusmae_ingest import cli, object_store as o; o.LOCK_RENEWAL_S = 0.5; cli.main()"
+    code = "from fusmae_ingest import cli, object_lock as o; o.LOCK_RENEWAL_S = 0.5; cli.main()"
     args = ("bigearthnet", *map(str, paths(archive_v1)), "--out", url, *OPTIONS)
     command = [sys.executable, "-c", code, *args]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -100,24 +80,15 @@ def test_a_killed_run_is_completed_by_the_next(s3, on_disk, archive_v1, fusmae_i
     assert objects(s3, "killed") == on_disk
 
 
-def test_two_runs_on_one_url_do_not_mix(s3, monkeypatch):
-    from fusmae_ingest import object_store
-
-    monkeypatch.setattr(object_store, "LOCK_RENEWAL_S", 0.2)
-    one, other = (object_store.ObjectStore("s3://datasets/locked") for _ in range(2))
-    refused = pytest.raises(ValueError, match="another run is writing s3://")
-    with one.locked(), refused, other.locked():
-        pass
-    with other.locked():
-        pass
-    assert objects(s3, "locked") == {}
-
-
 @pytest.mark.parametrize(
     ("url", "told"),
     [
         ("s3://no-such-bucket/d", "no-such-bucket"),
-        ("nonsense://bucket/d", "nonsense"),
+        ("nonsense://bucket/d", "error: nonsense://bucket/d: Protocol not known: nonsense\n"),
+        ("memory://d", "error: memory://d: memory:// is gone when the command ends"),
+        ("s3://", "'s3://' names no place"),
+        ("file://", "'file://' names no place"),
+        ("ftp://me:hush@host/d", "error: ftp://host: the URL holds a password"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_one_line(
@@ -125,6 +96,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
 ):
     result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", url, *OPTIONS)
     assert result.returncode == 1 and told in result.stderr and "Traceback" not in result.stderr
+    assert result.stderr.count("\n") == 1 and "hush" not in result.stderr + result.stdout
 
 
 def test_without_credentials_it_is_one_line(s3, archive_v1, paths, tmp_path):
@@ -136,3 +108,101 @@ def test_without_credentials_it_is_one_line(s3, archive_v1, paths, tmp_path):
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "s3://datasets/denied" in result.stderr
+
+
+def test_a_file_url_is_the_path_in_it(on_disk, archive_v1, fusmae_ingest, paths, tmp_path):
+    out, url = tmp_path / "d", f"file://{tmp_path}/d"
+    result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", url, *OPTIONS)
+    assert result.returncode == 0, result.stderr
+    made = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    assert made == on_disk
+    local = open_store(f"local://{out}")
+    assert isinstance(local, LocalStore) and sorted(local.sizes()) == sorted(on_disk)
+    assert spool_folder(url, None) == spool_folder(str(out), None) == tmp_path / "d.spool"
+
+
+def test_a_store_sees_at_once_what_others_write(s3):
+    store = open_store("s3://datasets/shared")
+    assert store.sizes() == {} and not store.exists("a/b")
+    for data in (b"one", b"three"):
+        s3.put_object(Bucket="datasets", Key="shared/a/b", Body=data)
+        assert store.sizes() == {"a/b": len(data)} and store.exists("a/b")
+        assert store.read("a/b") == data and store.hash("a/b")[0] == len(data)
+    s3.delete_object(Bucket="datasets", Key="shared/a/b")
+    assert store.sizes() == {} and not store.exists("a/b")
+    with pytest.raises(FileNotFoundError):
+        store.read("a/b")
+
+
+def test_a_folder_made_in_a_web_console_is_an_empty_one(s3):
+    s3.put_object(Bucket="datasets", Key="console/", Body=b"")
+    store = open_store("s3://datasets/console/")
+    assert store.sizes() == {} and not store.holds_other_files()
+
+
+def test_a_run_that_begins_while_its_place_is_listed_is_no_other_file(s3, monkeypatch):
+    """s3fs lists, and where nothing was, looks whether the place is a folder by now."""
+    store = open_store("s3://datasets/begun")
+    fs = store._place[0]
+    listing = fs._lsdir
+
+    async def slow(*args, **kwargs):
+        found = await listing(*args, **kwargs)
+        s3.put_object(Bucket="datasets", Key="begun/.ingest/lock", Body=b"other 0\n")
+        return found
+
+    monkeypatch.setattr(fs, "_lsdir", slow)
+    assert not store.holds_other_files()
+    assert store.sizes() == {".ingest/lock": 8}
+
+
+def test_a_store_that_does_not_answer_is_not_an_empty_one(s3, monkeypatch):
+    store = open_store("s3://datasets/silent")
+
+    class Silent:
+        def invalidate_cache(self):
+            pass
+
+        def info(self, path):
+            raise RuntimeError
+
+    monkeypatch.setattr(object_store.ObjectStore, "_place", (Silent(), "datasets/silent"))
+    with pytest.raises(OSError, match="RuntimeError") as told:
+        store.exists("dataset.json")
+    assert told.value.filename == "s3://datasets/silent/dataset.json"
+
+
+def test_large_objects_are_whole_or_absent(s3, monkeypatch):
+    """s3fs uploads from 100 MB in parts; the second part's failure leaves nothing behind."""
+    store = open_store("s3://datasets/large")
+    fs = store._place[0]
+    data = bytes(101 << 20)
+    store.put("whole", data)
+    assert store.sizes() == {"whole": len(data)} and store.hash("whole")[0] == len(data)
+    call = fs._call_s3
+
+    async def failing(method, *args, **kwargs):
+        if method == "upload_part" and kwargs["PartNumber"] == 2:
+            raise PermissionError("Access Denied")
+        return await call(method, *args, **kwargs)
+
+    monkeypatch.setattr(fs, "_call_s3", failing)
+    with pytest.raises(PermissionError) as told, store.create("part") as file:
+        file.write(data)
+    assert told.value.filename == "s3://datasets/large/part"
+    assert store.sizes() == {"whole": len(data)}
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket="datasets")
+
+
+def test_a_put_that_the_store_fails_in_passing_is_repeated(s3, monkeypatch):
+    answer, count = S3Response.put_object, [0]
+
+    def busy(self):
+        count[0] += 1
+        if count[0] < 3:
+            return 500, {}, "<Error><Code>InternalError</Code></Error>"
+        return answer(self)
+
+    monkeypatch.setattr(S3Response, "put_object", busy)
+    open_store("s3://datasets/busy").put("a", b"data")
+    assert objects(s3, "busy") == {"a": b"data"} and count[0] == 3

@@ -350,3 +350,6 @@ def test_the_readme_reads_it_in_three_statements_that_run(case, reader):
     statements = [s for s in ast.parse(snippet).body if not isinstance(s, IMPORTS)]
     assert len(statements) <= 3
     run(snippet, case.out)
+    if reader == "rioxarray":
+        with rasterio.open(case.out / "sample.tif") as file:
+            assert list(file.descriptions) == BANDS["s2_10m"]

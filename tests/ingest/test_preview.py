@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import rasterio
 from rasterio.warp import transform
 
 from fusmae.manifest import FileRecord, read_manifest
-from fusmae_ingest import preview_histograms
+from fusmae_ingest import preview_charts, preview_histograms
 from fusmae_ingest.preview_text import left_out_table
 
 from .page_parser import parse, pixels
@@ -54,6 +55,13 @@ def maps_dataset(archive_v2, fusmae_ingest, paths, tmp_path_factory) -> Path:
     result = fusmae_ingest("bigearthnet", *paths(archive_v2), *tables, "--out", out, *args)
     assert result.returncode == 0, result.stderr
     return out
+
+
+@pytest.fixture
+def without_charts(monkeypatch) -> None:
+    """Where a test looks at samples and words alone: drawing charts takes most of a page's time."""
+    for module in (preview_charts, preview_histograms):
+        monkeypatch.setattr(module, "figure_png", lambda figure: b"")
 
 
 def shown_keys(dataset: Path, split: str, count: int) -> list[str]:
@@ -142,7 +150,7 @@ def test_a_simulated_dataset_says_so_first_and_gives_its_source(page):
 
 
 def test_shards_and_zarr_give_the_same_pictures(
-    dataset, page, archive_v1, fusmae_ingest, paths, tmp_path
+    dataset, page, archive_v1, fusmae_ingest, paths, tmp_path, without_charts
 ):
     args = ("bigearthnet", *paths(archive_v1), "--out", tmp_path / "d", "--samples-per-shard", 4)
     assert fusmae_ingest(*args, "--format", "zarr").returncode == 0
@@ -156,14 +164,56 @@ def test_shards_and_zarr_give_the_same_pictures(
 def test_a_page_is_made_anew_with_the_same_bytes(dataset, page, fusmae_ingest, tmp_path):
     out = tmp_path / "folder" / "page.html"
     out.parent.mkdir()
-    out.write_text("an older page")
+    older = page.read_text()
+    out.write_text(older[: len(older) // 2])
     assert fusmae_ingest("preview", dataset, "--out", out, "--samples", 6).returncode == 0
     assert out.read_bytes() == page.read_bytes()
     assert list(out.parent.iterdir()) == [out]
 
 
+def test_only_previews_are_replaced_unless_forced(
+    dataset, page, fusmae_ingest, tmp_path, without_charts
+):
+    out = tmp_path / "notes.html"
+    out.write_text("<html><title>years of notes</title></html>")
+    result = fusmae_ingest("preview", dataset, "--out", out, "--samples", 6)
+    assert result.returncode == 1 and f"{out} is there and is no preview" in result.stderr
+    assert "years of notes" in out.read_text()
+    args = ("--out", out, "--samples", 6, "--force")
+    assert fusmae_ingest("preview", dataset, *args).returncode == 0
+    assert parse(out).samples == parse(page).samples
+    result = fusmae_ingest("preview", dataset, "--out", tmp_path)
+    assert result.returncode == 1 and f"{tmp_path} is a folder" in result.stderr
+
+
+def test_without_out_the_page_lies_beside_the_dataset(dataset, page, fusmae_ingest, without_charts):
+    out = dataset.with_name("dataset.html")
+    result = fusmae_ingest("preview", f"{dataset}/", "--samples", 6)
+    assert result.returncode == 0 and str(out) in result.stdout
+    assert parse(out).samples == parse(page).samples
+
+
+def test_no_numbers_of_an_axis_run_into_each_other(dataset, monkeypatch):
+    figures = []
+    monkeypatch.setattr(preview_histograms, "figure_png", figures.append)
+    manifest = read_manifest(dataset)
+    table = preview_histograms.read_histograms(dataset, manifest)
+    preview_histograms.histogram_figure(manifest, manifest.arrays[2], table)
+    # Three panels in a line as narrow as the five of SEN12MS, and values like those of its B10.
+    figures[0].set_size_inches(12.8 * 3 / 5, 5)
+    for axes, high in zip(figures[0].axes, np.linspace(0.002, 0.0035, 6), strict=True):
+        axes.set_xlim(0.0001, high)
+    figures[0].canvas.draw()
+    for axes in figures[0].axes:
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        inner = axes.bbox
+        shown = [box for box in boxes if inner.x0 - 1 <= (box.x0 + box.x1) / 2 <= inner.x1 + 1]
+        assert len(shown) >= 2
+        assert all(one.x1 + 2 < other.x0 for one, other in pairwise(shown))
+
+
 def test_class_maps_have_the_colours_of_corine_and_a_legend(
-    maps_dataset, archive_v2, fusmae_ingest, tmp_path
+    maps_dataset, archive_v2, fusmae_ingest, tmp_path, without_charts
 ):
     out = tmp_path / "page.html"
     result = fusmae_ingest("preview", maps_dataset, "--out", out, "--samples", 100)
@@ -251,7 +301,9 @@ def test_every_band_has_a_histogram_that_is_a_recount(dataset, archive_v1, monke
     assert 98 <= sum(steps["train"].values) <= 100
 
 
-def test_pixels_of_samples_that_are_not_shown_are_not_read(dataset, fusmae_ingest, tmp_path):
+def test_pixels_of_samples_that_are_not_shown_are_not_read(
+    dataset, fusmae_ingest, tmp_path, without_charts
+):
     copy = shutil.copytree(dataset, tmp_path / "d")
     for shard in read_manifest(copy).splits["train"].shards[1:]:
         (copy / shard.path).unlink()
@@ -308,6 +360,7 @@ def test_a_user_s_mistakes_are_told_in_a_line(dataset, fusmae_ingest, tmp_path):
         ((tmp_path, "--out", out), "is " + str(tmp_path) + " a finished dataset"),
         ((dataset, "--out", out, "--split", "tset"), "['train', 'val', 'test']"),
         ((dataset, "--out", dataset / "page.html"), "lies in the dataset"),
+        (("s3://bucket/ben",), "s3://bucket/ben is a URL, and preview reads a folder"),
     ):
         result = fusmae_ingest("preview", *args)
         assert result.returncode == 1 and told in result.stderr, result.stderr

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import rasterio
 
 from fusmae.manifest import read_manifest
 from fusmae.sample import decode
+from fusmae_ingest import cli, dataset
 from fusmae_ingest.plan import plan_blocks
 
 OPTIONS = ("--samples-per-shard", 4, "--format", "shards", "--format", "zarr")
@@ -109,3 +111,65 @@ def test_mended_files_come_back(archive_v1, spoilt, fusmae_ingest, paths, tmp_pa
     whole = ("bigearthnet", *paths(archive_v1), "--out", tmp_path / "whole", *OPTIONS)
     assert fusmae_ingest(*whole).returncode == 0
     assert tree(tmp_path / "d") == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "limit"),
+    [
+        (("--on-error", "quarantine", "--max-bad", 0.1), "--max-bad 0.1"),
+        (("--on-error", "quarantine"), "--max-bad 0.001"),
+        ((), "--on-error fail"),
+    ],
+)
+def test_a_rerun_that_allows_fewer_bad_samples_is_refused(
+    spoilt, made, fusmae_ingest, paths, tolerance, limit
+):
+    before = tree(made)
+    args = ("bigearthnet", *paths(spoilt[0]), "--out", made, *OPTIONS)
+    result = fusmae_ingest(*args, *tolerance)
+    assert result.returncode == 1, result.stdout
+    assert f"5 of 24 samples are bad, more than {limit} allows" in result.stderr
+    assert any(name in result.stderr for name in spoilt[1])
+    assert tree(made) == before
+    assert fusmae_ingest(*args, *TOLERANT).returncode == 0
+
+
+def test_bad_samples_of_a_run_that_was_stopped_count_for_the_next(
+    spoilt, made, fusmae_ingest, paths, tmp_path, monkeypatch
+):
+    """All blocks are done and only the end is missing, so no block would meet a bad sample."""
+    args = ("bigearthnet", *paths(spoilt[0]), "--out", tmp_path / "d", *OPTIONS)
+    stop_before_the_end(monkeypatch, (*args, *TOLERANT))
+    result = fusmae_ingest(*args, "--on-error", "quarantine", "--max-bad", 0.1)
+    assert result.returncode == 1 and "5 of 24 samples are bad" in result.stderr
+    assert fusmae_ingest(*args, *TOLERANT).returncode == 0
+    assert tree(tmp_path / "d") == tree(made)
+
+
+@pytest.mark.parametrize("file", ["blocks/*.json", "bad/*.json", "plan.json"])
+def test_what_is_cut_short_beside_the_blocks_counts_as_not_done(
+    spoilt, made, fusmae_ingest, paths, tmp_path, monkeypatch, file
+):
+    args = ("bigearthnet", *paths(spoilt[0]), "--out", tmp_path / "d", *OPTIONS, *TOLERANT)
+    stop_before_the_end(monkeypatch, args)
+    torn = sorted((tmp_path / "d" / ".ingest").glob(file))
+    for number, path in enumerate(torn):
+        # Of JSON that is whole but holds something else there is some too.
+        path.write_text("{}" if number == 1 else path.read_text()[:-7])
+    assert torn
+    result = fusmae_ingest(*args)
+    assert result.returncode == 0, result.stderr
+    assert tree(tmp_path / "d") == tree(made)
+
+
+def stop_before_the_end(monkeypatch: pytest.MonkeyPatch, args: tuple[object, ...]) -> None:
+    """Run until every block is done, and no further."""
+
+    def stop(*_: object) -> None:
+        raise ValueError("stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dataset, "finish", stop)
+        patched.setattr(sys, "argv", ["fusmae-ingest", *map(str, args)])
+        with pytest.raises(SystemExit):
+            cli.main()

@@ -26,11 +26,11 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(archive_v1, fusmae_ingest, paths, tmp_path_factory) -> tuple[Path, float]:
+def undisturbed(archive_v1, fusmae_ingest_process, paths, tmp_path_factory) -> tuple[Path, float]:
     """A dataset made in one go, and the seconds that took."""
     out = tmp_path_factory.mktemp("whole") / "dataset"
     begun = time.monotonic()
-    result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)
+    result = fusmae_ingest_process("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)
     assert result.returncode == 0, result.stderr
     return out, time.monotonic() - begun
 

@@ -2,6 +2,7 @@
 
 import collections
 import errno
+import fcntl
 import gzip
 import hashlib
 import io
@@ -21,7 +22,8 @@ import zstandard
 from fusmae_ingest import decompress
 from fusmae_ingest import spool as module
 from fusmae_ingest.decompress import unpacked_size
-from fusmae_ingest.spool import PUBLISHED_MD5, delete_spool, spool
+from fusmae_ingest.spool import PUBLISHED_MD5, Spool, delete_spool
+from fusmae_ingest.spool_lock import SpoolLock
 from fusmae_ingest.tar_archive import TarArchive
 
 Contents = dict[str, dict[str, bytes]]
@@ -29,6 +31,17 @@ Contents = dict[str, dict[str, bytes]]
 
 def no_progress(done: int, total: int) -> None:
     pass
+
+
+def spool(archive: Path, folder: Path, progress, check_md5: bool = True) -> Spool:
+    """What a run finds or makes in `folder`, which it lets go of at once."""
+    with SpoolLock(folder) as lock:
+        return module.spool(archive, lock, progress, check_md5)
+
+
+def delete(folder: Path) -> bool:
+    with SpoolLock(folder) as lock:
+        return delete_spool(lock)
 
 
 def make_contents(num_patches: int = 6) -> Contents:
@@ -136,12 +149,12 @@ def test_a_spool_whose_tar_was_touched_is_made_again(archive, tmp_path):
 
 def test_deleting_a_spool_leaves_only_the_archive(archive, tmp_path):
     spool(archive, tmp_path / "spool", no_progress)
-    delete_spool(tmp_path / "spool")
+    assert delete(tmp_path / "spool")
     assert list(tmp_path.iterdir()) == [archive]
     spool(archive, tmp_path / "spool", no_progress)
     (tmp_path / "spool" / "index" / "mine").write_text("x")
     (tmp_path / "spool" / "notes.txt").write_text("x")
-    delete_spool(tmp_path / "spool")
+    assert delete(tmp_path / "spool")
     left = {path.name for path in (tmp_path / "spool").rglob("*") if path.is_file()}
     assert left == {"mine", "notes.txt"}
 
@@ -180,7 +193,7 @@ def test_another_sum_than_the_published_one_is_refused(archive, tmp_path, monkey
     refused = rf"has the md5 {md5}, the published mine\.tar\.gz has 0{{32}}: .*--any-archive"
     with pytest.raises(ValueError, match=refused):
         spool(archive, folder, no_progress)
-    assert [path.name for path in folder.iterdir()] == ["lock"]
+    assert not folder.exists()
     assert spool(archive, folder, no_progress, check_md5=False).md5 == md5
     # A spool that was taken as it is does not pass for a checked one later.
     with pytest.raises(ValueError, match=refused):
@@ -201,7 +214,7 @@ def test_damage_is_one_line_and_leaves_nothing(kind, tmp_path):
         with pytest.raises(ValueError, match=r"a\.tar\.x.*download (it|the archive) again") as info:
             spool(path, tmp_path / "spool", no_progress)
         assert "\n" not in str(info.value)
-        assert [path.name for path in (tmp_path / "spool").iterdir()] == ["lock"]
+        assert not (tmp_path / "spool").exists()
 
 
 def test_a_flipped_bit_is_found_by_gzips_own_checksum(archive, tmp_path):
@@ -251,7 +264,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(archive, tmp_
     set_free(monkeypatch, len(TAR) - 1)
     with pytest.raises(ValueError, match=r"0\.0 GB free, but mine\.tar\.gz unpacks to 0\.0 GB"):
         spool(archive, tmp_path / "spool", no_progress)
-    assert [path.name for path in (tmp_path / "spool").iterdir()] == ["lock"]
+    assert not (tmp_path / "spool").exists()
     set_free(monkeypatch, len(TAR))
     spool(archive, tmp_path / "spool", no_progress)
 
@@ -263,23 +276,59 @@ def test_a_disk_that_fills_up_gives_back_its_room(archive, tmp_path, monkeypatch
     monkeypatch.setattr(module, "_write", full)
     with pytest.raises(ValueError, match=r"No space left on device, and mine\.tar\.gz unpacks to"):
         spool(archive, tmp_path / "spool", no_progress)
-    assert [path.name for path in (tmp_path / "spool").iterdir()] == ["lock"]
+    assert not (tmp_path / "spool").exists()
 
 
 # Kills -------------------------------------------------------------------------------------
 
 
-def test_two_runs_do_not_share_a_folder(archive, tmp_path):
-    with (
-        module._locked(_made(tmp_path / "spool")),
-        pytest.raises(ValueError, match=r"another run is unpacking in .*spool"),
-    ):
-        spool(archive, tmp_path / "spool", no_progress)
+def test_a_run_that_unpacks_keeps_others_out(archive, tmp_path):
+    with SpoolLock(tmp_path / "spool") as lock:
+        lock.exclude()
+        with pytest.raises(ValueError, match=r"another run is unpacking in .*spool"):
+            spool(archive, tmp_path / "spool", no_progress)
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+def test_what_a_run_reads_is_read_by_others_and_neither_removed_nor_replaced(archive, tmp_path):
+    folder, other = tmp_path / "spool", tmp_path / "other.tar.gz"
+    other.write_bytes(gzip.compress(make_tar(make_contents(3))))
+    with SpoolLock(folder) as lock:
+        made = module.spool(archive, lock, no_progress)
+        assert spool(archive, folder, no_progress) == made
+        assert not delete(folder)
+        with pytest.raises(ValueError, match=r"another run is using .*give another --spool"):
+            spool(other, folder, no_progress)
+        assert contents(made.tar, made.index) == CONTENTS
+        # Once it is alone it may.
+        assert delete_spool(lock)
+    assert not folder.exists()
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    """One run removes the folder between another's opening of the lock and its locking."""
+    folder, flock = tmp_path / "spool", fcntl.flock
+
+    def late(file, kind):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        shutil.rmtree(folder)
+        flock(file, kind)
+
+    with SpoolLock(folder) as lock:
+        monkeypatch.setattr(fcntl, "flock", late)
+        lock.share()
+        with SpoolLock(folder) as other:
+            assert not other.is_alone()
+
+
+def test_an_index_that_is_not_whole_makes_no_spool(archive, tmp_path):
+    folder = tmp_path / "spool"
+    made = spool(archive, folder, no_progress)
+    for name in ("index.json", "members.npy", "patches.npy"):
+        assert module.is_spooled(archive, folder)
+        size = (made.index / name).stat().st_size
+        os.truncate(made.index / name, size - 1)
+        assert not module.is_spooled(archive, folder)
+        assert spool(archive, folder, no_progress) == made
 
 
 # Forks children that spool and are killed: at each opening, renaming and removing of a file in
@@ -287,12 +336,22 @@ def _made(folder: Path) -> Path:
 KILLS = """
 import hashlib, os, random, signal, sys, time
 from pathlib import Path
-from fusmae_ingest.spool import _find, delete_spool, spool
+from fusmae_ingest import spool as module
+from fusmae_ingest.spool import _find
+from fusmae_ingest.spool_lock import SpoolLock
 from fusmae_ingest.tar_archive import TarArchive
 
 archive, folder, expected = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 ignore = lambda done, total: None
+
+def spool(archive, folder, progress):
+    with SpoolLock(folder) as lock:
+        return module.spool(archive, lock, progress)
+
+def delete_spool(folder):
+    with SpoolLock(folder) as lock:
+        assert module.delete_spool(lock)
 
 def digest(tar, index):
     opened, sum = TarArchive(tar, index), hashlib.sha256()

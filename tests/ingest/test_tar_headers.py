@@ -106,6 +106,18 @@ def test_sizes_of_eight_gibibytes_and_more_are_read_in_both_notations():
         ]
 
 
+@pytest.mark.parametrize("size", [2**60 + 1, 2**63 - 1, 2**63, 2**80, 10**19 - 1])
+def test_sizes_beyond_any_storage_are_refused_by_name_and_place(size):
+    for format in ("gnu", "pax"):
+        if format == "pax" and size >= 10**19:
+            continue  # refused already for its 20 digits
+        info = tarfile.TarInfo("a/P/huge")
+        info.size = size
+        tar = make_tar({"a/P/x": b"1"})[:1024] + info.tobuf(FORMATS[format])
+        with pytest.raises(ValueError, match=rf"some\.tar, byte 1024: 'a/P/huge' .* {size} bytes"):
+            scan(tar)
+
+
 def test_dots_and_doubled_slashes_leave_the_names():
     tar = make_tar({"./a//P/./x": b"1", "a/.hidden": b"2"})
     assert [name for name, _, _ in scan(tar)] == ["a/P/x", "a/.hidden"]

@@ -77,12 +77,12 @@ def disk(tmp_path) -> Iterator[Callable[[str], Path]]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_full_disk_is_one_line_and_with_more_room_a_rerun_goes_on(
-    archive_v1, whole, disk, fusmae_ingest, paths, workers
+    archive_v1, whole, disk, fusmae_ingest_process, paths, workers
 ):
     out = disk("size=4m") / "d"
     args = ("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS, "--workers", workers)
     for _ in range(2):
-        result = fusmae_ingest(*args)
+        result = fusmae_ingest_process(*args)
         line = told(result.stderr)
         assert result.returncode == 1
         assert re.match(rf"error: {out}/\S+: No space left on device; make room there", line)
@@ -92,7 +92,7 @@ def test_a_full_disk_is_one_line_and_with_more_room_a_rerun_goes_on(
     assert done
     shards = {p: p.stat().st_mtime_ns for p in out.glob("shards/*/*.tar")}
     disk("size=64m")
-    result = fusmae_ingest(*args)
+    result = fusmae_ingest_process(*args)
     assert result.returncode == 0, result.stderr
     assert tree(out) == whole
     # What was done is not done again.
@@ -101,24 +101,26 @@ def test_a_full_disk_is_one_line_and_with_more_room_a_rerun_goes_on(
 
 
 @pytest.mark.parametrize("full", ["s2", "s1"])
-def test_a_spool_without_room_is_one_line(packed, whole, disk, fusmae_ingest, tmp_path, full):
+def test_a_spool_without_room_is_one_line(
+    packed, whole, disk, fusmae_ingest_process, tmp_path, full
+):
     """There is no room for the first archive, or for the second beside it."""
     unpacked_kb = len(gzip.decompress(packed[1].read_bytes())) >> 10
     small = disk(f"size={unpacked_kb + (-1000 if full == 's2' else 1000)}k")
     args = ("bigearthnet", *packed, "--out", tmp_path / "d", *OPTIONS, "--spool", small / "spool")
-    result = fusmae_ingest(*args)
+    result = fusmae_ingest_process(*args)
     assert result.returncode == 1
     assert re.search(rf"{small}/spool/{full} has .* free, .*make room there", told(result.stderr))
     assert list((small / "spool" / full).rglob("*.tar*")) == []
     assert not (tmp_path / "d").exists()
     disk("size=64m")
-    result = fusmae_ingest(*args)
+    result = fusmae_ingest_process(*args)
     assert result.returncode == 0, result.stderr
     assert tree(tmp_path / "d") == whole
 
 
 def test_a_disk_that_fills_up_while_unpacking_is_one_line(
-    packed, whole, disk, fusmae_ingest, tmp_path
+    packed, whole, disk, fusmae_ingest_process, tmp_path
 ):
     """The estimate of room was right, and then another program took it."""
     small = disk("size=3m")
@@ -130,23 +132,23 @@ def test_a_disk_that_fills_up_while_unpacking_is_one_line(
     assert result.returncode == 1 and f"{small}/spool/s2: No space left on device" in line
     assert list(small.rglob("*.tar*")) == []
     disk("size=64m")
-    result = fusmae_ingest(*args, "--spool", small / "spool")
+    result = fusmae_ingest_process(*args, "--spool", small / "spool")
     assert result.returncode == 0, result.stderr
     assert tree(tmp_path / "d") == whole
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_disk_that_becomes_read_only_is_one_line(
-    archive_v1, whole, disk, fusmae_ingest, paths, workers
+    archive_v1, whole, disk, fusmae_ingest_process, paths, workers
 ):
     out = disk("size=64m") / "d"
     disk("ro")
     args = ("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS, "--workers", workers)
-    result = fusmae_ingest(*args)
+    result = fusmae_ingest_process(*args)
     line = told(result.stderr)
     assert result.returncode == 1 and f"error: {out}: Read-only file system; make it" in line
     disk("rw")
-    result = fusmae_ingest(*args)
+    result = fusmae_ingest_process(*args)
     assert result.returncode == 0, result.stderr
     assert tree(out) == whole
 

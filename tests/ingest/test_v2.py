@@ -1,6 +1,7 @@
 """BigEarthNet v2: tables, reference maps, splits and exclusions, on a simulated archive."""
 
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,10 @@ import rasterio
 import webdataset
 
 from fusmae.sample import decode
+from fusmae_ingest.bigearthnet_archive import detect_version
+from fusmae_ingest.patches import Archive, FolderArchive
+from fusmae_ingest.tar_archive import TarArchive
+from fusmae_ingest.tar_index import index_tar
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +102,18 @@ def test_info_says_what_a_gpu_asks_of_the_storage(dataset, fusmae_ingest):
     assert f"an epoch of train is {num_samples * pixels / 1e9:.4g} GB" in shown
 
 
+def test_info_names_dtypes_as_numpy_does_and_gives_class_codes_no_mean(dataset, fusmae_ingest):
+    lines = fusmae_ingest("info", dataset).stdout.splitlines()
+    cells = {
+        line.split("│")[2].strip(): [cell.strip() for cell in line.split("│")[4:-1]]
+        for line in lines
+        if line.count("│") == 9
+    }
+    assert cells["VV"][0] == "float32" and cells["B08"][0] == "uint16"
+    assert float(cells["B08"][1]) > 0
+    assert cells["CLC"][:3] == ["uint16", "", ""] and int(cells["CLC"][3]) >= 111
+
+
 def test_without_tables_or_with_too_few_the_missing_one_is_named(
     archive_v2, arguments, fusmae_ingest, paths, tmp_path
 ):
@@ -167,3 +184,24 @@ def test_official_split_and_flags_come_from_the_lists(archive_v1, fusmae_ingest,
     expected = {name: split for split, part in parts.items() for name in part if name != names[0]}
     assert table.split.to_dict() == expected
     assert table.cloud_or_shadow.to_dict() == {name: name == names[11] for name in expected}
+
+
+@pytest.mark.parametrize("in_tars", [(), ("s1",), ("s2", "s1")])
+def test_archives_of_two_versions_are_refused_wherever_they_are(
+    archive_v1, archive_v2, paths, tmp_path, in_tars
+):
+    def archive(root: Path, sensor: str) -> Archive:
+        folder = dict(zip(("s2", "s1"), paths(root)[1::2], strict=True))[sensor]
+        if sensor not in in_tars:
+            return FolderArchive(folder, f"--{sensor}")
+        packed, index = (tmp_path / f"{folder.name}{end}" for end in (".tar", ".index"))
+        with tarfile.open(packed, "w") as tar:
+            tar.add(folder, folder.name)
+        index_tar(packed, index, lambda done, total: None)
+        return TarArchive(packed, index)
+
+    for root, version, other in ((archive_v1, "v1", archive_v2), (archive_v2, "v2", archive_v1)):
+        optical = archive(root, "s2")
+        assert detect_version(optical, archive(root, "s1")) == version
+        with pytest.raises(ValueError, match=rf"BigEarthNet {version}, but --s1 .* of v[12]: give"):
+            detect_version(optical, archive(other, "s1"))

@@ -1,5 +1,6 @@
 """`verify --source`: the GeoTIFFs themselves, from wherever an archive keeps them."""
 
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -8,21 +9,29 @@ import numpy as np
 import pytest
 import rasterio
 
+from fusmae_ingest import archives
 from fusmae_ingest.archives import Spooling
+from fusmae_ingest.spool import spool
+from fusmae_ingest.spool_lock import SpoolLock
 from fusmae_ingest.storage import LocalStore, manifest_of
 from fusmae_ingest.verify import find_problems
 from fusmae_ingest.verify_samples import SourceCheck
 from fusmae_ingest.verify_source import forget_sources, open_sources
 
 
+def no_progress(done: int, total: int) -> None:
+    pass
+
+
 def compare(dataset: Path, sources: list[Path], samples: int | None = None, workers: int = 1):
     """What `verify --source ...` says, without its process."""
     store = LocalStore(str(dataset))
     spooling = Spooling(Path(f"{dataset}.spool"), keep=False, check_md5=False)
-    archives = open_sources(sources, spooling, "sen12ms" in dataset.name)
-    check = SourceCheck(archives, samples)
-    told = list(find_problems(store, manifest_of(store), lambda *_: None, workers, check))
-    forget_sources(len(sources), spooling)
+    manifest = manifest_of(store)
+    with spooling:
+        check = SourceCheck(open_sources(sources, spooling, manifest), samples)
+        told = list(find_problems(store, manifest, no_progress, workers, check))
+        forget_sources(len(sources), spooling)
     assert not spooling.folder.exists()
     return told
 
@@ -117,15 +126,69 @@ def test_a_moved_grid_another_zone_and_another_dtype_are_found(case):
     assert any(wide.name in line and "holds uint32" in line for line in told)
 
 
-def test_missing_patches_are_named_and_after_twenty_counted(case):
+def test_patches_that_no_source_holds_are_counted_and_some_named(case, tmp_path):
     dataset, folders = case
     patches = sorted({path.parent for path in folders[0].rglob("*_B02.tif")})
-    shutil.rmtree(patches[0])
-    told = compare(dataset, folders)
-    assert len(told) == 1 and told[0].startswith(f"{patches[0].name}: ")
-    assert "is missing" in told[0] and "_B02.tif" in told[0]
-    told = compare(dataset, folders[1:])
-    assert len(told) == 21 and told[-1] == "and 4 more patches that the sources lack"
+    for patch in patches[:5]:
+        shutil.rmtree(patch)
+    for sources in (folders, [pack(f, tmp_path / f"{f.name}.tar") for f in folders]):
+        (line,) = compare(dataset, sources)
+        assert line.startswith("5 of the 24 samples to compare have files that no --source holds")
+        named = [patch.name for patch in patches[:5] if f"{patch.name} ({patch.name}/" in line]
+        assert len(named) == 3 and line.endswith("and whole") and "publisher" not in line
+        shutil.rmtree(f"{dataset}.spool", ignore_errors=True)
+    (line,) = compare(dataset, folders[1:])
+    assert line.startswith("24 of the 24 samples")
+
+
+def test_a_file_lost_in_the_archive_is_named(case):
+    dataset, folders = case
+    lost = sorted(folders[1].rglob("*_VV.tif"))[6]
+    lost.unlink()
+    (line,) = compare(dataset, folders)
+    assert line.startswith("1 of the 24 samples") and f"({lost.parent.name}/{lost.name})" in line
+
+
+@pytest.mark.parametrize("ending", ["", ".tar"])
+def test_archives_of_the_other_version_are_refused(
+    made_datasets, archive_v1, archive_v2, ending, tmp_path
+):
+    for version, other in (("v1", archive_v2), ("v2", archive_v1)):
+        named = {"v1": "v2", "v2": "v1"}[version]
+        for name in FOLDERS[named]:
+            folder = other / name
+            source = pack(folder, tmp_path / f"{name}{ending}") if ending else folder
+            told = f"{source} holds BigEarthNet {named}, and this dataset was made from {version}"
+            dataset = shutil.copytree(made_datasets[version], tmp_path / version / name)
+            with pytest.raises(ValueError, match=re.escape(told)):
+                compare(dataset, [source])
+    with pytest.raises(ValueError, match="holds no patches of BigEarthNet"):
+        compare(made_datasets["v1"], [archive_v1])
+
+
+def test_what_ingest_kept_is_used_and_stays(case, monkeypatch, tmp_path):
+    made, folders = case
+    dataset = shutil.copytree(made, tmp_path / "copy")
+    # A compressed archive that ingest unpacked, and a tar that it indexed.
+    packed = pack(folders[0], tmp_path / "mine.tar.gz"), pack(folders[1], tmp_path / "mine.tar")
+    spooling = Spooling(Path(f"{dataset}.spool"), keep=False, check_md5=False)
+    for archive, option in zip(packed, ("--s2", "--s1"), strict=True):
+        with SpoolLock(spooling.of(option)) as lock:
+            spool(archive, lock, no_progress, check_md5=False)
+    before = sorted(spooling.folder.rglob("*"))
+    assert any(path.suffix == ".tar" for path in before)
+    monkeypatch.setattr(archives, "spool", None)
+    manifest = manifest_of(LocalStore(str(dataset)))
+    # In another order than ingest's.
+    sources = [packed[1], packed[0], *folders[2:]]
+    with spooling:
+        check = SourceCheck(open_sources(sources, spooling, manifest))
+        assert list(find_problems(LocalStore(str(dataset)), manifest, no_progress, 1, check)) == []
+        forget_sources(len(sources), spooling)
+    assert sorted(spooling.folder.rglob("*")) == before
+    packed[1].touch()
+    with spooling, pytest.raises(TypeError):
+        open_sources(sources, spooling, manifest)
 
 
 def test_an_archive_cut_into_several_is_looked_through(case, tmp_path):

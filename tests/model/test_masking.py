@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fusmae.config import ModelConfig
-from fusmae.model.masking import draw_masks
+from fusmae.model.masking import draw_masks, draw_sensors
 
 SENSORS = ["s1", "s2"]
 CONSISTENT = ModelConfig(preset="tiny", image_px=40, patch_px=8)  # 25 tokens, 6 visible
@@ -120,6 +120,37 @@ def test_tokens_and_pairs_of_tokens_are_visible_equally_often() -> None:
         # The largest of 300 normal deviates is above 5 with a chance of 2e-4.
         assert (rates - p).abs().max() < 5 * (p * (1 - p) / num) ** 0.5
         assert len(rates) in (25, 300)
+
+
+def oracle_draw(seed: int, step: int) -> tuple[int, int]:
+    """The two numbers of a step's draw of sensors, 53 and 63 bits, in plain unsigned arithmetic."""
+    golden = np.array([0x9E3779B97F4A7C15], np.uint64)
+    state = splitmix64(np.array([step], np.uint64) + golden)
+    state = splitmix64(state + np.array([seed % 2**64], np.uint64))
+    state = splitmix64(state + np.array([int.from_bytes(b"dropout", "big")], np.uint64))
+    words = [int(splitmix64(state + np.uint64(n) * golden)[0]) for n in (1, 2)]
+    return (words[0] >> 1) % 2**53, words[1] >> 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_sensors_of_a_step_equal_an_unsigned_numpy_oracle(seed: int) -> None:
+    sensors = ["s1", "s2_10m", "s2_20m"]
+    for step in POSITIONS:
+        chance, which = oracle_draw(seed, step)
+        absent = sensors[which % 3] if chance < 0.4 * 2**53 else None
+        expected = [sensor for sensor in sensors if sensor != absent]
+        assert draw_sensors(sensors, 0.4, seed, step) == expected
+
+
+def test_sensors_are_left_out_one_at_a_time_equally_often_and_never_all() -> None:
+    num, sensors = 3000, ["s1", "s2_10m", "s2_20m"]
+    drawn = [draw_sensors(sensors, 0.3, 0, step) for step in range(num)]
+    for sensor in sensors:
+        rate = sum(sensor not in shown for shown in drawn) / num
+        assert abs(rate - 0.1) < 5 * (0.1 * 0.9 / num) ** 0.5
+    assert {len(shown) for shown in drawn} == {2, 3}
+    assert all(draw_sensors(sensors, 0.0, 0, step) == sensors for step in range(100))
+    assert all(draw_sensors(["s2"], 0.9, 0, step) == ["s2"] for step in range(100))
 
 
 @pytest.mark.gpu

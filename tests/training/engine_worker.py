@@ -2,8 +2,8 @@
 
     deepspeed --num_accelerators 2 engine_worker.py --plan plan.json --out FOLDER
 
-`plan.json` lists cases: {"name", "ds", "clip_norm", "steps", "restore", "save"}. Rank 0
-writes FOLDER/NAME.json with the losses and gradient norms of each step.
+`plan.json` lists cases: {"name", "ds", "clip_norm", "steps", "restore", "save", "shown",
+"validate"}. Rank 0 writes FOLDER/NAME.json with the losses and gradient norms of each step.
 """
 
 import argparse
@@ -60,6 +60,7 @@ def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> Non
     plan = plan_engine(case["ds"], optim, world_size)
     engine = Engine(make_model(), optim, plan)
     first, losses, norms = 0, [], []
+    validated, trained = [], []
     if "restore" in case:
         folder = out / case["restore"]
         restore_checkpoint(folder, engine)
@@ -71,15 +72,20 @@ def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> Non
             rows = slice(start, start + plan.micro_batch)
             positions = torch.arange(GLOBAL_BATCH)[rows] + step * GLOBAL_BATCH
             masks = draw_masks(MODEL, list(CHANNELS), 0, positions)
-            mine = {sensor: image[rows] for sensor, image in images.items()}
-            total += float(engine.forward_backward(mine, masks)["loss"])
+            shown = case["shown"][step] if "shown" in case else list(CHANNELS)
+            mine = {sensor: images[sensor][rows] for sensor in shown}
+            if "validate" in case:
+                validated.append(float(engine.losses(mine, masks)["loss"]))
+            loss = float(engine.forward_backward(mine, masks)["loss"])
+            total += loss
+            trained.append(loss)
         norms.append(engine.update(RATES[step]))
         losses.append(engine.sum_over_ranks([total])[0] / world_size / plan.accumulation)
     if "save" in case:
         state = {"step": case["steps"]}
         save_checkpoint(out / case["save"], engine, state, keep=2, rank=rank)
     if rank == 0:
-        result = {"losses": losses, "norms": norms}
+        result = {"losses": losses, "norms": norms, "validated": validated, "trained": trained}
         (out / f"{case['name']}.json").write_text(json.dumps(result))
 
 

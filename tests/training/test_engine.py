@@ -24,6 +24,9 @@ FP32 = 1e-6
 # autocast, whose gradients are summed in bf16) and 4.5e-3 (bf16 weights against fp32).
 AUTOCAST, BF16 = 5e-3, 1e-2
 
+# Sensor dropout: the sensors of each step.
+SHOWN = [["s1", "s2"], ["s2"], ["s1"], ["s2"]]
+
 MICRO = {"train_micro_batch_size_per_gpu": 4}
 BF16_JSON = {"bf16": {"enabled": True}}
 AUTOCAST_JSON = {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
@@ -34,7 +37,7 @@ def zero(stage: int, **more: Any) -> dict[str, Any]:
 
 
 def case(name: str, ds: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"name": name, "ds": ds, "steps": STEPS, **more}
+    return {"name": name, "ds": ds, "steps": STEPS} | more
 
 
 def half_way(name: str) -> str:
@@ -45,11 +48,18 @@ def exact_cases(stage: int) -> list[dict[str, Any]]:
     """A whole run, its first half saved, and its second half resumed, plus one that accumulates
     two micro-batches and clips."""
     small = {**zero(stage), "train_micro_batch_size_per_gpu": 2}
+    dropout = {"shown": SHOWN, "clip_norm": CLIP_NORM}
     return [
         case(f"{stage}-whole", zero(stage)),
         case(f"{stage}-half", zero(stage), steps=HALF, save=f"{stage}-half"),
         case(f"{stage}-resumed", zero(stage), restore=half_way(f"{stage}-half")),
         case(f"{stage}-accumulated-clipped", small, clip_norm=CLIP_NORM),
+        case(f"{stage}-validated", zero(stage), validate=True),
+        case(f"{stage}-dropout", small, **dropout),
+        case(f"{stage}-dropout-half", small, **dropout, steps=HALF, save=f"{stage}-dropout-half"),
+        case(
+            f"{stage}-dropout-resumed", small, **dropout, restore=half_way(f"{stage}-dropout-half")
+        ),
     ]
 
 
@@ -88,7 +98,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, lis
 
 
 def plain_pytorch(
-    clip_norm: float = float("inf"), autocast: bool = False, lost_update: int | None = None
+    clip_norm: float = float("inf"),
+    autocast: bool = False,
+    lost_update: int | None = None,
+    shown: list[list[str]] | None = None,
 ) -> dict[str, Any]:
     """The same steps with the global batch in one piece, written without our trainer."""
     model = make_model()
@@ -100,9 +113,13 @@ def plain_pytorch(
     for step, rate in enumerate(RATES):
         positions = torch.arange(GLOBAL_BATCH) + step * GLOBAL_BATCH
         masks = draw_masks(MODEL, list(CHANNELS), 0, positions)
+        images = images_at(step)
+        if shown is not None:
+            images = {sensor: images[sensor] for sensor in shown[step]}
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            loss = model(images_at(step), masks)["loss"]
-        adam.zero_grad()
+            loss = model(images, masks)["loss"]
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)  # of a sensor left out, it stays so
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)))
         for group in adam.param_groups:
@@ -143,6 +160,30 @@ def test_accumulation_and_clipping_equal_the_big_batch(results: Results, stage: 
     assert results[f"{stage}-accumulated-clipped"]["norms"] == pytest.approx(
         clipped["norms"], rel=FP32
     )
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_a_sensor_left_out_of_a_step_has_gradients_of_zero(results: Results, stage: int) -> None:
+    """Its moments decay and its weights move on by them, at any stage as in plain PyTorch."""
+    expected = plain_pytorch(CLIP_NORM, shown=SHOWN)
+    assert results[f"{stage}-dropout"]["losses"] == pytest.approx(expected["losses"], rel=FP32)
+    assert results[f"{stage}-dropout"]["norms"] == pytest.approx(expected["norms"], rel=FP32)
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_validating_gives_the_same_losses_and_changes_nothing(results: Results, stage: int) -> None:
+    validated = results[f"{stage}-validated"]
+    assert len(validated["validated"]) == STEPS
+    assert validated["validated"] == validated["trained"]
+    assert validated["losses"] == results[f"{stage}-whole"]["losses"]
+    assert validated["norms"] == results[f"{stage}-whole"]["norms"]
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_resuming_with_sensor_dropout_is_exact(results: Results, stage: int) -> None:
+    for key in ("losses", "norms"):
+        halves = results[f"{stage}-dropout-half"][key] + results[f"{stage}-dropout-resumed"][key]
+        assert halves == results[f"{stage}-dropout"][key]
 
 
 @pytest.mark.parametrize("stage", (0, 1, 2))

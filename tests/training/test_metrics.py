@@ -43,6 +43,16 @@ def test_means_are_those_of_the_steps_since_the_last_line() -> None:
     assert means.take() == {"loss": 7.0}
 
 
+def test_the_mean_of_an_absent_sensor_is_over_the_steps_that_had_it() -> None:
+    means = Means()
+    means.add({"s1": 1.0, "s2": 2.0, "loss": 3.0})
+    means.add({"s2": 4.0, "loss": 4.0}, absent=["s1"])
+    means.add({"s1": 5.0, "s2": 6.0, "loss": 11.0})
+    assert means.take() == {"s1": 3.0, "s2": 4.0, "loss": 6.0}
+    means.add({"s2": 4.0, "loss": 4.0}, absent=["s1"])
+    assert means.take() == {"s2": 4.0, "loss": 4.0}
+
+
 def test_means_kept_in_a_checkpoint_go_on_exactly() -> None:
     values = [0.1, 0.7, 1e-9, 3.3]
     whole, half = Means(), Means()

@@ -1,0 +1,83 @@
+"""From what `--pretrained` says to a row of the tables."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from fusmae.config import build
+from fusmae.evaluation.backbones.backbone import Backbone
+from fusmae.evaluation.backbones.dino_mm import open_dino_mm
+from fusmae.evaluation.backbones.fus_mae import open_fus_mae
+from fusmae.evaluation.backbones.imagenet import open_imagenet
+from fusmae.evaluation.backbones.satvit import Version, open_satvit
+from fusmae.model.hub import fetch_folder
+from fusmae.model.pretrained import WEIGHTS_NAME
+
+PUBLISHED = ("imagenet", "dino-mm", *get_args(Version))
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """A published model: its name, its file of weights and, of SatViT, the bands of its channels.
+
+    `weights` may be `hf://owner/name[@revision]`, a repository that holds `model.safetensors`.
+    """
+
+    name: str
+    weights: str
+    channels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.name not in PUBLISHED:
+            raise ValueError(f"name = {self.name!r} is not one of {', '.join(PUBLISHED)}")
+        if self.channels and self.name not in get_args(Version):
+            raise ValueError(f"{self.name} knows the bands of its channels: leave channels out")
+
+
+def open_backbone(source: str | Path) -> Backbone:
+    """The backbone of an exported folder, of NAME:FILE, or of a TOML file with a `BackboneSpec`.
+
+    Raises:
+        ValueError: there is no such thing, or it is not what it is called; what is wrong with
+            a file of weights is said by its keys.
+    """
+    text = str(source)
+    name, colon, weights = text.partition(":")
+    if name in PUBLISHED and not Path(text).is_dir():
+        if not weights:
+            raise ValueError(f"--pretrained {name}{colon} needs its file of weights: {name}:FILE")
+        return _open(BackboneSpec(name, weights), Path())
+    if text.endswith(".toml"):
+        return _open(_read_spec(Path(text)), Path(text).parent)
+    return open_fus_mae(text)
+
+
+def _open(spec: BackboneSpec, folder: Path) -> Backbone:
+    """`folder` is where a relative path of weights starts."""
+    if spec.weights.startswith("hf://"):
+        path = fetch_folder(spec.weights) / WEIGHTS_NAME
+    else:
+        path = folder / Path(spec.weights).expanduser()
+    if spec.name == "imagenet":
+        return open_imagenet(path)
+    if spec.name == "dino-mm":
+        return open_dino_mm(path)
+    version: Version = "satvit-v1" if spec.name == "satvit-v1" else "satvit-v2"
+    return open_satvit(version, path, spec.channels)
+
+
+def _read_spec(path: Path) -> BackboneSpec:
+    try:
+        table = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
+    missing = [key for key in ("name", "weights") if key not in table]
+    if missing:
+        raise ValueError(f"{path} lacks {' and '.join(missing)}")
+    try:
+        return build(BackboneSpec, table)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

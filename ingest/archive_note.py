@@ -1,0 +1,43 @@
+"""Which archives a dataset was made from: a note beside the spool, for a rerun to compare.
+
+It is no part of the dataset, whose bytes are the same from an archive as published, a plain tar
+or an extracted folder. It is called by the dataset's own sha256, so it cannot speak of another.
+"""
+
+import json
+from pathlib import Path
+
+from fusmae.manifest import MANIFEST_NAME
+
+from .storage import SCRATCH, LocalStore, Store, write_file
+
+
+def describe(archives: dict[str, Path]) -> dict[str, str]:
+    """Option -> name and size of each archive that is a file."""
+    return {
+        option: f"{path.name}, {path.stat().st_size:,} bytes"
+        for option, path in archives.items()
+        if path.is_file()
+    }
+
+
+def write_note(folder: Path, dataset: Store, archives: dict[str, Path]) -> None:
+    """Note the archives of a finished dataset in `folder`; none where they were folders."""
+    told, noted = describe(archives), read_note(folder, dataset)
+    if told and told not in noted:
+        store = LocalStore(str(folder))
+        write_file(store, _name(dataset), json.dumps([*noted, told], indent=1).encode())
+        store.remove_folder(SCRATCH)
+
+
+def read_note(folder: Path, dataset: Store) -> list[dict[str, str]]:
+    """What `write_note` wrote of this dataset, an entry for each time it was made otherwise."""
+    try:
+        noted: list[dict[str, str]] = json.loads(LocalStore(str(folder)).read(_name(dataset)))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return []
+    return noted
+
+
+def _name(dataset: Store) -> str:
+    return f"made-{dataset.hash(MANIFEST_NAME)[1][:16]}.json"

@@ -1,0 +1,117 @@
+"""What can be told of `fusmae-ingest bigearthnet`'s options before archives are unpacked.
+
+Unpacking takes an hour and tens of GB; a wrong path, a swapped archive or a table without a
+column shows in the first of its bytes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .bigearthnet_archive import file_kind, refuse_mixture, version_inside
+from .bigearthnet_tables import NameLists, open_table, tables_digest
+from .glimpse import first_files
+from .patches import FolderArchive
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The verb's own options as given; `archives` by option, `--maps` only where it is given."""
+
+    archives: dict[str, Path]
+    metadata: tuple[Path, ...]
+    split: str | None
+    split_lists: Path | None
+    excluded: frozenset[str]
+
+
+def check_early(asked: Asked) -> str | None:
+    """Look at every path and combination of options; `v1` or `v2` where the archives show it.
+
+    Raises:
+        ValueError: a path cannot be read or is of another kind than its option wants, or the
+            options do not go together.
+    """
+    version = _look_inside(asked.archives)
+    if version is not None:
+        split_rule(asked, version)
+    for table in asked.metadata:
+        open_table(table)
+    if asked.split_lists is not None:
+        NameLists(asked.split_lists)
+    return version
+
+
+def split_rule(asked: Asked, version: str) -> str:
+    """The rule of `--split`, the version's own by default.
+
+    Raises:
+        ValueError: an option does not go with this version, or one that it needs is missing.
+    """
+    rule = asked.split or {"v1": "google", "v2": "v2"}[version]
+    if version == "v1" and (asked.metadata or "--maps" in asked.archives):
+        raise ValueError("--metadata and --maps belong to BigEarthNet v2; these archives are v1")
+    if version == "v2" and not asked.metadata:
+        raise ValueError("BigEarthNet v2 keeps its labels and pairs in a table: give --metadata")
+    if rule == "v2" and version == "v1":
+        raise ValueError("--split v2 needs BigEarthNet v2; v1 has google and official")
+    if asked.excluded and version == "v1" and asked.split_lists is None:
+        raise ValueError(
+            "--exclude needs to know which patches have snow or cloud: give --split-lists"
+        )
+    if rule == "official" and asked.split_lists is None:
+        raise ValueError("--split official needs --split-lists, the folder of the published lists")
+    return rule
+
+
+def recorded(asked: Asked) -> dict[str, Any]:
+    """What the plan keeps of the options: nothing about paths, only what changes the samples."""
+    lists = asked.split_lists
+    return {
+        "exclude": sorted(asked.excluded),
+        "maps": "--maps" in asked.archives,
+        "metadata": tables_digest(asked.metadata),
+        "split_lists": NameLists(lists).digest() if lists else None,
+    }
+
+
+def _look_inside(archives: dict[str, Path]) -> str | None:
+    """The version of `--s2` and `--s1`, None where S2's first files do not show it."""
+    versions = {
+        option: _version_of_tar(option, path)
+        if path.is_file()
+        else _version_of_folder(option, path)
+        for option, path in archives.items()
+    }
+    s2, s1 = versions["--s2"], versions["--s1"]
+    if s2 is not None and s1 is not None:
+        refuse_mixture(f"--s2 {archives['--s2']}", s2, f"--s1 {archives['--s1']}", s1)
+    return s2
+
+
+def _version_of_folder(option: str, path: Path) -> str | None:
+    archive = FolderArchive(path, option)
+    if option != "--maps":
+        return version_inside(option, archive)
+    archive.names()
+    first = next((str(p.relative_to(path.parent)) for p in path.glob("*/*/*.tif")), "")
+    if kind := file_kind(first):
+        _refuse_other_kind(option, path, {kind[0]})
+    return "v2"
+
+
+def _version_of_tar(option: str, path: Path) -> str | None:
+    kinds = [kind for file in first_files(path) if (kind := file_kind(file))]
+    _refuse_other_kind(option, path, {kind for kind, _ in kinds})
+    return next((version for _, version in kinds if version is not None), None)
+
+
+def _refuse_other_kind(option: str, path: Path, found: set[str]) -> None:
+    if not found or option in found:
+        return
+    held = {"--s2": "S2 folders", "--s1": "S1 folders", "--maps": "reference maps"}
+    other = min(found)
+    advice = f"{option} and {other} are swapped, or {option} is another archive's"
+    if {option, other} == {"--s1", "--s2"}:
+        advice = "--s1 and --s2 are swapped"
+    raise ValueError(f"{option} {path} holds {held[other]}: {advice}")

@@ -1,0 +1,97 @@
+"""BigEarthNet's tables and lists of names: v2's metadata, v1's published splits and flags.
+
+Read before an archive is unpacked, to see that they are good, and by its listing.
+"""
+
+import bz2
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow
+
+# Names of the published v1 lists, with or without .bz2; one name (or "s2,s1") a line.
+SPLIT_LISTS = {"train": "train.csv", "val": "val.csv", "test": "test.csv"}
+SNOW_LIST = "patches_with_seasonal_snow.csv"
+CLOUD_LIST = "patches_with_cloud_and_shadow.csv"
+
+_V2_COLUMNS = (
+    "patch_id",
+    "labels",
+    "split",
+    "country",
+    "s1_name",
+    "s2v1_name",
+    "contains_seasonal_snow",
+    "contains_cloud_or_shadow",
+)
+# Hex digits of a sha256 that tell tables apart.
+_DIGITS = 16
+
+
+def open_table(path: Path) -> "pyarrow.Table":
+    """The columns of a v2 metadata table that ingest needs.
+
+    Raises:
+        ValueError: it cannot be read, or lacks a column.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        missing = set(_V2_COLUMNS) - set(pyarrow.parquet.read_schema(path).names)
+        if missing:
+            raise ValueError(f"--metadata {path} lacks the columns {sorted(missing)}")
+        return pyarrow.parquet.read_table(path, columns=list(_V2_COLUMNS))
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"--metadata {path}: {' '.join(str(error).split())}") from None
+
+
+def read_table(path: Path) -> Iterable[dict[str, object]]:
+    """The rows of a v2 metadata table; see `open_table`."""
+    rows: list[dict[str, object]] = open_table(path).to_pylist()
+    return rows
+
+
+def tables_digest(paths: Sequence[Path]) -> list[str]:
+    """What tells these tables from others, whatever they are called: from their sha256, sorted."""
+    digests = []
+    for path in paths:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS])
+    return sorted(digests)
+
+
+class NameLists:
+    """The published v1 lists in one folder: official split, snow, cloud and shadow.
+
+    Raises:
+        ValueError: one is missing or cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.split_of = {
+            name: split for split, file in SPLIT_LISTS.items() for name in _read_names(folder, file)
+        }
+        self.snow = set(_read_names(folder, SNOW_LIST))
+        self.cloud = set(_read_names(folder, CLOUD_LIST))
+
+    def digest(self) -> str:
+        """What tells these lists from others, however they are packed: from a sha256."""
+        told = [sorted(self.split_of.items()), sorted(self.snow), sorted(self.cloud)]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:_DIGITS]
+
+
+def _read_names(folder: Path, file: str) -> list[str]:
+    for path, opener in ((folder / file, open), (folder / f"{file}.bz2", bz2.open)):
+        if path.is_file():
+            try:
+                with opener(path, "rt") as lines:
+                    return [line.strip().partition(",")[0] for line in lines if line.strip()]
+            except (OSError, EOFError, UnicodeDecodeError) as error:
+                told = getattr(error, "strerror", None) or error
+                raise ValueError(f"--split-lists {path}: {told}; download it again") from None
+    raise ValueError(f"--split-lists {folder} has neither {file} nor {file}.bz2")
