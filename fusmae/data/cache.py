@@ -1,31 +1,38 @@
 """A folder of bounded size whose files are fetched once for all processes of a node.
 
-What a process needs it pins; only what nobody has pinned is evicted. Pins and fetches are
-byte-range locks in one file, `locks`, so whatever a killed process held is free at once. They
-are locks of an open file, which two loaders of one process do not share (F_OFD_SETLK, Linux).
+What a process needs it pins; only what nobody has pinned is evicted. Pins and fetches are locks
+of bytes of one file, `locks` (`locks.py`), so whatever a killed process held is free at once.
 """
 
 import fcntl
 import hashlib
 import os
 import shutil
-import struct
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-# Bytes of `locks`: for looking at and changing what is there, held for milliseconds; for being
-# the one that waits for room; from then on two for each file, by a hash of its path. Files
-# whose hashes fall together, 1 in 2**56, only wait for each other.
-_CHANGE, _TURN, _FIRST_PIN = 0, 1, 2
+from fusmae.data.claim import claimed_files
+from fusmae.data.locks import close_locks, close_locks_of, open_locks, try_lock
+
+# Bytes of `locks`: for looking at and changing what is there, held for milliseconds; then two for
+# each file, by a hash of its path; then one for each limit, for having the turn among those who
+# wait for room below it. Files whose hashes fall together, 1 in 2**56, only wait for each other.
+_CHANGE, _FIRST_PIN, _FIRST_TURN = 0, 2, 1 << 58
 _HASH_DIGITS = 14
 # A file being fetched, of its full size from the start, and why a file could not be fetched.
 _PART, _BAD = ".part", ".bad"
 # How often something that another process holds is asked for again.
 POLL_S = 0.02
+# How long the one whose turn it is has the first choice of room; many times as often as it looks.
+# Then others may take what is enough for them: it may be waiting for just those to go on.
+TURN_S = 0.5
+# How long somebody may be kept from going on because others have filled the cache.
+ROOM_WAIT_S = 900.0
 
 # Sleeps for so many seconds, or raises what ends the wait.
 Pause = Callable[[float], None]
@@ -47,20 +54,19 @@ class Pins:
     """A hold on files; none of them is evicted before `release`."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self._release = weakref.finalize(self, close_locks_of, os.getpid(), fd)
 
     def release(self) -> None:
-        """Let go of the files. May be called again."""
-        if self._fd >= 0:
-            _close(self._fd)
-            self._fd = -1
+        """Let go of the files. May be called again; so is what is dropped."""
+        self._release()
 
 
 class Cache:
     """The shards below `FOLDER/DATASET/shards`, together at most `limit_bytes`.
 
-    Other files of the folder are neither counted nor touched. Safe to use from several threads
-    and processes; each may come with a limit of its own.
+    Only of datasets that are claimed (`claim.py`): all other files of the folder are neither
+    counted nor touched. Safe to use from several threads and processes; each may come with a
+    limit of its own.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -69,21 +75,23 @@ class Cache:
         Raises:
             ValueError: the folder cannot be written.
         """
-        self.folder, self.limit_bytes = folder, limit_bytes
+        # Whatever links lead here, there is one `locks`, and one byte of it for a file.
+        self.folder, self.limit_bytes = folder.resolve(), limit_bytes
+        self._locks = self.folder / "locks"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _close(self._open_locks())
+            close_locks(open_locks(self._locks))
         except OSError as error:
             raise ValueError(f"cannot use {folder} as a cache: {error.strerror}") from None
         with self._changing() as fd:
-            for path in self._files():
+            for path in claimed_files(self.folder):
                 if path.suffix in (_PART, _BAD):
                     self._remove_unpinned(fd, path)
 
     def check_disk(self, files: Sequence[CachedFile]) -> None:
         """Raises ValueError if the disk has no room for what of `files` will be here at once."""
         wanted = min(self.limit_bytes, sum(file.bytes for file in files))
-        there = sum(_size(path) for path in self._files())
+        there = sum(_size(path) for path in claimed_files(self.folder))
         free = shutil.disk_usage(self.folder).free
         if wanted > free + there:
             raise ValueError(
@@ -91,15 +99,28 @@ class Cache:
                 f"{free + there:,} for it: lower data.cache_gb, or choose another --cache"
             )
 
-    def pin(self, files: Sequence[CachedFile], pause: Pause) -> Pins:
+    def pin(
+        self,
+        files: Sequence[CachedFile],
+        pause: Pause,
+        is_urgent: Callable[[], bool] = lambda: True,
+    ) -> Pins:
         """Hold all of `files` at once, with room for those that are still to be fetched.
 
         It takes all or nothing, so nobody waits for room while sitting on some. Those who wait
-        take turns; files that are there, or for which another process has made room, are held
-        without waiting.
+        take turns, in which nobody of the same limit makes room for himself before them; but
+        not for longer than `TURN_S`. Files that are there, or for which another process has
+        made room, are held without waiting.
+
+        Args:
+            files: what is needed at once.
+            pause: called again and again while there is no room.
+            is_urgent: whether somebody waits for these files now; who only looks ahead does not
+                keep others waiting.
 
         Raises:
-            ValueError: the files are larger than the cache.
+            ValueError: the files are larger than the cache, or what is urgent has waited for
+                `ROOM_WAIT_S`.
             Exception: whatever `pause` raises.
         """
         total = sum(file.bytes for file in files)
@@ -108,17 +129,30 @@ class Cache:
                 f"{len(files)} shards of {total:,} bytes are needed at once and the cache "
                 f"{self.folder} may hold {self.limit_bytes:,}: raise data.cache_gb"
             )
-        turn = self._open_locks()
+        waited_s = 0.0
+        turn = open_locks(self._locks)
         try:
-            has_turn = False
             while True:
-                has_turn = has_turn or _lock(turn, _TURN, fcntl.F_WRLCK)
-                pins = self._try_pin(files, has_turn)
+                urgent = is_urgent()
+                has_turn = try_lock(turn, _FIRST_TURN + self.limit_bytes, fcntl.F_WRLCK)
+                pins = self._try_pin(files, has_turn or (urgent and waited_s >= TURN_S))
                 if pins is not None:
                     return pins
+                if not urgent:
+                    try_lock(turn, _FIRST_TURN + self.limit_bytes, fcntl.F_UNLCK)
+                elif waited_s >= ROOM_WAIT_S:
+                    raise ValueError(self._full())
                 pause(POLL_S)
+                waited_s += POLL_S if urgent else 0
         finally:
-            _close(turn)
+            close_locks(turn)
+
+    def _full(self) -> str:
+        return (
+            f"for {ROOM_WAIT_S:g} s other loaders have held the whole cache {self.folder} of "
+            f"{self.limit_bytes:,} bytes: raise data.cache_gb, lower data.window, or give each run "
+            "its own --cache"
+        )
 
     def settle(self, file: CachedFile, fetch: Callable[[BinaryIO], None]) -> bool:
         """Fetch a pinned file, unless it is there, known as bad or being fetched by another.
@@ -132,17 +166,17 @@ class Cache:
         """
         if _is_settled(file.path):
             return True
-        fd = self._open_locks()
+        fd = open_locks(self._locks)
         try:
             # With a pin of its own: it may still run when its caller has let go of the file.
-            _lock(fd, self._pin_byte(file.path), fcntl.F_RDLCK)
-            if not _lock(fd, self._fetch_byte(file.path), fcntl.F_WRLCK):
+            try_lock(fd, self._pin_byte(file.path), fcntl.F_RDLCK)
+            if not try_lock(fd, self._fetch_byte(file.path), fcntl.F_WRLCK):
                 return False
             if not _is_settled(file.path):
                 self._fetch(file.path, fetch)
             return True
         finally:
-            _close(fd)
+            close_locks(fd)
 
     def _fetch(self, path: Path, fetch: Callable[[BinaryIO], None]) -> None:
         part = _beside(path, _PART)
@@ -159,7 +193,7 @@ class Cache:
             part.replace(path)
 
     def _try_pin(self, files: Sequence[CachedFile], may_grow: bool) -> Pins | None:
-        pins = self._open_locks()
+        pins = open_locks(self._locks)
         kept = False
         try:
             with self._changing() as fd:
@@ -167,11 +201,11 @@ class Cache:
                     byte = self._pin_byte(file.path)
                     # Nobody has it: a reason of another run is no reason today, and a file of
                     # another size was not made here.
-                    if _lock(pins, byte, fcntl.F_WRLCK):
+                    if try_lock(pins, byte, fcntl.F_WRLCK):
                         _beside(file.path, _BAD).unlink(missing_ok=True)
                         if _size(file.path) != file.bytes:
                             file.path.unlink(missing_ok=True)
-                    shared = _lock(pins, byte, fcntl.F_RDLCK)
+                    shared = try_lock(pins, byte, fcntl.F_RDLCK)
                     assert shared, "only one process at a time changes the cache"
                 missing = [f for f in files if not _is_settled(f.path) and not _has_part(f)]
                 if missing and not (may_grow and self._make_room(fd, missing)):
@@ -184,14 +218,14 @@ class Cache:
             return Pins(pins)
         finally:
             if not kept:
-                _close(pins)
+                close_locks(pins)
 
     def _make_room(self, fd: int, missing: Sequence[CachedFile]) -> bool:
         """Evict until the missing files fit; false, and nothing is evicted, if they cannot.
 
         Oldest first. Epochs visit shards in unrelated orders, so no other choice is better.
         """
-        sizes = {path: _stat(path) for path in self._files()}
+        sizes = {path: _stat(path) for path in claimed_files(self.folder)}
         excess = sum(size for _, size in sizes.values()) - self.limit_bytes
         excess += sum(file.bytes for file in missing)
         evicted: list[Path] = []
@@ -209,31 +243,25 @@ class Cache:
 
     def _is_unpinned(self, fd: int, path: Path) -> bool:
         byte = self._pin_byte(path)
-        free = _lock(fd, byte, fcntl.F_WRLCK)
+        free = try_lock(fd, byte, fcntl.F_WRLCK)
         if free:
-            _lock(fd, byte, fcntl.F_UNLCK)
+            try_lock(fd, byte, fcntl.F_UNLCK)
         return free
 
     def _remove_unpinned(self, fd: int, path: Path) -> None:
         if self._is_unpinned(fd, path):
             path.unlink(missing_ok=True)
 
-    def _files(self) -> Iterator[Path]:
-        return (path for path in self.folder.glob("*/shards/**/*") if path.is_file())
-
     @contextmanager
     def _changing(self) -> Iterator[int]:
         """The right to pin and evict, as the descriptor that holds it."""
-        fd = self._open_locks()
+        fd = open_locks(self._locks)
         try:
-            while not _lock(fd, _CHANGE, fcntl.F_WRLCK):
+            while not try_lock(fd, _CHANGE, fcntl.F_WRLCK):
                 time.sleep(POLL_S / 10)
             yield fd
         finally:
-            _close(fd)
-
-    def _open_locks(self) -> int:
-        return os.open(self.folder / "locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            close_locks(fd)
 
     def _pin_byte(self, path: Path) -> int:
         name = str(path.relative_to(self.folder)).removesuffix(_PART).removesuffix(_BAD)
@@ -275,24 +303,3 @@ def _stat(path: Path) -> tuple[int, int]:
 
 def _size(path: Path) -> int:
     return _stat(path)[1]
-
-
-def _close(fd: int) -> None:
-    """Give back all locks of `locks` opened once, and close it.
-
-    Closing alone would leave them held by a process that was forked meanwhile and has a copy.
-    """
-    _lock(fd, 0, fcntl.F_UNLCK, length=0)
-    os.close(fd)
-
-
-def _lock(fd: int, byte: int, kind: int, length: int = 1) -> bool:
-    """Take, change or give back the lock of one byte; false if another open file is in the way."""
-    # struct flock of 64-bit Linux: type, whence, start, length (0: to the end), process (0 for
-    # such locks).
-    request = struct.pack("hhqqi0q", kind, os.SEEK_SET, byte, length, 0)
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True

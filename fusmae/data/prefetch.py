@@ -6,26 +6,26 @@ next stretch is fetched meanwhile, and more if they are small. Which samples are
 on when a shard arrives.
 """
 
+import functools
 import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fusmae.data.cache import POLL_S, Pins, why_bad
 from fusmae.data.reader import SplitReader
+from fusmae.data.shard import OPEN_SHARDS, OpenShard
 from fusmae.data.source import Ids, Samples
 from fusmae.data.stretches import Stretch
 from fusmae.sensors import ArraySpec
 
 # Shards that a process fetches at once.
 NUM_FETCHERS = 8
-# How long reading may stand still because others have filled the cache.
-ROOM_WAIT_S = 900.0
 
 
 class _StoppedError(Exception):
@@ -82,6 +82,8 @@ class RemoteSource:
         self._mirror = reader.mirror
         self._shards = reader.record.shards
         self._mirror.cache.check_disk([self._mirror.file(shard) for shard in self._shards])
+        # All that is open is pinned with its stretch.
+        self._open_shard = functools.lru_cache(OPEN_SHARDS)(self._open)
         # Small stretches are held ahead up to half of it; the rest is for others.
         self._ahead_bytes = int(self._mirror.cache.limit_bytes * share / 2)
         self._stopped = threading.Event()
@@ -92,7 +94,6 @@ class RemoteSource:
         self._replaced: dict[int, int] = {}
         self._error: BaseException | None = None
         self._num_starving = 0
-        self._starved_s = 0.0
         threading.Thread(
             target=self._plan, args=(stretches,), name="fusmae-plan", daemon=True
         ).start()
@@ -117,7 +118,9 @@ class RemoteSource:
             stop = min(len(ids), held.stretch.stop - position)
             ids[done:stop] = self._chosen(held, position + done, stop - done)
             rows = {name: array[done:stop] for name, array in out.items()}
-            self._reader.read_into(ids[done:stop], rows)
+            self._reader.read_into(ids[done:stop], rows, self._open_shard)
+            if self._stopped.is_set():
+                self._open_shard.cache_clear()  # which `stop` had emptied
             self._count_read(held, stop - done)
             done = stop
 
@@ -138,10 +141,15 @@ class RemoteSource:
         A thread that waits for the store ends when that answers or its time is over.
         """
         self._stopped.set()
+        self._open_shard.cache_clear()
         with self._changed:
             for held in self._held:
                 held.pins.release()
             self._changed.notify_all()
+
+    def _open(self, shard: int) -> OpenShard:
+        record = self._shards[shard]
+        return OpenShard(self._mirror.folder / record.path, record)
 
     def _chosen(self, held: _Held, position: int, count: int) -> Ids:
         """The ids at positions, with those of bad shards replaced."""
@@ -188,7 +196,7 @@ class RemoteSource:
             if held.num_unread == 0:
                 self._held.remove(held)
                 # Evicted files keep their room on the disk as long as they are open.
-                self._reader.close()
+                self._open_shard.cache_clear()
                 held.pins.release()
                 self._changed.notify_all()
 
@@ -202,12 +210,11 @@ class RemoteSource:
                 with self._changed:
                     while not (self._stopped.is_set() or self._may_hold(num_bytes)):
                         self._changed.wait()
-                pins = self._mirror.cache.pin(files, self._pause_for_room)
+                pins = self._mirror.cache.pin(files, self._pause, self._is_starving)
                 with self._changed:
                     held = _Held(stretch, pins, set(shards), stretch.num_own, num_bytes)
                     self._held.append(held)
                     self._tasks.extend((held, shard) for shard in shards)
-                    self._starved_s = 0.0
                     self._changed.notify_all()
                 if self._stopped.is_set():
                     pins.release()
@@ -216,6 +223,9 @@ class RemoteSource:
             return
         except BaseException as error:  # whatever it is, the readers wait for it and raise it
             self._fail(error)
+
+    def _is_starving(self) -> bool:
+        return self._num_starving > 0
 
     def _may_hold(self, num_bytes: int) -> bool:
         """Whether to hold another stretch: one ahead, or enough small ones for all fetchers."""
@@ -265,17 +275,3 @@ class RemoteSource:
     def _pause(self, seconds: float) -> None:
         if self._stopped.wait(seconds):
             raise _StoppedError
-
-    def _pause_for_room(self, seconds: float) -> None:
-        self._pause(seconds)
-        if self._num_starving:
-            self._starved_s += seconds
-        if self._starved_s > ROOM_WAIT_S:
-            self._give_up_on_room()
-
-    def _give_up_on_room(self) -> NoReturn:
-        raise ValueError(
-            f"for {ROOM_WAIT_S:g} s other loaders have held the whole cache "
-            f"{self._mirror.cache.folder} of {self._mirror.cache.limit_bytes:,} bytes: raise "
-            "data.cache_gb, lower data.window, or give each run its own --cache"
-        )

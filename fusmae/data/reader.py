@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fusmae.config import DataConfig
+from fusmae.data.on_demand import OnDemand
 from fusmae.data.remote import SAMPLES_NAME, mirror_of
-from fusmae.data.shard import OpenShard, replaced, version_at
+from fusmae.data.shard import OPEN_SHARDS, OpenShard, replaced, version_at
 from fusmae.manifest import Manifest, read_manifest
 from fusmae.sample import TAR_BLOCK, array_bytes, npy_header
 from fusmae.sensors import ArraySpec
 
-# A quarter of the 1,024 files that Linux lets a process open by default.
-_OPEN_SHARDS = 256
 # Between neighbouring arrays lie padding, a tar header and a .npy header, at most 1,151 bytes:
 # cheaper to read along than to ask for twice. An array that is not wanted is skipped.
 _MAX_GAP_BYTES = 4096
@@ -106,8 +105,8 @@ class SplitReader:
         self.dataset = dataset
         self.split = split
         self.manifest = read_manifest(dataset)
-        self.mirror = mirror_of(dataset, cache_gb)
         self.record = self.manifest.split(split)
+        self.mirror = mirror_of(dataset, cache_gb, split, self.record.shards)
         layout = self.manifest.layout
         known = [spec.name for spec in layout.arrays]
         wanted = known if arrays is None else list(arrays)
@@ -123,7 +122,13 @@ class SplitReader:
         # file that the index belongs to. Those of a mirror come and go, each checked as it comes.
         shards = () if self.mirror else self.record.shards
         self._versions = [version_at(dataset / shard.path) for shard in shards]
-        self._shard = functools.lru_cache(_OPEN_SHARDS)(self._open)
+        self._shard: Callable[[int], OpenShard]
+        if self.mirror:
+            on_demand = OnDemand(self.mirror, self.record.shards)
+            self._shard, self._close_shards = on_demand.open, on_demand.close
+        else:
+            cached = functools.lru_cache(OPEN_SHARDS)(self._open)
+            self._shard, self._close_shards = cached, cached.cache_clear
 
     @property
     def num_samples(self) -> int:
@@ -165,9 +170,6 @@ class SplitReader:
 
     def _open(self, shard: int) -> OpenShard:
         record = self.record.shards[shard]
-        if self.mirror:
-            with self.mirror.holding(record):
-                return OpenShard(self.dataset / record.path, record)
         opened = OpenShard(self.dataset / record.path, record)
         if opened.version != self._versions[shard]:
             raise ValueError(replaced(opened.path))
@@ -186,13 +188,20 @@ class SplitReader:
             )
         return self.shards_of(ids).tolist(), self._offsets[ids].tolist()
 
-    def read_into(self, ids: npt.NDArray[np.int64], out: Mapping[str, npt.NDArray[Any]]) -> None:
+    def read_into(
+        self,
+        ids: npt.NDArray[np.int64],
+        out: Mapping[str, npt.NDArray[Any]],
+        open_shard: Callable[[int], OpenShard] | None = None,
+    ) -> None:
         """Read samples `ids`, shape (n,): sample ids[i] into row i of each array of `out`.
 
         Args:
             ids: sample ids, in any order; repeats are fine.
             out: for each of this reader's arrays a C-contiguous array of shape
                 (n, bands, size_px, size_px) and the stored dtype.
+            open_shard: gives a shard by its place in `record.shards`; None for this reader's own
+                way, which of a mirror keeps few.
 
         Raises:
             ValueError: an id does not exist, `out` is of another shape or dtype, or a shard
@@ -211,7 +220,7 @@ class SplitReader:
             for run in self._runs
         ]
         for row, (shard_index, start) in enumerate(zip(*self._locate(ids), strict=True)):
-            shard = self._shard(shard_index)
+            shard = (open_shard or self._shard)(shard_index)
             for run, targets in plan:
                 buffers = [part for rows, gap, _ in targets for part in (gap, rows[row])]
                 shard.read(buffers, run.num_bytes, start + run.start)
@@ -329,4 +338,4 @@ class SplitReader:
 
     def close(self) -> None:
         """Close the shards; they are opened again if something is read after all."""
-        self._shard.cache_clear()
+        self._close_shards()

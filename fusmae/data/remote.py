@@ -2,7 +2,8 @@
 
 A mirror is a dataset's folder like any other, `CACHE/NAME-HASH`, the hash being that of
 `dataset.json`: a dataset that was changed has another folder. Only its shards come later, when
-they are needed (`prefetch.py`); its `origin.json` says from where.
+they are needed (`prefetch.py`); its `origin.json` says from where. A copy of a mirror, or one that
+was moved, is a dataset on disk.
 """
 
 import fcntl
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from fusmae.data.cache import POLL_S, Cache, CachedFile, Pause, UnfetchableError, why_bad
+from fusmae.data.cache import POLL_S, Cache, CachedFile, Pause, Pins, UnfetchableError, why_bad
+from fusmae.data.claim import claim, is_claimed, lock_of
 from fusmae.data.origin import Origin
 from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord, from_json
 
@@ -35,7 +37,8 @@ def locate_dataset(location: str | Path, cache: Path) -> Path:
         cache: the folder of the mirrors, on a local disk; a path as `location` does not touch it.
 
     Raises:
-        ValueError: the URL cannot be read, or what it holds is no dataset or a broken one.
+        ValueError: the URL cannot be read, what it holds is no dataset or a broken one, or
+            something else is where its mirror belongs.
     """
     if "://" not in str(location):
         return Path(location)
@@ -44,11 +47,11 @@ def locate_dataset(location: str | Path, cache: Path) -> Path:
     manifest = from_json(text.decode("utf-8", "replace"), f"{origin.url}/{MANIFEST_NAME}")
     _check_paths(origin, manifest)
     name = re.sub(r"[^\w.-]", "_", manifest.name)
-    folder = cache / f"{name}-{hashlib.sha256(text).hexdigest()[:16]}"
+    folder = cache.resolve() / f"{name}-{hashlib.sha256(text).hexdigest()[:16]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one rank of a node fetches, the others find it done
+        with _locked(lock_of(folder)):  # one rank of a node fetches, the others find it done
+            claim(folder)
             for record in _small_files(manifest):
                 if not (folder / record.path).exists():
                     _fetch_whole(origin, record, folder / record.path)
@@ -57,6 +60,17 @@ def locate_dataset(location: str | Path, cache: Path) -> Path:
     except OSError as error:
         raise ValueError(f"cannot write the cache {folder}: {error.strerror}") from None
     return folder
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            # Closing alone would leave it held by a process that was forked meanwhile.
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 @dataclass(frozen=True)
@@ -82,23 +96,25 @@ class Mirror:
 
         return self.cache.settle(self.file(shard), fetch)
 
-    @contextmanager
-    def holding(self, shard: ShardRecord) -> Iterator[None]:
-        """The shard is there, fetched if need be, as long as the context lasts.
+    def hold(self, shard: ShardRecord, pause: Pause) -> Pins:
+        """Pin a shard that is there, fetched if need be.
 
         Raises:
-            ValueError: it cannot be fetched, or is larger than the cache.
+            ValueError: it cannot be fetched, is larger than the cache, or others have held
+                the whole cache for `ROOM_WAIT_S`.
+            Exception: whatever `pause` raises.
         """
-        pins = self.cache.pin([self.file(shard)], time.sleep)
+        pins = self.cache.pin([self.file(shard)], pause)
         try:
-            while not self.settle(shard, time.sleep):
-                time.sleep(POLL_S)
+            while not self.settle(shard, pause):
+                pause(POLL_S)
             reason = why_bad(self.folder / shard.path)
             if reason is not None:
                 raise ValueError(reason)
-            yield
-        finally:
+        except BaseException:
             pins.release()
+            raise
+        return pins
 
     def window(self, shards: Sequence[ShardRecord], window: int, share: float) -> int:
         """The shuffle window, in shards, that `data.window` stands for; 0 is all of them.
@@ -110,16 +126,20 @@ class Mirror:
         Raises:
             ValueError: the cache cannot hold a window.
         """
-        largest = max(shard.bytes for shard in shards)
+        largest = max((shard.bytes for shard in shards), default=0)
+        if largest == 0:
+            return window  # the order refuses a split without samples
         limit = int(self.cache.limit_bytes * share)
         if window:
-            # Loaders that are read in turns must never wait for each other's room.
-            needed = min(window, len(shards)) * largest * (1 if share == 1 else 2)
+            # Loaders that are read in turns must never wait for each other's room. And a training
+            # holds its window while it is evaluated, one shard after another.
+            num_windows = 1 if share == 1 else 2
+            needed = (num_windows * min(window, len(shards)) + 1) * largest
             if needed > limit:
                 raise ValueError(
-                    f"data.window = {window} shards of up to {largest:,} bytes need "
-                    f"{needed:,} and the cache may hold {limit:,}: lower data.window or raise "
-                    "data.cache_gb"
+                    f"data.window = {window} shards of up to {largest:,} bytes need, with one "
+                    f"more for an evaluation, {needed:,} and the cache may hold {limit:,}: lower "
+                    "data.window or raise data.cache_gb"
                 )
             return window
         room = limit // largest - _SPARE_SHARDS
@@ -140,18 +160,41 @@ def location_of(dataset: Path) -> str:
     Raises:
         ValueError: the mirror's `origin.json` is broken.
     """
-    mirrored = _origin_of(dataset)
-    return mirrored.url if mirrored else str(dataset.resolve())
+    folder = dataset.resolve()
+    origin = _origin_of(folder) if is_claimed(folder) else None
+    return origin.url if origin else str(folder)
 
 
-def mirror_of(dataset: Path, cache_gb: float) -> Mirror | None:
+def mirror_of(
+    dataset: Path, cache_gb: float, split: str, shards: Sequence[ShardRecord]
+) -> Mirror | None:
     """What fetches the shards of a mirror; None for a dataset that is here as a whole.
 
     Raises:
-        ValueError: the mirror's `origin.json` is broken, or the cache cannot be written.
+        ValueError: the mirror's `origin.json` is broken, the cache cannot be written, the
+            mirror's shards lie elsewhere, or this is a copy of a mirror that lacks some of the
+            split's `shards`.
     """
-    origin = _origin_of(dataset)
-    return Mirror(dataset, origin, Cache(dataset.parent, int(cache_gb * 1e9))) if origin else None
+    folder = dataset.resolve()
+    origin = _origin_of(folder)
+    if origin is None:
+        return None
+    if is_claimed(folder):
+        for place in {(folder / shard.path).parent for shard in shards}:
+            if place.resolve() != place:
+                raise ValueError(
+                    f"{place} leads to {place.resolve()}, whose files are not the cache's to "
+                    "delete: remove the link"
+                )
+        return Mirror(folder, origin, Cache(folder.parent, int(cache_gb * 1e9)))
+    missing = sum(not (folder / shard.path).exists() for shard in shards)
+    if missing:
+        raise ValueError(
+            f"{dataset} is a copy of a mirror of {origin.url} that lacks {missing} of "
+            f"{len(shards)} shards of split {split!r}: read it from {origin.url}, or copy "
+            "the shards from there"
+        )
+    return None
 
 
 def _origin_of(dataset: Path) -> Origin | None:

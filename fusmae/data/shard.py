@@ -7,6 +7,8 @@ from typing import Any
 
 from fusmae.manifest import ShardRecord
 
+# A quarter of the 1,024 files that Linux lets a process open by default.
+OPEN_SHARDS = 256
 # What tells a file from another in its place, and from itself before somebody wrote to it:
 # device, inode, bytes, time of the last write in ns.
 Version = tuple[int, int, int, int]

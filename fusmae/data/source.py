@@ -1,11 +1,13 @@
 """What a ring reads from: the samples that stand at given positions of an order."""
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from fusmae.data.on_demand import OnDemand
 from fusmae.data.reader import SplitReader
 from fusmae.sensors import ArraySpec
 
@@ -30,10 +32,15 @@ class Source(Protocol):
 
 
 class LocalSource:
-    """A split that is here as a whole."""
+    """A split that is here as a whole, or the mirror of one, fetched as it is read."""
 
     def __init__(self, reader: SplitReader, samples: Samples) -> None:
         self._reader, self._samples = reader, samples
+        self._stopped = threading.Event()
+        # With a way to stop of its own: the reader may be another's as well.
+        self._on_demand: OnDemand | None = None
+        if reader.mirror:
+            self._on_demand = OnDemand(reader.mirror, reader.record.shards, self._pause)
 
     @property
     def arrays(self) -> tuple[ArraySpec, ...]:
@@ -41,7 +48,17 @@ class LocalSource:
 
     def read(self, position: int, ids: Ids, out: Mapping[str, npt.NDArray[Any]]) -> None:
         ids[:] = self._samples(position, len(ids))
-        self._reader.read_into(ids, out)
+        if self._on_demand:
+            self._reader.read_into(ids, out, self._on_demand.open)
+        else:
+            self._reader.read_into(ids, out)
 
     def stop(self) -> None:
-        """Nothing here waits."""
+        """As `Source.stop`; a request that the store has not answered ends first."""
+        self._stopped.set()
+        if self._on_demand:
+            self._on_demand.close()
+
+    def _pause(self, seconds: float) -> None:
+        if self._stopped.wait(seconds):
+            raise ValueError("this loader is closed")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from fusmae.config import SubsetConfig
+from fusmae.config import DataConfig, SubsetConfig
 from fusmae.data.order import Order
 from fusmae.data.reader import SplitReader, arrays_for
 from fusmae.data.remote import SAMPLES_NAME
@@ -38,15 +38,18 @@ def open_dataset(
     bands: Mapping[str, Sequence[str]] | None = None,
     labels: str | None = None,
     subset: SubsetConfig = _WHOLE,
+    cache_gb: float = DataConfig.cache_gb,
 ) -> "DatasetView":
     """A split of a dataset of `fusmae-ingest`.
 
     Args:
-        path: the folder that holds `dataset.json`.
+        path: the folder that holds `dataset.json`; a URL's comes from `locate_dataset`.
         split: its name.
         bands: sensor -> band names; arrays without any of them are not read. None for all arrays.
         labels: a label set, to have the labels of each sample; None for none.
         subset: which samples; all by default.
+        cache_gb: for a mirror, the limit of the cache that it lies in, in 10^9 bytes; an open
+            view keeps an eighth of it, or one shard.
 
     Raises:
         ValueError: the dataset is broken or lacks the split, a band, the label set or the subset.
@@ -56,7 +59,7 @@ def open_dataset(
             f"{path}: open_dataset reads a folder; stream a URL with "
             "TrainLoader(locate_dataset(URL, CACHE), ...)"
         )
-    return DatasetView(Path(path), split, bands, labels, subset)
+    return DatasetView(Path(path), split, bands, labels, subset, cache_gb)
 
 
 class DatasetView(Dataset[Sample]):
@@ -74,12 +77,13 @@ class DatasetView(Dataset[Sample]):
         bands: Mapping[str, Sequence[str]] | None,
         labels: str | None,
         subset: SubsetConfig,
+        cache_gb: float = DataConfig.cache_gb,
     ) -> None:
         """As `open_dataset`."""
-        self._arguments = (path, split, bands, labels, subset)
+        self._arguments = (path, split, bands, labels, subset, cache_gb)
         manifest = read_manifest(path)
         arrays = None if bands is None else arrays_for(manifest, bands)
-        self.reader = SplitReader(path, split, arrays)
+        self.reader = SplitReader(path, split, arrays, cache_gb)
         self.subset = subset
         self.subset_ids = subset_ids(self.reader, subset)
         if labels is not None and labels not in manifest.label_sets:

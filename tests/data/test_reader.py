@@ -85,7 +85,7 @@ def test_repeated_ids_fill_a_row_each(tiny_dataset):
 
 def test_many_threads_read_what_one_reads(tiny_dataset, monkeypatch):
     # Two open shards for four in use: shards are closed and reopened under the readers.
-    monkeypatch.setattr("fusmae.data.reader._OPEN_SHARDS", 2)
+    monkeypatch.setattr("fusmae.data.reader.OPEN_SHARDS", 2)
     reader = SplitReader(tiny_dataset, "train", ["s1"])
     samples = decoded(tiny_dataset, "train")
     wrong = []

@@ -149,11 +149,11 @@ def test_cache_stays_within_its_limit_and_refetches_what_it_evicted(
     assert max(shard_gets(s3_store).values()) > 1  # the cache was too small to keep any
 
 
-def test_window_of_the_whole_cache_works_without_a_second_one_beside_it(
+def test_window_that_fills_the_cache_works_without_a_second_one_beside_it(
     s3_store, big_window_dataset, tmp_path
 ):
     largest = max(shard.bytes for shard in train_shards(big_window_dataset))
-    data = replace(DATA, window=3, cache_gb=3 * largest / 1e9)
+    data = replace(DATA, window=3, cache_gb=4 * largest / 1e9)
     assert digests(locate_dataset(URL, tmp_path), 20, 2, data) == digests(
         big_window_dataset, 20, 2, data
     )
@@ -381,12 +381,14 @@ def test_evaluation_is_that_of_the_local_dataset(
         assert used_bytes(tmp_path) <= 3 * largest
 
 
-@pytest.mark.parametrize("num_held", [4, 8, 13, 14])
+@pytest.mark.parametrize(
+    ("num_held", "window"), [(4, 0), (8, 0), (13, 0), (14, 0), (4, 3), (5, 3), (13, 12)]
+)
 def test_evaluation_beside_a_training_that_is_not_read_meanwhile(
-    s3_store, big_window_dataset, tmp_path, num_held
+    s3_store, big_window_dataset, tmp_path, num_held, window
 ):
     largest = max(shard.bytes for shard in train_shards(big_window_dataset))
-    data = DataConfig(cache_gb=num_held * largest / 1e9)
+    data = DataConfig(window=window, cache_gb=num_held * largest / 1e9)
     dataset = locate_dataset(URL, tmp_path)
     with TrainLoader(dataset, data, SEED, 8, 0, 1, 8) as loader:
         next(loader)
@@ -412,14 +414,14 @@ def test_small_windows_are_fetched_several_at_a_time(s3_store, big_window_datase
 
 
 def test_cache_full_of_what_others_hold_is_an_error_and_no_hang(s3_store, tmp_path, monkeypatch):
-    monkeypatch.setattr("fusmae.data.prefetch.ROOM_WAIT_S", 0.3)
+    monkeypatch.setattr("fusmae.data.cache.ROOM_WAIT_S", 0.3)
     dataset = locate_dataset(URL, tmp_path)
     largest = max(shard.bytes for shard in train_shards(dataset))
-    data = replace(DATA, window=3, cache_gb=3 * largest / 1e9)
-    with TrainLoader(dataset, data, SEED, 8, 0, 1, 8) as loader:
+    data = replace(DATA, window=3, cache_gb=4 * largest / 1e9)
+    with TrainLoader(dataset, data, 1, 8, 0, 1, 8) as loader:
         next(loader)
         with pytest.raises(ValueError, match="other loaders have held the whole cache"):
-            digests(dataset, 10, data=replace(data, split="val"))
+            digests(dataset, 10, data=data)
 
 
 def test_single_samples_are_fetched_on_demand(s3_store, big_window_dataset, tmp_path):
@@ -456,10 +458,9 @@ def test_default_window_is_what_half_the_cache_holds(s3_store, big_window_datase
 def test_window_larger_than_the_cache_is_refused_with_both_numbers(s3_store, tmp_path):
     dataset = locate_dataset(URL, tmp_path)
     largest = max(shard.bytes for shard in train_shards(dataset))
-    data = DataConfig(window=5, cache_gb=4 * largest / 1e9)
-    with pytest.raises(
-        ValueError, match=rf"{5 * largest:,} and the cache may hold {4 * largest:,}"
-    ):
+    data = DataConfig(window=5, cache_gb=5.5 * largest / 1e9)
+    told = rf"{6 * largest:,} and the cache may hold {11 * largest // 2:,}"
+    with pytest.raises(ValueError, match=told):
         TrainLoader(dataset, data, SEED, 8, 0, 1, 8)
 
 

@@ -15,6 +15,7 @@ import pytest
 from fusmae.config import DataConfig
 from fusmae.data import EvalLoader, SplitReader, TrainLoader
 from fusmae.data.cache import Cache, CachedFile
+from fusmae.data.claim import claim
 from fusmae.data.shard import OpenShard
 from fusmae.manifest import read_manifest
 
@@ -304,6 +305,8 @@ def test_fork_of_a_process_that_streams_from_a_store(s3_store, big_window_datase
 
 
 def test_locks_of_a_cache_do_not_outlive_their_holder_in_a_fork(tmp_path):
+    (tmp_path / "many").mkdir()
+    claim(tmp_path / "many")
     files = [CachedFile(tmp_path / "many/shards" / name, 6) for name in ("a.tar", "b.tar")]
     cache = Cache(tmp_path, limit_bytes=6)
     pins = cache.pin(files[:1], pause=never)
