@@ -51,9 +51,10 @@ _EXAMPLES = """
 \b
 Examples:
   fusmae-ingest bigearthnet --s2 BigEarthNet-v1.0 --s1 BigEarthNet-S1-v1.0 --out ben
-  fusmae-ingest bigearthnet --s2 BigEarthNet-S2.tar.zst --s1 BigEarthNet-S1.tar.zst --out reben \\
-      --metadata metadata.parquet --maps Reference_Maps.tar.zst --format shards --format zarr \\
-      --metadata metadata_for_patches_with_snow_cloud_or_shadow.parquet
+  fusmae-ingest bigearthnet --s2 BigEarthNet-S2.tar.zst --s1 BigEarthNet-S1.tar.zst \\
+      --metadata metadata.parquet \\
+      --metadata metadata_for_patches_with_snow_cloud_or_shadow.parquet \\
+      --maps Reference_Maps.tar.zst --out reben --format shards --format zarr
   fusmae-ingest bigearthnet ... --split official --split-lists lists/ --exclude snow,cloud
   fusmae-ingest bigearthnet ... --out s3://bucket/ben --scheduler tcp://host:8786
 
@@ -73,9 +74,9 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
     "--metadata",
     type=SOURCE_PATH,
     multiple=True,
-    help="v2: metadata.parquet; give the table of snow, cloud and shadow patches as a second.",
+    help="v2: metadata.parquet; give --metadata again for the table of snow, cloud and shadow.",
 )
-@click.option("--maps", type=SOURCE_PATH, help="v2: reference maps, likewise.")
+@click.option("--maps", type=SOURCE_PATH, help="v2: reference maps, given as --s2 is.")
 @click.option(
     "--split",
     type=click.Choice(["google", "official", "v2"]),
@@ -92,8 +93,16 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
     type=SOURCE_PATH,
     help="Local folder for unpacked archives and their indexes. Default: OUT.spool.",
 )
-@click.option("--keep-spool", is_flag=True, help="Keep what was unpacked after success.")
-@click.option("--any-archive", is_flag=True, help="Take archives that are not the published ones.")
+@click.option(
+    "--keep-spool",
+    is_flag=True,
+    help="Keep what was unpacked, for the next run and for verify --source.",
+)
+@click.option(
+    "--any-archive",
+    is_flag=True,
+    help="Take an archive of a published name whose md5 is another, such as one packed anew.",
+)
 @dataset_options
 def bigearthnet(
     options: DatasetOptions,
@@ -108,7 +117,7 @@ def bigearthnet(
     keep_spool: bool,
     any_archive: bool,
 ) -> None:
-    """Turn BigEarthNet-MM GeoTIFFs into WebDataset shards and zarr stores."""
+    """Make a dataset of BigEarthNet-MM: shards, zarr or both."""
     given = {"--s2": s2, "--s1": s1, **({"--maps": maps} if maps else {})}
     asked = Asked(given, metadata, split, split_lists, _excluded(exclude))
     store = open_store(options.out)

@@ -44,7 +44,13 @@ _OPTIONS = (
         show_default=True,
         help="What to write; may be given twice.",
     ),
-    click.option("--samples-per-shard", type=click.IntRange(1), default=1024, show_default=True),
+    click.option(
+        "--samples-per-shard",
+        type=click.IntRange(1),
+        default=1024,
+        show_default=True,
+        help="Samples of a tar, and of a shard of the zarr arrays.",
+    ),
     click.option(
         "--workers",
         type=click.IntRange(1),
@@ -56,7 +62,13 @@ _OPTIONS = (
         "--scheduler",
         help="A Dask scheduler, tcp://host:8786: its workers convert instead of processes here.",
     ),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+    click.option(
+        "--seed",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Of the samples' order, and of the draw of --limit.",
+    ),
     click.option("--limit", type=click.IntRange(1), help="A uniform draw of so many samples only."),
     click.option(
         "--on-error",
