@@ -217,8 +217,8 @@ class LocalStore:
 
     def _lock_file(self, path: Path) -> IO[str]:
         """The open lock; the operating system lets go of it even after SIGKILL."""
+        _make_folder(path.parent)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with ExitStack() as unless_locked:
                 file = unless_locked.enter_context(path.open("w"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -286,6 +286,15 @@ class _LocalFile(NewFile):
             if complete:
                 self._temporary.replace(self._target)
                 sync_folder(self._target.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder that another run may be removing, with those above it."""
+    for _ in range(2):
+        with suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
