@@ -290,8 +290,8 @@ class _LocalFile(NewFile):
 
 def _make_folder(folder: Path) -> None:
     """Make a folder that another run may be removing, with those above it."""
-    for _ in range(2):
-        with suppress(FileNotFoundError):
+    for _ in range(20):
+        with suppress(FileNotFoundError, FileExistsError):
             folder.mkdir(parents=True, exist_ok=True)
             return
     folder.mkdir(parents=True, exist_ok=True)
