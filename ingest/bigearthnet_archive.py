@@ -281,7 +281,7 @@ def parse_json(data: bytes | memoryview, where: str) -> dict[str, object]:
     """
     try:
         table = json.loads(bytes(data))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not valid JSON ({error}); extract it again") from None
     if not isinstance(table, dict):
         raise ValueError(f"{where} holds no JSON object")
