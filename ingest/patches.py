@@ -115,6 +115,31 @@ class FolderPatch:
         return f"{self.path}/{file}"
 
 
+@dataclass(frozen=True, slots=True)
+class NoPatch:
+    """Stands for a patch that an archive lacks: it fails when it is read, and says why.
+
+    `given` is the archive as the user gave it.
+    """
+
+    given: str
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return "--s1"
+
+    @property
+    def position(self) -> int:
+        return 0
+
+    def load(self, files: Sequence[str]) -> list[memoryview]:
+        raise ValueError(self.reason)
+
+    def where(self, file: str) -> str:
+        return f"{self.given}/{file}"
+
+
 _thread = threading.local()
 
 

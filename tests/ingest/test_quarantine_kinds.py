@@ -76,7 +76,23 @@ def nest_json(patches: Patches) -> None:
     path.write_text("[" * 100_000)
 
 
+def cut_s1_json(patches: Patches) -> None:
+    os.truncate(patches.s1 / f"{patches.s1.name}_labels_metadata.json", 40)
+
+
+def copy_s1(patches: Patches) -> None:
+    """A second S1 patch that names the same S2 patch."""
+    twin = patches.s1.name[:-1] + str(9 - int(patches.s1.name[-1]))
+    assert not patches.s1.with_name(twin).exists()
+    shutil.copytree(patches.s1, patches.s1.with_name(twin))
+    for path in patches.s1.with_name(twin).iterdir():
+        path.rename(path.with_name(path.name.replace(patches.s1.name, twin)))
+
+
 SPOILERS = {
+    "no S1": (lambda p: shutil.rmtree(p.s1), "has no S1 patch in"),
+    "S1 JSON": (cut_s1_json, "_labels_metadata.json is not valid JSON"),
+    "two S1": (copy_s1, "both claim the S2 patch"),
     "S1 nodata": (nodata(("VV", "VH")), "every pixel of every band is nodata"),
     "S2 nodata": (nodata(S2_BANDS), "every pixel of every band is nodata"),
     "shape": (
