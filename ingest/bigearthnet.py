@@ -22,9 +22,10 @@ from .archives import (
     refuse_spool_place,
     spool_folder,
 )
-from .bigearthnet_archive import Pair, detect_version, scan_v1, scan_v2
+from .bigearthnet_archive import Pair, detect_version, scan_v1
 from .bigearthnet_checks import Asked, check_early, recorded, split_rule
 from .bigearthnet_pair import read_pair
+from .bigearthnet_v2 import scan_v2
 from .dataset import refuse_other_files, refuse_other_plan
 from .dataset_options import (
     DatasetOptions,
@@ -43,6 +44,9 @@ from .simulate import simulation_in, simulation_of
 from .storage import open_store
 
 _ARCHIVES = {"v1": BIGEARTHNET_V1, "v2": BIGEARTHNET_V2}
+
+# So many absent patches are named.
+_NUM_NAMED = 3
 
 # v2 publishes its labels in the 19-class nomenclature only.
 _STORED_LABELS = {"v1": ("bigearthnet-19", "bigearthnet-43"), "v2": ("bigearthnet-19",)}
@@ -168,14 +172,14 @@ def _request(
     optical, maps = archives["--s2"], archives.get("--maps")
     version = detect_version(optical, archives["--s1"])
     rule = split_rule(asked, version)
-    pairs, absent = _scan(asked, archives, version)
+    pairs, num_absent = _scan(asked, archives, version, options.on_error == "quarantine")
     chosen = choose(pairs, rule, asked.excluded)
     limit = effective_limit(options, len(chosen))
     if limit:
         chosen = plan.limit(chosen, limit, options.seed)
     if not chosen:
         raise ValueError("no pair is left after --split, --exclude and --limit")
-    told = {"split": rule, "limit": limit, "facts": facts_digest(pairs), "without_s2": absent}
+    told = {"split": rule, "limit": limit, "facts": facts_digest(pairs), "without_s2": num_absent}
     s2 = asked.archives["--s2"]
     simulation = simulation_of(s2.resolve().parent) or simulation_in(optical)
     request = Request(
@@ -196,20 +200,24 @@ def _request(
     return request, len(pairs) - len(chosen)
 
 
-def _scan(asked: Asked, archives: dict[str, Archive], version: str) -> tuple[list[Pair], int]:
+def _scan(
+    asked: Asked, archives: dict[str, Archive], version: str, tolerant: bool
+) -> tuple[list[Pair], int]:
     """The pairs, and the number of those whose S2 patch is not there; says that there are such."""
     optical, radar, lists = archives["--s2"], archives["--s1"], asked.split_lists
     with LongWork(f"Listing BigEarthNet {version}") as work:
         if version == "v1":
-            pairs, absent = scan_v1(optical, radar, lists, work.update)
+            pairs, absent = scan_v1(optical, radar, lists, tolerant, work.update)
         else:
             pairs, absent = scan_v2(optical, radar, asked.metadata, archives.get("--maps"), lists)
     if absent:
         told = "S1 patches" if version == "v1" else "patches of the tables"
         click.echo(
-            f"warning: {absent:,} {told} have no S2 patch in {optical}: is it complete?", err=True
+            f"warning: {len(absent):,} {told} have no S2 patch in {optical}: is it complete? "
+            f"The first: {', '.join(absent[:_NUM_NAMED])}",
+            err=True,
         )
-    return pairs, absent
+    return pairs, len(absent)
 
 
 def facts_digest(pairs: list[Pair]) -> str:
@@ -231,10 +239,19 @@ def _excluded(text: str) -> frozenset[str]:
 
 
 def choose(pairs: list[Pair], rule: str, excluded: frozenset[str]) -> dict[str, str]:
-    """The split of each pair that the rule covers and `excluded` does not take out."""
+    """The split of each pair that the rule covers and `excluded` does not take out.
+
+    Raises:
+        ValueError: of a pair it is not known whether `excluded` takes it out.
+    """
     split_of: dict[str, str] = {}
     for pair in pairs:
         flags = {"snow": pair.seasonal_snow, "cloud": pair.cloud_or_shadow}
+        unknown = sorted(word for word in excluded if flags[word] is None)
+        if unknown:
+            raise ValueError(
+                f"--exclude {unknown[0]}: the tables do not say whether {pair.name} has it"
+            )
         split = getattr(pair, f"split_{rule}")
         if split is not None and not any(flags[word] for word in excluded):
             split_of[pair.name] = split

@@ -1,8 +1,8 @@
-"""The folders of BigEarthNet-MM, v1 and v2: which pairs there are and what is known of each.
+"""The folders of BigEarthNet-MM, v1 and v2, and which pairs there are in v1's.
 
 Stands before the plan: it lists, pairs S1 with S2, and attaches splits and flags; it reads
-no pixels. Layouts: Sumbul et al. 2021 (v1, arXiv:2105.07921), Clasen et al. 2024 (v2 /
-reBEN, arXiv:2407.03653).
+no pixels. v2's pairs are in its tables: `bigearthnet_v2`. Layouts: Sumbul et al. 2021 (v1,
+arXiv:2105.07921), Clasen et al. 2024 (v2 / reBEN, arXiv:2407.03653).
 """
 
 import json
@@ -12,21 +12,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fusmae.splits import V2_SPLIT_NAMES, google_split
+from fusmae.splits import google_split
 
-from .bigearthnet_tables import NameLists, read_table
-from .patches import Archive, Patch
+from .bigearthnet_tables import NameLists
+from .patches import Archive, NoPatch, Patch
 from .tar_archive import TarArchive
 
 _V1_S2 = re.compile(r"S2[AB]_MSIL2A_\d{8}T\d{1,6}_\d+_\d+")
-_V1_S1 = re.compile(r"S1[AB]_IW_GRDH_1SDV_\d{8}T\d{6}_\d{2}[A-Z]{3}_\d+_\d+")
-_V2_TILE = re.compile(r"S2[AB]_MSIL2A_\d{8}T\d{6}_N\d{4}_R\d{3}_T\d{2}[A-Z]{3}")
-_V2_S2 = re.compile(_V2_TILE.pattern + r"_\d+_\d+")
-_V2_TILE_OR_PATCH = re.compile(_V2_TILE.pattern + r"(_\d+_\d+)?")
+V1_S1 = re.compile(r"S1[AB]_IW_GRDH_1SDV_\d{8}T\d{6}_\d{2}[A-Z]{3}_\d+_\d+")
+V2_TILE = re.compile(r"S2[AB]_MSIL2A_\d{8}T\d{6}_N\d{4}_R\d{3}_T\d{2}[A-Z]{3}")
+V2_S2 = re.compile(V2_TILE.pattern + r"_\d+_\d+")
+_V2_TILE_OR_PATCH = re.compile(V2_TILE.pattern + r"(_\d+_\d+)?")
 _V2_SCENE = re.compile(r"S1[AB]_IW_GRDH_1SDV_\d{8}T\d{6}")
 _S2_KINDS = {"v1": _V1_S2, "v2": _V2_TILE_OR_PATCH}
 # S1 patches are called the same in both; v2 has folders of scenes around them.
-_S1_KINDS = {"v1": _V1_S1, "v2": _V2_SCENE}
+_S1_KINDS = {"v1": V1_S1, "v2": _V2_SCENE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +105,10 @@ def file_kind(path: str) -> tuple[str, str | None] | None:
     outer, patch, file = ("", "", *path.split("/"))[-3:]
     if file == map_file(patch):
         return "--maps", "v2"
-    for version, kind in (("v1", _V1_S2), ("v2", _V2_S2)):
+    for version, kind in (("v1", _V1_S2), ("v2", V2_S2)):
         if kind.fullmatch(patch):
             return "--s2", version
-    if _V1_S1.fullmatch(patch):
+    if V1_S1.fullmatch(patch):
         if file == label_file(patch):
             return "--s1", "v1"
         return "--s1", "v2" if _V2_SCENE.fullmatch(outer) else None
@@ -141,108 +141,97 @@ def _explain(option: str, archive: Archive, names: Sequence[str]) -> str:
 
 
 def scan_v1(
-    s2: Archive, s1: Archive, lists: Path | None, progress: Callable[[int, int], None]
-) -> tuple[list[Pair], int]:
+    s2: Archive,
+    s1: Archive,
+    lists: Path | None,
+    tolerant: bool,
+    progress: Callable[[int, int], None],
+) -> tuple[list[Pair], list[str]]:
     """Every pair of a v1 archive, paired by the S1 patches' JSON files.
 
-    The second value is the number of S1 patches whose S2 patch is not there. `progress(done,
-    total)` counts S1 patches.
+    Args:
+        tolerant: S2 patches without an S1 patch make pairs that fail when they are read.
+
+    The second value names the S2 patches that S1 patches ask for and that are not there.
+    `progress(done, total)` counts S1 patches.
 
     Raises:
-        ValueError: an S1 JSON file is broken, an S2 patch has no S1 patch or two, or a name
-            list is missing.
+        ValueError: a name list is missing, or without `tolerant` an S1 JSON file is broken or
+            an S2 patch has no S1 patch or two.
     """
-    s1_of: dict[str, Patch] = {}
-    radar = [patch for patch in s1.patches() if _V1_S1.fullmatch(patch.name)]
-    for done, patch in enumerate(radar):
-        progress(done, len(radar))
-        name = label_file(patch.name)
-        (data,) = patch.load([name])
-        partner = parse_json(data, patch.where(name)).get("corresponding_s2_patch")
-        if not isinstance(partner, str):
-            raise ValueError(f"{patch.where(name)} names no corresponding_s2_patch")
-        if partner in s1_of:
-            raise ValueError(
-                f"{patch.where(name)} and {s1_of[partner].name} both claim the S2 patch {partner}"
-            )
-        s1_of[partner] = patch
-    progress(len(radar), len(radar))
+    s1_of, broken = _partners(s1, tolerant, progress)
     pairs = []
     for patch in s2.patches():
         name = patch.name
         if not _V1_S2.fullmatch(name):
             continue
-        if name not in s1_of:
-            raise ValueError(f"{name} of {s2} has no S1 patch in {s1}: is that archive complete?")
-        pairs.append(Pair("v1", name, patch, s1_of[name], split_google=google_split(name)))
-    absent = len(s1_of) - len(pairs)
+        partner = s1_of.get(name) or _no_partner(name, s1, broken)
+        if isinstance(partner, NoPatch) and not tolerant:
+            raise ValueError(partner.reason)
+        pairs.append(Pair("v1", name, patch, partner, split_google=google_split(name)))
+    absent = sorted(s1_of.keys() - {pair.name for pair in pairs})
     if lists is None:
         return pairs, absent
     known = NameLists(lists)
-    return [_with_lists(pair, pair.name, known) for pair in pairs], absent
+    return [with_lists(pair, pair.name, known) for pair in pairs], absent
 
 
-def scan_v2(
-    s2: Archive,
-    s1: Archive,
-    tables: Sequence[Path],
-    maps: Archive | None,
-    lists: Path | None,
-) -> tuple[list[Pair], int]:
-    """Every pair of a v2 archive that the metadata tables list and whose S2 patch is there.
+def _partners(
+    s1: Archive, tolerant: bool, progress: Callable[[int, int], None]
+) -> tuple[dict[str, Patch], dict[str, str]]:
+    """The S1 patch of each S2 patch by name, and what is wrong with S1 patches that name none."""
+    s1_of: dict[str, Patch] = {}
+    broken: dict[str, str] = {}
+    radar = [patch for patch in s1.patches() if V1_S1.fullmatch(patch.name)]
+    for done, patch in enumerate(radar):
+        progress(done, len(radar))
+        try:
+            partner = _partner(patch)
+        except ValueError as error:
+            if not tolerant:
+                raise
+            broken[patch.name] = str(error)
+            continue
+        if partner in s1_of:
+            where = patch.where(label_file(patch.name))
+            told = f"{where} and {s1_of[partner].name} both claim the S2 patch {partner}"
+            if not tolerant:
+                raise ValueError(told)
+            s1_of[partner] = NoPatch(str(s1), told)
+        else:
+            s1_of[partner] = patch
+    progress(len(radar), len(radar))
+    return s1_of, broken
 
-    The second value is the number of listed patches whose S2 patch is not there.
+
+def _partner(s1: Patch) -> str:
+    """The name of the S2 patch that an S1 patch's JSON file names.
 
     Raises:
-        ValueError: a table lacks a column or cannot be read, an S2 patch is in no table, or
-            nothing there is listed.
+        ValueError: the file is missing or broken, or names none.
     """
-    rows = [row for table in tables for row in read_table(table)]
-    listed = {str(row["patch_id"]): row for row in rows}
-    present = [patch for patch in s2.patches(_V2_TILE) if _V2_S2.fullmatch(patch.name)]
-    unlisted = sorted(patch.name for patch in present if patch.name not in listed)
-    if unlisted:
-        raise ValueError(
-            f"{unlisted[0]} of {s2} is in no --metadata table (in all: {len(unlisted):,}); the "
-            "table of patches with snow, cloud or shadow is a second one: give both"
-        )
-    known = NameLists(lists) if lists else None
-    pairs = []
-    for patch in present:
-        pair = _v2_pair(listed[patch.name], patch, s1, maps)
-        pairs.append(_with_lists(pair, str(pair.s2v1_name), known) if known else pair)
-    return pairs, len(listed) - len(present)
+    name = label_file(s1.name)
+    (data,) = s1.load([name])
+    partner = parse_json(data, s1.where(name)).get("corresponding_s2_patch")
+    if not isinstance(partner, str):
+        raise ValueError(f"{s1.where(name)} names no corresponding_s2_patch")
+    return partner
 
 
-def _v2_pair(row: dict[str, object], s2: Patch, s1: Archive, maps: Archive | None) -> Pair:
-    name, s1_name, v1_name = str(row["patch_id"]), str(row["s1_name"]), str(row["s2v1_name"])
-    scene, tile = s1_name.rsplit("_", 3)[0], name.rsplit("_", 2)[0]
-    # Names from a table become paths: nothing but one plain folder name may pass.
-    if not _V1_S1.fullmatch(s1_name):
-        raise ValueError(f"metadata row {name}: s1_name {s1_name!r} is not an S1 patch name")
-    labels, split = row["labels"], V2_SPLIT_NAMES.get(str(row["split"]))
-    if not isinstance(labels, list) or split is None:
-        raise ValueError(
-            f"metadata row {name}: labels {labels!r} or split {row['split']!r} is not what the "
-            f"published tables hold (a list; one of {', '.join(V2_SPLIT_NAMES)})"
-        )
-    return Pair(
-        "v2",
-        name,
-        s2,
-        s1.patch(s1_name, scene),
-        map=maps.patch(name, tile) if maps else None,
-        labels_19=tuple(labels),
-        country=str(row["country"]),
-        s2v1_name=v1_name,
-        split_google=google_split(v1_name),
-        split_v2=split,
-        seasonal_snow=bool(row["contains_seasonal_snow"]),
-        cloud_or_shadow=bool(row["contains_cloud_or_shadow"]),
-    )
+def _no_partner(name: str, s1: Archive, broken: Mapping[str, str]) -> NoPatch:
+    """What stands for the S1 patch that an S2 patch lacks; tells the JSON file that may be why."""
+    absent = f"{name} has no S1 patch in {s1}/"
+    # The place in the tile, the names' last two numbers, is the same in both mostly.
+    place = name.split("_")[-2:]
+    near = sorted(broken, key=lambda other: (other.split("_")[-2:] != place, other))
+    why = f"one cannot be paired: {broken[near[0]]}" if near else "is that archive complete?"
+    return NoPatch(str(s1), f"{absent}: {why}")
 
 
-def _with_lists(pair: Pair, v1_name: str, lists: NameLists) -> Pair:
+def with_lists(pair: Pair, v1_name: str | None, lists: NameLists) -> Pair:
+    """The pair with what the published lists say of the v1 patch; as it is where that is None."""
+    if v1_name is None:
+        return pair
     return replace(
         pair,
         split_official=lists.split_of.get(v1_name),
@@ -281,7 +270,7 @@ def parse_json(data: bytes | memoryview, where: str) -> dict[str, object]:
     """
     try:
         table = json.loads(bytes(data))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not valid JSON ({error}); extract it again") from None
     if not isinstance(table, dict):
         raise ValueError(f"{where} holds no JSON object")

@@ -12,7 +12,7 @@ from fusmae.sensors import CLC_MAP, S1, S2_10M, S2_20M, S2_60M, ArraySpec
 
 from .bigearthnet_archive import Pair, label_file, map_file, parse_json
 from .convert import Sample
-from .geotiff import Grid, decode_band
+from .geotiff import Grid, decode_band, refuse_off_earth
 from .patches import Patch
 
 Rows = Mapping[str, npt.NDArray[Any]]
@@ -40,8 +40,9 @@ def read_pair(pair: Pair, rows: Rows) -> Sample:
 
     Raises:
         ValueError: a file is missing or broken, a band has another shape, dtype or grid than
-            its sensor, S1 holds a non-finite pixel, a sensor is nodata all over, or a label or
-            time is not readable; the message names the file.
+            its sensor or lies outside of its projection, S1 holds a non-finite pixel, a
+            sensor is nodata all over, or a label or time is not readable; the message names the
+            file.
     """
     told_s1, anchor = _read_patch(pair.s1, pair.version, _S1_BANDS, rows, None)
     told_s2, _ = _read_patch(pair.s2, pair.version, _S2_BANDS, rows, anchor)
@@ -71,7 +72,9 @@ def _read_patch(
     last = None
     for (spec, place, _), data, file in zip(bands, loaded, files, strict=False):
         grid = decode_band(data, patch.where(file), spec.gsd_m, rows[spec.name][place])
-        anchor = anchor or _Anchor(file, grid)
+        if anchor is None:
+            refuse_off_earth(grid, patch.where(file))
+            anchor = _Anchor(file, grid)
         # Bands of one size have one grid object.
         if grid is not last:
             _same_ground(grid, patch.where(file), anchor)
@@ -98,7 +101,7 @@ def _check_values(pair: Pair, rows: Rows) -> None:
     # 0 is nodata in both products. The first pixel nearly always answers.
     for patch, names in ((pair.s1, (S1.name,)), (pair.s2, ("s2_10m", "s2_20m", "s2_60m"))):
         if not any(rows[name].flat[0] or rows[name].any() for name in names):
-            raise ValueError(f"{patch.where('')[:-1]}: every pixel of every band is nodata (0)")
+            raise ValueError(f"{patch.where('')}: every pixel of every band is nodata (0)")
 
 
 def _facts(

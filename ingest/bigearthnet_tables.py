@@ -69,13 +69,19 @@ class NameLists:
     """The published v1 lists in one folder: official split, snow, cloud and shadow.
 
     Raises:
-        ValueError: one is missing or cannot be read.
+        ValueError: one is missing or cannot be read, or a name is in two splits.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.split_of = {
-            name: split for split, file in SPLIT_LISTS.items() for name in _read_names(folder, file)
-        }
+        self.split_of: dict[str, str] = {}
+        for split, file in SPLIT_LISTS.items():
+            for name in _read_names(folder, file):
+                other = self.split_of.setdefault(name, split)
+                if other != split:
+                    raise ValueError(
+                        f"--split-lists {folder}: {name} is in {SPLIT_LISTS[other]} and in {file}: "
+                        "a sample is in one split only; download the lists again"
+                    )
         self.snow = set(_read_names(folder, SNOW_LIST))
         self.cloud = set(_read_names(folder, CLOUD_LIST))
 

@@ -4,6 +4,7 @@ Every step can be killed and run again.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,7 @@ def build(
             if not store.exists(MANIFEST_NAME):
                 return _make(store, request, executor, progress, tolerance, plan)
     manifest = manifest_of(store)
-    refuse_other_plan(store, manifest.options["plan"], plan)
+    refuse_other_plan(store, plan_of(store, manifest), plan)
     refuse_damage(store, manifest)
     refuse_quarantine(store, manifest, tolerance)
     store.remove_folder(SCRATCH)
@@ -111,6 +112,21 @@ def refuse_other_files(store: Store) -> None:
         raise ValueError(f"--out {store} is not empty and is not a dataset: give a new folder")
 
 
+def plan_of(store: Store, manifest: Manifest) -> dict[str, Any]:
+    """The choices that a finished dataset was made with: see `_plan_table`.
+
+    Raises:
+        ValueError: its manifest does not record them.
+    """
+    plan = manifest.options.get("plan")
+    if not isinstance(plan, dict) or not {"name", "num_samples"} <= plan.keys():
+        raise ValueError(
+            f"{store}/{MANIFEST_NAME} does not say with which options it was made, under "
+            "options.plan: give a new folder"
+        )
+    return plan
+
+
 def refuse_other_plan(store: Store, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raises ValueError: a choice differs; each that does is named with both values.
 
@@ -138,7 +154,7 @@ def refuse_damage(store: Store, manifest: Manifest) -> None:
 
 def refuse_quarantine(store: Store, manifest: Manifest, tolerance: Tolerance) -> None:
     """Raises ValueError: a finished dataset lacks more bad samples than are allowed now."""
-    total = manifest.options["plan"]["num_samples"]
+    total = plan_of(store, manifest)["num_samples"]
     num_bad = total - sum(split.num_samples for split in manifest.splits.values())
     if num_bad > _allowed(total, tolerance):
         first = json.loads(store.read(QUARANTINE_NAME).splitlines()[0])
@@ -150,12 +166,13 @@ def _write_or_check_plan(store: Store, plan: dict[str, Any]) -> None:
     try:
         old = json.loads(store.read(path)) if store.exists(path) else None
     except ValueError:
-        # Cut short, so nobody knows what the blocks beside it were made with.
-        forget_records(store)
         old = None
-    if old is not None:
+    if isinstance(old, dict) and old:
         refuse_other_plan(store, old, plan)
     else:
+        # None yet, or cut short, so that nobody knows what is beside it was made with.
+        forget_records(store)
+        forget_bad(store)
         write_file(store, path, json.dumps(plan).encode())
 
 
@@ -171,7 +188,7 @@ def _run(
     A block with bad samples says which, and is planned again without them; so are the
     blocks that lend samples to it. That ends, since bad samples only become more.
     """
-    bad = _still_bad(store, request) if tolerance.quarantine else {}
+    bad = _still_bad(store, request)
     _refuse_too_many(store, len(bad), len(request.split_of), tolerance)
     while True:
         # Before the look at what is done: nothing of an earlier round changes after it.
@@ -184,7 +201,7 @@ def _run(
         todo = [block for block, record in zip(blocks, records, strict=True) if record is None]
         if not todo:
             if not records:
-                raise ValueError(f"every sample is bad; the first: {min(bad.items())}")
+                raise ValueError("every sample is bad; the first: {}: {}".format(*min(bad.items())))
             return [record for record in records if record], bad
         num_bad = len(bad)
         for found in _convert(store, turn, request, todo, executor, progress, tolerance):
@@ -192,6 +209,7 @@ def _run(
             store.require_lock()
             _refuse_too_many(store, num_bad, len(request.split_of), tolerance)
         bad |= read_bad(store)
+        _refuse_too_many(store, len(bad), len(request.split_of), tolerance)
 
 
 def _still_bad(store: Store, request: Request) -> dict[str, str]:
@@ -210,8 +228,9 @@ def _still_bad(store: Store, request: Request) -> dict[str, str]:
     return bad
 
 
-def _allowed(total: int, tolerance: Tolerance) -> float:
-    return tolerance.max_bad * total if tolerance.quarantine else 0
+def _allowed(total: int, tolerance: Tolerance) -> int:
+    # 0.29 * 100 is a little less than 29.
+    return math.floor(tolerance.max_bad * total + 1e-9) if tolerance.quarantine else 0
 
 
 def _refuse_too_many(store: Store, num_bad: int, total: int, tolerance: Tolerance) -> None:

@@ -9,7 +9,14 @@ import click
 
 from fusmae.manifest import MANIFEST_NAME, Manifest
 
-from .dataset import Tolerance, build, refuse_damage, refuse_other_plan, refuse_quarantine
+from .dataset import (
+    Tolerance,
+    build,
+    plan_of,
+    refuse_damage,
+    refuse_other_plan,
+    refuse_quarantine,
+)
 from .engine import executor
 from .progress import LongWork
 from .request import Request
@@ -134,7 +141,7 @@ def complete_dataset(options: DatasetOptions, known: dict[str, Any]) -> Manifest
     if not store.exists(MANIFEST_NAME):
         return None
     manifest = manifest_of(store)
-    plan = manifest.options["plan"]
+    plan = plan_of(store, manifest)
     limit = options.limit
     if plan.get("limit") is None and limit is not None and limit >= plan["num_samples"]:
         limit = None

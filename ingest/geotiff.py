@@ -5,6 +5,8 @@ hold them are read by `geotiff_fast`; rasterio reads the rest and has the last w
 broken. It is imported where it is used, since a run over sound archives can do without.
 """
 
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,9 +18,17 @@ import numpy.typing as npt
 
 from . import geotiff_fast
 from .geotiff_fast import Buffer, Transform
+from .patches import open_to_read
 
 # No directory listing at every open, no sidecar files: the archives have none.
 _GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
+# A raster beyond this is no archive's: 13 bands of 256 x 256 pixels are 0.9 million values. A
+# file of some kilobytes can claim billions.
+_MAX_VALUES = 1 << 24
+
+# UTM's codes on WGS 84. Within these limits in metres, far wider than any zone, each has degrees.
+_UTM = frozenset((*range(32601, 32661), *range(32701, 32761)))
+_UTM_LEFT, _UTM_RIGHT, _UTM_BOTTOM, _UTM_TOP = -1e6, 2e6, -1e7, 2e7
 
 
 @dataclass(frozen=True)
@@ -53,16 +63,17 @@ def read_raster(path: Path) -> tuple[npt.NDArray[Any], Grid]:
 
     Raises:
         OSError: the file is there but cannot be read.
-        ValueError: the file is missing, or as `decode_raster`.
+        ValueError: the file is missing, no file or far too large, or as `decode_raster`.
     """
     return decode_raster(_file_bytes(path), str(path))
 
 
 def _file_bytes(path: Path) -> bytes:
     try:
-        with path.open("rb", buffering=0) as file:
+        descriptor, _ = open_to_read(str(path))
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
             return file.read()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{path} is missing: extract it again from the publisher's archive"
         ) from None
@@ -115,7 +126,7 @@ def decode_by_rasterio(data: bytes, where: str) -> tuple[npt.NDArray[Any], int, 
     """Every band, shape (bands, height, width), EPSG code and transform, as rasterio has them.
 
     Raises:
-        ValueError: the file is truncated or not a GeoTIFF, or has no EPSG code.
+        ValueError: the file is truncated or not a GeoTIFF, is far too large, or has no EPSG code.
     """
     import rasterio
     from rasterio.errors import RasterioError
@@ -125,6 +136,9 @@ def decode_by_rasterio(data: bytes, where: str) -> tuple[npt.NDArray[Any], int, 
     with rasterio.Env(**_GDAL_OPTIONS), rasterio.MemoryFile(data, filename="raster") as memory:
         try:
             with memory.open(driver="GTiff") as dataset:
+                shape = dataset.count, dataset.height, dataset.width
+                if math.prod(shape) > _MAX_VALUES:
+                    raise ValueError(_unreadable(where, f"it claims to hold {shape} pixels"))
                 pixels: npt.NDArray[Any] = dataset.read()
                 wkt = dataset.crs.to_wkt() if dataset.crs else ""
                 a, b, c, d, e, f = (float(value) for value in dataset.transform[:6])
@@ -151,6 +165,30 @@ def _epsg(wkt: str) -> int | None:
     # PROJ needs a millisecond for this lookup; an archive holds a few dozen systems.
     code = CRS.from_wkt(wkt).to_epsg()
     return None if code is None else int(code)
+
+
+def refuse_off_earth(grid: Grid, where: str) -> None:
+    """Raises ValueError: the grid, of the file `where`, has a corner without longitude, latitude.
+
+    `footprints` of all samples are made at a dataset's end, where one such would stop them all.
+    """
+    if grid.epsg in _UTM:
+        left, bottom, right, top = grid.bounds
+        inside = _UTM_LEFT <= left < right <= _UTM_RIGHT
+        if inside and _UTM_BOTTOM <= bottom < top <= _UTM_TOP:
+            return
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import CRSError
+
+    try:
+        degrees = np.abs(footprints([grid]))
+    except (CPLE_BaseError, CRSError):
+        degrees = np.full((1, 5, 2), np.inf)
+    if not (degrees <= (180, 90)).all():
+        raise ValueError(
+            f"{where} lies at {grid}, which is outside of its projection: "
+            "extract it again from the publisher's archive"
+        )
 
 
 def footprints(grids: Sequence[Grid]) -> npt.NDArray[np.float64]:

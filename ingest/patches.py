@@ -7,6 +7,7 @@ asked for at once, since in a tar they are one read.
 
 import os
 import re
+import stat
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 
 # More than the files of any patch of BigEarthNet together.
 _ROOM_BYTES = 512 << 10
+# A file beyond this is no archive's: the largest, of SEN12MS, have 1.7 MB.
+_MAX_FILE_BYTES = 64 << 20
 
 
 class Patch(Protocol):
@@ -51,6 +54,29 @@ class MissingFile(ValueError):
         return f"{self.where} is missing: get the archive again from its publisher"
 
 
+def open_to_read(path: str) -> tuple[int, int]:
+    """A file's descriptor, which the caller closes, and the file's size in bytes.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: it is missing.
+        OSError: it cannot be opened.
+        ValueError: it is no file, or is larger than any of an archive.
+    """
+    # Without it the opening of a pipe waits for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    told = os.fstat(descriptor)
+    if stat.S_ISREG(told.st_mode) and told.st_size <= _MAX_FILE_BYTES:
+        return descriptor, told.st_size
+    os.close(descriptor)
+    if stat.S_ISREG(told.st_mode):
+        raise ValueError(
+            f"{path} has {told.st_size:,} bytes, expected at most {_MAX_FILE_BYTES:,}: "
+            "extract it again from the publisher's archive"
+        )
+    kind = "a folder" if stat.S_ISDIR(told.st_mode) else "a pipe or a device"
+    raise ValueError(f"{path} is {kind}: expected a file")
+
+
 @dataclass(frozen=True, slots=True)
 class FolderPatch:
     """A patch in a folder of its own."""
@@ -70,18 +96,15 @@ class FolderPatch:
         loaded = []
         for file in files:
             try:
-                descriptor = os.open(f"{self.path}/{file}", os.O_RDONLY)
+                descriptor, size = open_to_read(f"{self.path}/{file}")
             except (FileNotFoundError, NotADirectoryError):
                 raise MissingFile(self.where(file)) from None
             try:
-                size = os.fstat(descriptor).st_size
                 fits = end + size <= len(room)
                 target = room[end : end + size] if fits else memoryview(bytearray(size))
                 done = 0
                 while done < size and (count := os.readv(descriptor, [target[done:]])):
                     done += count
-            except IsADirectoryError:
-                raise ValueError(f"{self.where(file)} is a folder: expected a file") from None
             finally:
                 os.close(descriptor)
             loaded.append(target[:done])
@@ -90,6 +113,31 @@ class FolderPatch:
 
     def where(self, file: str) -> str:
         return f"{self.path}/{file}"
+
+
+@dataclass(frozen=True, slots=True)
+class NoPatch:
+    """Stands for a patch that an archive lacks: it fails when it is read, and says why.
+
+    `given` is the archive as the user gave it.
+    """
+
+    given: str
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return "--s1"
+
+    @property
+    def position(self) -> int:
+        return 0
+
+    def load(self, files: Sequence[str]) -> list[memoryview]:
+        raise ValueError(self.reason)
+
+    def where(self, file: str) -> str:
+        return f"{self.given}/{file}"
 
 
 _thread = threading.local()

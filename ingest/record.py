@@ -98,7 +98,7 @@ def read_bad(store: Store) -> dict[str, str]:
     """Every bad sample noted so far: name -> reason. A note that is cut short counts as none."""
     bad: dict[str, str] = {}
     for path in store.sizes(_BAD):
-        with suppress(ValueError):
+        with suppress(ValueError, TypeError):
             bad |= json.loads(store.read(path))
     return bad
 

@@ -22,7 +22,7 @@ from .dataset_options import (
 from .facts import SEN12MS_FACTS, SEN12MS_LC_FACTS
 from .origins import SEN12MS, request_origin
 from .request import Request
-from .sen12ms_archive import KNOWN_BAD, choose, scan
+from .sen12ms_archive import KNOWN_BAD, Triplet, choose, read_names, scan
 from .sen12ms_sample import read_triplet
 from .simulate import simulation_of
 from .storage import open_store
@@ -60,7 +60,7 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
 @dataset_options
 def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> None:
     """Make a dataset of SEN12MS: shards, zarr or both."""
-    test_list = None if split == "official" else Path(split)
+    test_names = None if split == "official" else read_names(Path(split))
     refuse_other_files(open_store(options.out))
     check_scheduler(options)
     if root.is_file():
@@ -74,7 +74,9 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
     triplets, missing = scan(root, with_lc=not no_lc)
     if missing:
         _report_missing(missing, len(triplets), options)
-    chosen = choose(triplets, test_list)
+    if test_names is not None:
+        _report_absent(split, test_names, root, triplets)
+    chosen = choose(triplets, test_names)
     if len(chosen) < len(triplets):
         click.echo(f"left out: {KNOWN_BAD}, published with NaN in its S1", err=True)
     limit = effective_limit(options, len(chosen))
@@ -96,7 +98,7 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
         samples_per_shard=options.samples_per_shard,
         seed=options.seed,
         options={
-            "split": "official" if test_list is None else "list",
+            "split": "official" if test_names is None else "list",
             "lc": not no_lc,
             "limit": limit,
         },
@@ -106,6 +108,26 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
 
 def _archive(with_lc: bool) -> dict[str, Any]:
     return {**SEN12MS, "processing": SEN12MS["processing"] + _LC_PROCESSING * with_lc}
+
+
+def _report_absent(split: str, names: set[str], root: Path, triplets: list[Triplet]) -> None:
+    """Say how many listed patches the archive lacks.
+
+    Raises:
+        ValueError: it lacks them all, so that nothing would be in test.
+    """
+    absent = sorted(names - {triplet.name for triplet in triplets})
+    if len(absent) == len(names):
+        named = f"none of its {len(names):,} patches" if names else "it names no patch, so none"
+        raise ValueError(
+            f"--split {split}: {named} is in --root {root}: give a list of this archive"
+        )
+    if absent:
+        click.echo(
+            f"warning: {len(absent):,} of the {len(names):,} patches of --split {split} are not in "
+            f"{root}; the first: {absent[0]}",
+            err=True,
+        )
 
 
 def _report_missing(missing: list[Path], num_triplets: int, options: DatasetOptions) -> None:

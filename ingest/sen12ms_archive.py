@@ -98,31 +98,33 @@ def _names(folder: Path) -> Sequence[str]:
         raise ValueError(f"--root: {folder}: {error.strerror}") from None
 
 
-def choose(triplets: Sequence[Triplet], test_list: Path | None) -> dict[str, str]:
+def choose(triplets: Sequence[Triplet], test_names: set[str] | None) -> dict[str, str]:
     """The split of each triplet by name; the known bad one is left out.
 
     Args:
         triplets: what the archive holds.
-        test_list: names of test patches as the authors publish them, one a line
-            (`ROIs1158_spring_s2_124_p100.tif`); None for their hold-out scenes. Other patches
-            are train or val by their scene.
-
-    Raises:
-        ValueError: the list cannot be read, or a line is not such a name.
+        test_names: the test patches; None for the authors' hold-out scenes. Other patches are
+            train or val by their scene.
     """
-    names = None if test_list is None else _read_names(test_list)
     return {
         triplet.name: sen12ms_split(
             triplet.season,
             triplet.scene,
-            held_out=None if names is None else triplet.name in names,
+            held_out=None if test_names is None else triplet.name in test_names,
         )
         for triplet in triplets
         if triplet.name != KNOWN_BAD
     }
 
 
-def _read_names(path: Path) -> set[str]:
+def read_names(path: Path) -> set[str]:
+    """The triplets in a list of patches as the authors publish them, one name a line.
+
+    Such a name is `ROIs1158_spring_s2_124_p100.tif`.
+
+    Raises:
+        ValueError: the list cannot be read, or a line is not such a name.
+    """
     try:
         lines = path.read_text().split()
     except (OSError, UnicodeDecodeError) as error:

@@ -11,7 +11,7 @@ from fusmae.labels import igbp_fractions, igbp_labels, igbp_single_label
 from fusmae.sensors import SEN12MS_LC, SEN12MS_S1, SEN12MS_S2, ArraySpec
 
 from .convert import Sample
-from .geotiff import Grid, read_raster
+from .geotiff import Grid, read_raster, refuse_off_earth
 from .sen12ms_archive import Triplet
 
 # Origins are not whole metres; files of a triplet share them to far less than this.
@@ -30,7 +30,9 @@ def read_triplet(triplet: Triplet, rows: Mapping[str, npt.NDArray[Any]]) -> Samp
     for spec in (SEN12MS_S1, SEN12MS_S2, *((SEN12MS_LC,) if triplet.lc else ())):
         path = triplet.path(spec.name)
         pixels, grid = _read(path, spec)
-        anchor = anchor or (path, grid)
+        if anchor is None:
+            refuse_off_earth(grid, str(path))
+            anchor = (path, grid)
         if not _same_ground(grid, anchor[1]):
             raise ValueError(
                 f"{path} lies at {grid}, but {anchor[0].name} at {anchor[1]}: "

@@ -228,7 +228,8 @@ class LocalStore:
         except BlockingIOError:
             raise ValueError(f"another run is writing {self}: wait for it, or stop it") from None
         except (FileNotFoundError, FileExistsError):
-            pass  # the lock or its folder was removed in between
+            # Says so where no folder can be made; else it was removed in between.
+            self.root.mkdir(parents=True, exist_ok=True)
         raise ValueError(f"another run has just ended in {self}: run again to see it")
 
     def _remove_if_nothing_began(self, lock: Path) -> None:

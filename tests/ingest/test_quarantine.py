@@ -146,6 +146,54 @@ def test_bad_samples_of_a_run_that_was_stopped_count_for_the_next(
     assert tree(tmp_path / "d") == tree(made)
 
 
+@pytest.mark.parametrize("samples_per_shard", [1, 4])
+def test_mended_files_come_back_without_quarantine_too(
+    archive_v1, spoilt, fusmae_ingest, paths, tmp_path, samples_per_shard
+):
+    archive = shutil.copytree(spoilt[0], tmp_path / "archive")
+    args = ("bigearthnet", "--out", tmp_path / "d", "--samples-per-shard", samples_per_shard)
+    assert fusmae_ingest(*args, *paths(archive), *TOLERANT[:2]).returncode == 1
+    still = fusmae_ingest(*args, *paths(archive))
+    assert still.returncode == 1 and "more than --on-error fail allows" in still.stderr
+    shutil.copytree(archive_v1, archive, dirs_exist_ok=True)
+    result = fusmae_ingest(*args, *paths(archive))
+    assert result.returncode == 0, result.stderr
+    assert "24 samples; left out: 0 by options, 0 bad ones" in result.stdout
+    whole = (*args[:2], tmp_path / "whole", *args[3:], *paths(archive_v1))
+    assert fusmae_ingest(*whole).returncode == 0
+    assert tree(tmp_path / "d") == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("plan", ["", "3", "null", "{}"])
+def test_notes_and_blocks_beside_a_broken_plan_are_not_used(
+    archive_v1, fusmae_ingest, paths, tmp_path, plan
+):
+    scratch = tmp_path / "d" / ".ingest"
+    (scratch / "bad").mkdir(parents=True)
+    (scratch / "plan.json").write_text(plan)
+    (scratch / "bad" / "0.json").write_text('{"no_sample_of_this_run": "reason"}')
+    args = ("bigearthnet", *paths(archive_v1), "--out", tmp_path / "d")
+    result = fusmae_ingest(*args)
+    assert result.returncode == 0, result.stderr
+
+
+def test_max_bad_allows_exactly_the_share_that_it_says():
+    for num_bad, total in ((29, 100), (7, 1000), (57, 100)):
+        assert dataset._allowed(total, dataset.Tolerance(True, num_bad / total)) == num_bad
+    assert dataset._allowed(1000, dataset.Tolerance(True, 0.0289)) == 28
+
+
+def test_a_dataset_that_does_not_say_how_it_was_made_is_refused(
+    archive_v1, made, fusmae_ingest, paths, tmp_path
+):
+    out = shutil.copytree(made, tmp_path / "d")
+    table = json.loads((out / "dataset.json").read_text())
+    del table["options"]["plan"]
+    (out / "dataset.json").write_text(json.dumps(table))
+    result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)
+    assert result.returncode == 1 and "options.plan" in result.stderr
+
+
 @pytest.mark.parametrize("file", ["blocks/*.json", "bad/*.json", "plan.json"])
 def test_what_is_cut_short_beside_the_blocks_counts_as_not_done(
     spoilt, made, fusmae_ingest, paths, tmp_path, monkeypatch, file

@@ -147,6 +147,16 @@ def test_a_list_of_ones_own_makes_the_test_split(pairs, fusmae_ingest, tmp_path)
     assert fusmae_ingest(*args, "--out", tmp_path / "d").returncode == 0
     table = pandas.read_parquet(tmp_path / "d" / "samples.parquet").set_index("key")
     assert table.index[table.split == "test"].tolist() == ["ROIs1158_spring_101_p31"]
+    (tmp_path / "test.txt").write_text(
+        "ROIs1158_spring_s2_101_p31.tif\nROIs1158_spring_s2_7_p31.tif\n"
+    )
+    result = fusmae_ingest(*args, "--out", tmp_path / "d")
+    assert result.returncode == 0 and "warning: 1 of the 2 patches" in result.stderr
+    assert "ROIs1158_spring_7_p31" in result.stderr
+    for nothing in ("ROIs1158_spring_s2_7_p31.tif\n", ""):
+        (tmp_path / "test.txt").write_text(nothing)
+        result = fusmae_ingest(*args, "--out", tmp_path / "e")
+        assert result.returncode == 1 and "give a list of this archive" in result.stderr
     (tmp_path / "test.txt").write_text("p31\n")
     result = fusmae_ingest(*args, "--out", tmp_path / "e")
     assert result.returncode == 1 and "'p31'" in result.stderr

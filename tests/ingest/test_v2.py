@@ -126,11 +126,13 @@ def test_without_tables_or_with_too_few_the_missing_one_is_named(
 
 def test_a_broken_row_and_an_absent_folder_are_said(archive_v2, fusmae_ingest, paths, tmp_path):
     copy = shutil.copytree(archive_v2, tmp_path / "archive")
-    shutil.rmtree(next(copy.glob("BigEarthNet-S2/*/*")))
+    gone = next(copy.glob("BigEarthNet-S2/*/*"))
+    shutil.rmtree(gone)
     (next(copy.glob("BigEarthNet-S2/*")) / ".ipynb_checkpoints").mkdir()
     tables = [item for path in sorted(copy.glob("*.parquet")) for item in ("--metadata", path)]
     result = fusmae_ingest("bigearthnet", *paths(copy), *tables, "--out", tmp_path / "d")
     assert result.returncode == 0 and "warning: 1 patches of the tables" in result.stderr
+    assert f"The first: {gone.name}" in result.stderr
     for column, value in (("split", "holdout"), ("labels", None), ("s1_name", "../x")):
         table = pandas.read_parquet(copy / "metadata.parquet").astype({"split": object})
         table[column] = [value] * len(table)
@@ -138,6 +140,75 @@ def test_a_broken_row_and_an_absent_folder_are_said(archive_v2, fusmae_ingest, p
         args = ("--metadata", tmp_path / "broken.parquet", *tables[2:], "--out", tmp_path / "e")
         result = fusmae_ingest("bigearthnet", *paths(copy), *args)
         assert result.returncode == 1 and "error: metadata row" in result.stderr, result.stderr
+
+
+def test_what_a_table_leaves_open_is_null_and_not_a_word(
+    archive_v2, metadata, fusmae_ingest, paths, tmp_path
+):
+    table = metadata.reset_index().astype(object)
+    holes = ("country", "s2v1_name", "contains_seasonal_snow", "contains_cloud_or_shadow")
+    table.loc[3, holes] = None
+    table.to_parquet(tmp_path / "t.parquet")
+    args = ("bigearthnet", *paths(archive_v2), "--metadata", tmp_path / "t.parquet")
+    result = fusmae_ingest(*args, "--out", tmp_path / "d")
+    assert result.returncode == 0, result.stderr
+    made = pandas.read_parquet(tmp_path / "d" / "samples.parquet").set_index("key")
+    told = ["country", "s2v1_name", "seasonal_snow", "cloud_or_shadow", "split_google"]
+    assert made.loc[table.patch_id[3], told].isna().all()
+    assert made.loc[table.patch_id[4], told].notna().all()
+    unknown = fusmae_ingest(*args, "--exclude", "snow", "--out", tmp_path / "e")
+    assert unknown.returncode == 1 and table.patch_id[3] in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("patch_id", None, "row 3 has the patch_id None"),
+        ("labels", [None], "labels [None]"),
+        ("contains_seasonal_snow", "False", "contains_seasonal_snow 'False'"),
+    ],
+)
+def test_a_cell_that_tables_never_hold_is_refused(
+    archive_v2, metadata, fusmae_ingest, paths, tmp_path, column, value, message
+):
+    table = metadata.reset_index().astype(object)
+    if isinstance(value, str):
+        table[column] = table[column].astype(str)
+    table.at[3, column] = value
+    table.to_parquet(tmp_path / "t.parquet")
+    args = ("bigearthnet", *paths(archive_v2), "--metadata", tmp_path / "t.parquet")
+    result = fusmae_ingest(*args, "--out", tmp_path / "d")
+    assert result.returncode == 1 and message in result.stderr, result.stderr
+
+
+def test_a_patch_that_is_there_twice_is_refused_by_name(
+    archive_v2, arguments, metadata, fusmae_ingest, paths, tmp_path
+):
+    table = metadata.reset_index()
+    pandas.concat([table, table[5:6]]).to_parquet(tmp_path / "t.parquet")
+    args = ("bigearthnet", *paths(archive_v2), "--metadata", tmp_path / "t.parquet")
+    in_one = fusmae_ingest(*args, "--out", tmp_path / "d")
+    more = ("--metadata", archive_v2 / "metadata.parquet")
+    in_two = fusmae_ingest(*arguments, *more, "--out", tmp_path / "d")
+    assert in_one.returncode == in_two.returncode == 1
+    assert f"{table.patch_id[5]} is in two rows" in in_one.stderr
+    assert "is in two rows" in in_two.stderr
+
+    copy = shutil.copytree(archive_v2, tmp_path / "archive")
+    patch, other = (next(tile.iterdir()) for tile in sorted(copy.glob("BigEarthNet-S2/*"))[:2])
+    shutil.copytree(patch, other.parent / patch.name)
+    result = fusmae_ingest("bigearthnet", *paths(copy), *arguments[5:], "--out", tmp_path / "d")
+    assert result.returncode == 1 and "are the same S2 patch" in result.stderr
+    assert patch.name in result.stderr
+
+
+def test_a_name_in_two_splits_is_refused(archive_v1, fusmae_ingest, paths, tmp_path):
+    names = ("train", "val", "test", "patches_with_seasonal_snow", "patches_with_cloud_and_shadow")
+    for name in names:
+        (tmp_path / f"{name}.csv").write_text("one,s1\n" if name in ("train", "test") else "")
+    args = ("--split", "official", "--split-lists", tmp_path, "--out", tmp_path / "d")
+    result = fusmae_ingest("bigearthnet", *paths(archive_v1), *args)
+    assert result.returncode == 1 and "one is in train.csv and in test.csv" in result.stderr
 
 
 def test_other_lists_than_a_runs_own_are_refused(archive_v1, fusmae_ingest, paths, tmp_path):

@@ -1,0 +1,156 @@
+"""Each kind of bad sample by itself: one line that names the file, and left out by quarantine."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+
+from fusmae_ingest.geotiff import Grid, footprints, refuse_off_earth
+
+S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The folders of one pair."""
+
+    s2: Path
+    s1: Path
+
+    def band(self, name: str) -> Path:
+        folder = self.s1 if name in ("VV", "VH") else self.s2
+        return folder / f"{folder.name}_{name}.tif"
+
+
+def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray], **profile: object) -> None:
+    """The same raster with other pixels and another profile."""
+    with rasterio.open(path) as file:
+        told, pixels = file.profile, file.read()
+    changed = change(pixels)
+    told |= {"dtype": changed.dtype, "height": changed.shape[1], "width": changed.shape[2]}
+    path.unlink()
+    with rasterio.open(path, "w", **told | profile) as file:
+        file.write(changed)
+
+
+def nodata(bands: tuple[str, ...]) -> Callable[[Patches], None]:
+    def spoil(patches: Patches) -> None:
+        for band in bands:
+            rewrite(patches.band(band), np.zeros_like)
+
+    return spoil
+
+
+def move_off_earth(patches: Patches) -> None:
+    for band in (*S2_BANDS, "VV", "VH"):
+        with rasterio.open(patches.band(band), "r+") as file:
+            file.transform = from_origin(6e7, 5e7, file.transform.a, file.transform.a)
+
+
+def claim_90_gigapixels(patches: Patches) -> None:
+    path = patches.band("B02")
+    shape = {"width": 300_000, "height": 300_000, "count": 1, "dtype": "uint16"}
+    where = {"crs": "EPSG:32633", "transform": from_origin(6e5, 5e6, 10, 10)}
+    sparse = {"SPARSE_OK": "TRUE", "BIGTIFF": "YES", "tiled": True}
+    with rasterio.open(
+        path, "w", driver="GTiff", **shape, **where, **sparse, blockxsize=8192, blockysize=8192
+    ):
+        pass
+    assert path.stat().st_size < 1 << 20
+
+
+def become_a_pipe(patches: Patches) -> None:
+    patches.band("B03").unlink()
+    os.mkfifo(patches.band("B03"))
+
+
+def nest_json(patches: Patches) -> None:
+    path = patches.s2 / f"{patches.s2.name}_labels_metadata.json"
+    path.write_text("[" * 100_000)
+
+
+def cut_s1_json(patches: Patches) -> None:
+    os.truncate(patches.s1 / f"{patches.s1.name}_labels_metadata.json", 40)
+
+
+def copy_s1(patches: Patches) -> None:
+    """A second S1 patch that names the same S2 patch."""
+    twin = patches.s1.name[:-1] + str(9 - int(patches.s1.name[-1]))
+    assert not patches.s1.with_name(twin).exists()
+    shutil.copytree(patches.s1, patches.s1.with_name(twin))
+    for path in patches.s1.with_name(twin).iterdir():
+        path.rename(path.with_name(path.name.replace(patches.s1.name, twin)))
+
+
+SPOILERS = {
+    "no S1": (lambda p: shutil.rmtree(p.s1), "has no S1 patch in"),
+    "S1 JSON": (cut_s1_json, "_labels_metadata.json is not valid JSON"),
+    "two S1": (copy_s1, "both claim the S2 patch"),
+    "S1 nodata": (nodata(("VV", "VH")), "every pixel of every band is nodata"),
+    "S2 nodata": (nodata(S2_BANDS), "every pixel of every band is nodata"),
+    "shape": (
+        lambda p: rewrite(p.band("B04"), lambda x: x[:, :119]),
+        "expected uint16(1, 120, 120)",
+    ),
+    "dtype": (lambda p: rewrite(p.band("B11"), np.float32), "expected uint16"),
+    "grid": (
+        lambda p: rewrite(p.band("VH"), np.copy, transform=from_origin(6e5, 5e6, 10, 10)),
+        "the same ground",
+    ),
+    "off Earth": (move_off_earth, "outside of its projection"),
+    "90 gigapixels": (claim_90_gigapixels, "300000"),
+    "1 TiB": (lambda p: os.truncate(p.band("B08"), 1 << 40), "expected at most"),
+    "pipe": (become_a_pipe, "is a pipe"),
+    "nested JSON": (nest_json, "not valid JSON"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILERS)
+def test_a_bad_pair_ends_the_run_or_is_left_out(kind, archive_v1, fusmae_ingest, paths, tmp_path):
+    spoil, reason = SPOILERS[kind]
+    archive = shutil.copytree(archive_v1, tmp_path / "archive")
+    s2 = sorted((archive / "BigEarthNet-v1.0").glob("S2*"))[5]
+    for s1 in (archive / "BigEarthNet-S1-v1.0").glob("S1*"):
+        told = json.loads((s1 / f"{s1.name}_labels_metadata.json").read_text())
+        if told["corresponding_s2_patch"] == s2.name:
+            spoil(Patches(s2, s1))
+            break
+    args = ("bigearthnet", *paths(archive), "--out", tmp_path / "d")
+    failed = fusmae_ingest(*args)
+    assert failed.returncode == 1 and reason in failed.stderr, failed.stderr
+    result = fusmae_ingest(*args, "--on-error", "quarantine", "--max-bad", 0.05)
+    assert result.returncode == 0, result.stderr
+    (line,) = (tmp_path / "d" / "quarantine.jsonl").read_text().splitlines()
+    entry = json.loads(line)
+    assert entry["key"] == s2.name and reason in entry["reason"]
+    assert str(tmp_path) not in entry["reason"]
+
+
+def grid(epsg: int, left: float, top: float) -> Grid:
+    return Grid(epsg, (10.0, 0.0, left, 0.0, -10.0, top), 120, 120)
+
+
+def test_every_grid_that_passes_has_degrees():
+    edges = [(x, y) for x in (-1e6, 166e3, 500e3, 834e3, 1.998e6) for y in (-9.99e6, 0, 1e7, 2e7)]
+    for epsg in (32601, 32633, 32660, 32701, 32760):
+        for left, top in edges:
+            refuse_off_earth(grid(epsg, left, top), "x.tif")
+            assert np.isfinite(footprints([grid(epsg, left, top)])).all()
+    refuse_off_earth(grid(3035, 4e6, 3e6), "x.tif")
+    off = (
+        (32633, 5e7, 5e7),
+        (32633, 5e5, np.nan),
+        (3035, 5e8, 5e8),
+        (4326, 400, 0),
+        (999_999, 0, 0),
+    )
+    for epsg, left, top in off:
+        with pytest.raises(ValueError, match=r"x\.tif lies at .* outside of its projection"):
+            refuse_off_earth(grid(epsg, left, top), "x.tif")
