@@ -4,7 +4,8 @@ A tar is indexed, a compressed one unpacked first (`spool`), in a folder of its 
 dataset.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,8 @@ from .spool import (
     kept_spool,
     spool,
 )
-from .spool_lock import SpoolLock
-from .storage import local_path
+from .spool_lock import SpoolLock, holds_other_files
+from .storage import SCRATCH, UNNAMED, local_path
 from .tar_archive import TarArchive
 
 # An option's type. Whether the path can be read shows when it is read, in one line without usage.
@@ -78,12 +79,24 @@ def spool_folder(dataset: str, given: Path | None) -> Path:
     return given or Path(str(local).rstrip("/") + ".spool")
 
 
-def refuse_spool_place(folder: Path, out: str, sources: Mapping[str, Path]) -> None:
-    """Raises ValueError: what is unpacked would lie in, around or at the dataset or a source."""
-    local = local_path(out)
-    places = {**sources, **({"--out": Path(local)} if local is not None else {})}
+# What may lie in a spool beside the marked folders of archives: notes, and what a run that was
+# killed at one leaves.
+_NOTE = re.compile(r"made-[0-9a-f]{16}\.json")
+
+
+def refuse_spool_place(folder: Path, places: Iterable[tuple[str, str | Path]]) -> None:
+    """Look at a folder before anything is unpacked there; `places` are (option, path or URL).
+
+    Raises:
+        ValueError: it lies in, around or at one of the places, or holds what is no spool, such
+            as a dataset.
+    """
     mine = folder.resolve()
-    for option, path in places.items():
+    for option, place in places:
+        local = local_path(str(place))
+        if local is None:
+            continue
+        path = Path(local)
         other = path.resolve()
         if mine == other:
             where = "is"
@@ -96,6 +109,28 @@ def refuse_spool_place(folder: Path, out: str, sources: Mapping[str, Path]) -> N
         raise ValueError(
             f"--spool {folder} {where} {option} {path}: give --spool a folder of its own"
         )
+    _refuse_other_contents(folder)
+
+
+def _refuse_other_contents(folder: Path) -> None:
+    """Raises ValueError: the folder holds what ingest does not put into a spool."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"--spool {folder} is no folder: give --spool a folder of its own")
+    for path in sorted(folder.iterdir()):
+        if path.name == SCRATCH:
+            # Left by a note that was being written.
+            known = all(file.name == Path(UNNAMED).name for file in path.glob("*"))
+        elif path.is_dir():
+            known = not holds_other_files(path)
+        else:
+            known = _NOTE.fullmatch(path.name) is not None
+        if not known:
+            raise ValueError(
+                f"--spool {folder} holds {path.name}, which is no part of a spool: give --spool a "
+                "folder of its own"
+            )
 
 
 def open_archive(path: Path, option: str, spooling: Spooling) -> Archive:

@@ -125,7 +125,7 @@ def bigearthnet(
     # Before an archive of 60 GB is unpacked.
     refuse_other_files(store)
     if spool is not None or any(path.is_file() for path in given.values()):
-        refuse_spool_place(folder, options.out, given)
+        refuse_spool_place(folder, [*given.items(), ("--out", options.out)])
     check_scheduler(options)
     version = check_early(asked)
     with Spooling(folder, keep_spool, not any_archive) as spooling:

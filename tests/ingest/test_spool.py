@@ -423,3 +423,23 @@ def test_a_run_killed_at_any_moment_leaves_nothing_that_passes_for_a_spool(tmp_p
     assert result.returncode == 0, result.stderr
     # The partial tar, its renaming, two arrays and the head of the index, each made and renamed.
     assert int(result.stdout) >= 10
+
+
+# Folders that are not ours ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("theirs", ["archive.tar", "archive.tar.partial", "index/index.json"])
+@pytest.mark.parametrize("with_lock", [False, True])
+def test_a_users_folder_is_refused_and_left_as_it_is(archive, tmp_path, theirs, with_lock):
+    folder = tmp_path / "mine"
+    (folder / theirs).parent.mkdir(parents=True)
+    (folder / theirs).write_text("years of work")
+    if with_lock:
+        (folder / "lock").write_text("")
+    plain = tmp_path / "plain.tar"
+    plain.write_bytes(TAR)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for source in (archive, plain):
+        with pytest.raises(ValueError, match="holds files that are not fusmae-ingest's"):
+            spool(source, folder, no_progress)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
