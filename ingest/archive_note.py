@@ -12,7 +12,7 @@ from fusmae.manifest import MANIFEST_NAME
 
 from .storage import UNNAMED, LocalStore, Store, write_file
 
-_TRIES = 1000
+_TRIES = 100
 
 
 def describe(archives: dict[str, Path]) -> dict[str, str]:
@@ -43,12 +43,13 @@ def read_note(folder: Path, dataset: Store) -> list[dict[str, str]]:
 def _write(folder: Path, name: str, data: bytes) -> None:
     # Other runs write notes here too: only what is empty is removed, and such a run may remove
     # the folders that this one has just made.
-    for _ in range(_TRIES):
-        with suppress(FileNotFoundError):
+    for tries_left in reversed(range(_TRIES)):
+        try:
             write_file(LocalStore(str(folder)), name, data)
             break
-    else:
-        raise ValueError(f"{folder}/{name} cannot be written: other runs remove its folder")
+        except (FileNotFoundError, FileExistsError):
+            if not tries_left:
+                raise
     with suppress(OSError):
         (folder / UNNAMED).rmdir()
         (folder / UNNAMED).parent.rmdir()

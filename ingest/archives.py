@@ -22,6 +22,7 @@ from .spool import (
     delete_spool,
     is_spooled,
     kept_spool,
+    require_room,
     spool,
 )
 from .spool_lock import SpoolLock, holds_other_files
@@ -131,6 +132,15 @@ def _refuse_other_contents(folder: Path) -> None:
                 f"--spool {folder} holds {path.name}, which is no part of a spool: give --spool a "
                 "folder of its own"
             )
+
+
+def refuse_lack_of_room(archives: Iterable[tuple[str, Path]], spooling: Spooling) -> None:
+    """Look for the room of all archives, (option, path), before the first is unpacked.
+
+    Raises:
+        ValueError: there is not enough; or one of them is damaged.
+    """
+    require_room({spooling.of(option): path for option, path in archives if path.is_file()})
 
 
 def open_archive(path: Path, option: str, spooling: Spooling) -> Archive:

@@ -19,6 +19,7 @@ from .archives import (
     delete_unpacked,
     is_unpacked,
     open_archive,
+    refuse_lack_of_room,
     refuse_spool_place,
     spool_folder,
 )
@@ -133,6 +134,7 @@ def bigearthnet(
         if not whole and _is_complete(options, asked, version, spooling):
             click.echo(f"{options.out}: already complete; no archive was unpacked again")
             return
+        refuse_lack_of_room(given.items(), spooling)
         archives = {option: open_archive(path, option, spooling) for option, path in given.items()}
         request, num_left_out = _request(options, asked, archives)
         make_dataset(request, options, num_left_out)

@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 import tarfile
+from collections import namedtuple
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -332,6 +333,18 @@ def test_a_spool_that_is_a_dataset_or_a_users_folder_is_refused_and_stays(packed
         assert f"--spool {spool} holds {named}, which is no part of a spool" in told.error
         assert [path for path in spool.rglob("*") if path.is_file()] == [spool / at]
         (spool / at).unlink()
+
+
+def test_the_room_of_all_archives_is_looked_for_before_the_first_is_unpacked(
+    packed, ingest, tmp_path, monkeypatch
+):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 5000))
+    args = ("bigearthnet", "--s2", packed["v1-s2"], "--s1", packed["v1-s1"])
+    told = ingest(*args, "--out", tmp_path / "d")
+    for archive in (packed["v1-s2"], packed["v1-s1"]):
+        assert f"{archive.name} unpacks to " in told.error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_notes_of_datasets_that_end_together_do_not_hinder_each_other(packed, tmp_path):
