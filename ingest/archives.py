@@ -45,11 +45,15 @@ class Spooling:
     folder: Path
     keep: bool
     check_md5: bool
-    locks: dict[str, SpoolLock] = field(default_factory=dict, repr=False, compare=False)
+    locks: dict[Path, SpoolLock] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, option: str) -> Path:
         """The folder of the archive that was given by `--option`."""
         return self.folder / option.lstrip("-")
+
+    def lock(self, folder: Path) -> SpoolLock:
+        """The one lock of this run on a folder: a second would lock the run itself out."""
+        return self.locks.setdefault(folder, SpoolLock(folder))
 
     def __enter__(self) -> "Spooling":
         return self
@@ -156,7 +160,7 @@ def open_archive(path: Path, option: str, spooling: Spooling) -> Archive:
     if not path.is_file():
         return FolderArchive(path, option)
     verb = "Indexing" if compression(path) is None else "Unpacking"
-    lock = spooling.locks[option] = SpoolLock(spooling.of(option))
+    lock = spooling.lock(spooling.of(option))
     with LongWork(f"{verb} {path.name}", in_bytes=True) as work:
         made = spool(path, lock, work.update, spooling.check_md5)
     click.echo(_md5_told(path, made))
@@ -179,7 +183,7 @@ def open_kept(path: Path, spooling: Spooling) -> Archive | None:
     for folder in sorted(spooling.folder.glob("*/")):
         if kept_spool(path, folder) is None:
             continue
-        lock = spooling.locks[str(folder)] = SpoolLock(folder)
+        lock = spooling.lock(folder)
         lock.share()
         made = kept_spool(path, folder)  # another run may have removed it before the lock
         if made:
@@ -203,6 +207,6 @@ def delete_unpacked(path: Path, option: str, spooling: Spooling) -> None:
 
 def delete_opened(option: str, spooling: Spooling) -> None:
     """Remove what `open_archive` made of an archive, its index too; says if another run uses it."""
-    lock = spooling.locks.get(option)
-    if lock is not None and not delete_spool(lock):
+    lock = spooling.lock(spooling.of(option))
+    if not delete_spool(lock):
         click.echo(f"{lock.folder} is kept: another run uses it")
