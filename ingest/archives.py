@@ -81,7 +81,11 @@ def spool_folder(dataset: str, given: Path | None) -> Path:
     if given is None and local is None:
         # Where nothing is unpacked, indexes of tars are all that comes here.
         return Path(dataset.rstrip("/").rpartition("/")[2] + ".spool")
-    return given or Path(str(local).rstrip("/") + ".spool")
+    if given is not None:
+        return given
+    path = Path(str(local))
+    # `.` and `..` are no names to put an ending to.
+    return Path(f"{path.resolve() if path.name in ('', '..') else path}.spool")
 
 
 # What may lie in a spool beside the marked folders of archives: notes, and what a run that was

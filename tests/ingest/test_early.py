@@ -21,6 +21,7 @@ import zstandard
 from fusmae.manifest import MANIFEST_NAME, from_json, to_json
 from fusmae_ingest import bigearthnet, cli, cluster
 from fusmae_ingest.archive_note import write_note
+from fusmae_ingest.archives import spool_folder
 from fusmae_ingest.glimpse import first_files
 from fusmae_ingest.spool import PUBLISHED_MD5
 from fusmae_ingest.spool_lock import SpoolLock
@@ -333,6 +334,13 @@ def test_a_spool_that_is_a_dataset_or_a_users_folder_is_refused_and_stays(packed
         assert f"--spool {spool} holds {named}, which is no part of a spool" in told.error
         assert [path for path in spool.rglob("*") if path.is_file()] == [spool / at]
         (spool / at).unlink()
+
+
+@pytest.mark.parametrize("out", [".", "../d", "./", "../d/sub/.."])
+def test_the_spool_of_the_folder_one_stands_in_lies_beside_it(tmp_path, monkeypatch, out):
+    (tmp_path / "d" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "d")
+    assert spool_folder(out, None).resolve() == tmp_path / "d.spool"
 
 
 def test_the_room_of_all_archives_is_looked_for_before_the_first_is_unpacked(
