@@ -5,11 +5,14 @@ or an extracted folder. It is called by the dataset's own sha256, so it cannot s
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from fusmae.manifest import MANIFEST_NAME
 
-from .storage import SCRATCH, LocalStore, Store, write_file
+from .storage import UNNAMED, LocalStore, Store, write_file
+
+_TRIES = 100
 
 
 def describe(archives: dict[str, Path]) -> dict[str, str]:
@@ -25,9 +28,7 @@ def write_note(folder: Path, dataset: Store, archives: dict[str, Path]) -> None:
     """Note the archives of a finished dataset in `folder`; none where they were folders."""
     told, noted = describe(archives), read_note(folder, dataset)
     if told and told not in noted:
-        store = LocalStore(str(folder))
-        write_file(store, _name(dataset), json.dumps([*noted, told], indent=1).encode())
-        store.remove_folder(SCRATCH)
+        _write(folder, _name(dataset), json.dumps([*noted, told], indent=1).encode())
 
 
 def read_note(folder: Path, dataset: Store) -> list[dict[str, str]]:
@@ -37,6 +38,21 @@ def read_note(folder: Path, dataset: Store) -> list[dict[str, str]]:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return []
     return noted
+
+
+def _write(folder: Path, name: str, data: bytes) -> None:
+    # Other runs write notes here too: only what is empty is removed, and such a run may remove
+    # the folders that this one has just made.
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            write_file(LocalStore(str(folder)), name, data)
+            break
+        except (FileNotFoundError, FileExistsError):
+            if not tries_left:
+                raise
+    with suppress(OSError):
+        (folder / UNNAMED).rmdir()
+        (folder / UNNAMED).parent.rmdir()
 
 
 def _name(dataset: Store) -> str:

@@ -4,7 +4,8 @@ A tar is indexed, a compressed one unpacked first (`spool`), in a folder of its 
 dataset.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +22,11 @@ from .spool import (
     delete_spool,
     is_spooled,
     kept_spool,
+    require_room,
     spool,
 )
-from .spool_lock import SpoolLock
-from .storage import local_path
+from .spool_lock import SpoolLock, holds_other_files
+from .storage import SCRATCH, UNNAMED, local_path
 from .tar_archive import TarArchive
 
 # An option's type. Whether the path can be read shows when it is read, in one line without usage.
@@ -43,11 +45,15 @@ class Spooling:
     folder: Path
     keep: bool
     check_md5: bool
-    locks: dict[str, SpoolLock] = field(default_factory=dict, repr=False, compare=False)
+    locks: dict[Path, SpoolLock] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, option: str) -> Path:
         """The folder of the archive that was given by `--option`."""
         return self.folder / option.lstrip("-")
+
+    def lock(self, folder: Path) -> SpoolLock:
+        """The one lock of this run on a folder: a second would lock the run itself out."""
+        return self.locks.setdefault(folder, SpoolLock(folder))
 
     def __enter__(self) -> "Spooling":
         return self
@@ -75,15 +81,31 @@ def spool_folder(dataset: str, given: Path | None) -> Path:
     if given is None and local is None:
         # Where nothing is unpacked, indexes of tars are all that comes here.
         return Path(dataset.rstrip("/").rpartition("/")[2] + ".spool")
-    return given or Path(str(local).rstrip("/") + ".spool")
+    if given is not None:
+        return given
+    path = Path(str(local))
+    # `.` and `..` are no names to put an ending to.
+    return Path(f"{path.resolve() if path.name in ('', '..') else path}.spool")
 
 
-def refuse_spool_place(folder: Path, out: str, sources: Mapping[str, Path]) -> None:
-    """Raises ValueError: what is unpacked would lie in, around or at the dataset or a source."""
-    local = local_path(out)
-    places = {**sources, **({"--out": Path(local)} if local is not None else {})}
+# What may lie in a spool beside the marked folders of archives: notes, and what a run that was
+# killed at one leaves.
+_NOTE = re.compile(r"made-[0-9a-f]{16}\.json")
+
+
+def refuse_spool_place(folder: Path, places: Iterable[tuple[str, str | Path]]) -> None:
+    """Look at a folder before anything is unpacked there; `places` are (option, path or URL).
+
+    Raises:
+        ValueError: it lies in, around or at one of the places, or holds what is no spool, such
+            as a dataset.
+    """
     mine = folder.resolve()
-    for option, path in places.items():
+    for option, place in places:
+        local = local_path(str(place))
+        if local is None:
+            continue
+        path = Path(local)
         other = path.resolve()
         if mine == other:
             where = "is"
@@ -96,6 +118,37 @@ def refuse_spool_place(folder: Path, out: str, sources: Mapping[str, Path]) -> N
         raise ValueError(
             f"--spool {folder} {where} {option} {path}: give --spool a folder of its own"
         )
+    _refuse_other_contents(folder)
+
+
+def _refuse_other_contents(folder: Path) -> None:
+    """Raises ValueError: the folder holds what ingest does not put into a spool."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"--spool {folder} is no folder: give --spool a folder of its own")
+    for path in sorted(folder.iterdir()):
+        if path.name == SCRATCH:
+            # Left by a note that was being written.
+            known = all(file.name == Path(UNNAMED).name for file in path.glob("*"))
+        elif path.is_dir():
+            known = not holds_other_files(path)
+        else:
+            known = _NOTE.fullmatch(path.name) is not None
+        if not known:
+            raise ValueError(
+                f"--spool {folder} holds {path.name}, which is no part of a spool: give --spool a "
+                "folder of its own"
+            )
+
+
+def refuse_lack_of_room(archives: Iterable[tuple[str, Path]], spooling: Spooling) -> None:
+    """Look for the room of all archives, (option, path), before the first is unpacked.
+
+    Raises:
+        ValueError: there is not enough; or one of them is damaged.
+    """
+    require_room({spooling.of(option): path for option, path in archives if path.is_file()})
 
 
 def open_archive(path: Path, option: str, spooling: Spooling) -> Archive:
@@ -111,7 +164,7 @@ def open_archive(path: Path, option: str, spooling: Spooling) -> Archive:
     if not path.is_file():
         return FolderArchive(path, option)
     verb = "Indexing" if compression(path) is None else "Unpacking"
-    lock = spooling.locks[option] = SpoolLock(spooling.of(option))
+    lock = spooling.lock(spooling.of(option))
     with LongWork(f"{verb} {path.name}", in_bytes=True) as work:
         made = spool(path, lock, work.update, spooling.check_md5)
     click.echo(_md5_told(path, made))
@@ -134,7 +187,7 @@ def open_kept(path: Path, spooling: Spooling) -> Archive | None:
     for folder in sorted(spooling.folder.glob("*/")):
         if kept_spool(path, folder) is None:
             continue
-        lock = spooling.locks[str(folder)] = SpoolLock(folder)
+        lock = spooling.lock(folder)
         lock.share()
         made = kept_spool(path, folder)  # another run may have removed it before the lock
         if made:
@@ -158,6 +211,6 @@ def delete_unpacked(path: Path, option: str, spooling: Spooling) -> None:
 
 def delete_opened(option: str, spooling: Spooling) -> None:
     """Remove what `open_archive` made of an archive, its index too; says if another run uses it."""
-    lock = spooling.locks.get(option)
-    if lock is not None and not delete_spool(lock):
+    lock = spooling.lock(spooling.of(option))
+    if not delete_spool(lock):
         click.echo(f"{lock.folder} is kept: another run uses it")

@@ -19,6 +19,7 @@ from .archives import (
     delete_unpacked,
     is_unpacked,
     open_archive,
+    refuse_lack_of_room,
     refuse_spool_place,
     spool_folder,
 )
@@ -129,7 +130,7 @@ def bigearthnet(
     # Before an archive of 60 GB is unpacked.
     refuse_other_files(store)
     if spool is not None or any(path.is_file() for path in given.values()):
-        refuse_spool_place(folder, options.out, given)
+        refuse_spool_place(folder, [*given.items(), ("--out", options.out)])
     check_scheduler(options)
     version = check_early(asked)
     with Spooling(folder, keep_spool, not any_archive) as spooling:
@@ -137,6 +138,7 @@ def bigearthnet(
         if not whole and _is_complete(options, asked, version, spooling):
             click.echo(f"{options.out}: already complete; no archive was unpacked again")
             return
+        refuse_lack_of_room(given.items(), spooling)
         archives = {option: open_archive(path, option, spooling) for option, path in given.items()}
         request, num_left_out = _request(options, asked, archives)
         make_dataset(request, options, num_left_out)

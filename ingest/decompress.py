@@ -88,19 +88,14 @@ def decompressed(archive: Path, on_compressed: Callable[[bytes], None]) -> Itera
 def unpacked_size(archive: Path) -> tuple[int, bool]:
     """(bytes of the archive's content, whether that is known and not an estimate).
 
-    Zstandard archives that were made from a file say it in their first frame, as v2's do;
-    else the rest is taken to shrink as the first 16 MiB do.
+    It is known where the first 16 MiB are all. Zstandard archives that were made from a file say
+    the size in their first frame, as v2's do, but not whether another frame follows; else the
+    rest is taken to shrink as the first 16 MiB do.
 
     Raises:
         ValueError: see `decompressed`.
     """
     size = archive.stat().st_size
-    if compression(archive) == "zstd":
-        with archive.open("rb") as file:
-            said = zstandard.frame_content_size(file.read(_FRAME_HEADER))
-        # A frame of less than the file is the first of several.
-        if said >= size:
-            return said, True
     given, taken = 0, 0
 
     def count(piece: bytes) -> None:
@@ -111,6 +106,13 @@ def unpacked_size(archive: Path) -> tuple[int, bool]:
         given += len(data)
         if given >= _SAMPLE:
             break
+    if taken < size and compression(archive) == "zstd":
+        with archive.open("rb") as file:
+            # Not less than the header of a frame that has just been decompressed.
+            said = zstandard.frame_content_size(file.read(_FRAME_HEADER))
+        # A frame that ended in the sample, or of less than the file, is the first of several.
+        if said >= size and said > given:
+            return said, False
     return size * given // taken, taken == size
 
 

@@ -44,6 +44,8 @@ class Objects(Protocol):
 
     def replace(self, path: str, seen: Seen | None, data: bytes) -> bool: ...
 
+    def refuses(self, path: str, seen: Seen | None, data: bytes) -> bool: ...
+
     def remove(self, path: str) -> None: ...
 
 
@@ -111,8 +113,9 @@ class RunLock:
         seen = _wait_for_a_dead_run(store)
         now_s = time.monotonic()
         taken = store.replace(LOCK, seen, self._content(0))
-        # Where the store compares, the same again is refused: this run's lock is there now.
-        if taken and store.replace(LOCK, seen, self._content(1)):
+        # Where the store compares, the same again is refused: this run's lock is there now. Any
+        # other answer does not tell, so there is a wait to see who wrote last.
+        if taken and not store.refuses(LOCK, seen, self._content(1)):
             time.sleep(LOCK_RENEWAL_S)
         if not taken or not self._is_in(store.look(LOCK)):
             raise _busy(store)

@@ -100,9 +100,8 @@ class ObjectStore:
         As S3 does it: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
         Where the store does not compare, the object is written in any case.
         """
-        condition = {"IfMatch": seen.etag} if seen else {"IfNoneMatch": "*"}
         try:
-            self.put(path, data, **(condition if self._compares else {}))
+            self.put(path, data, **(_condition(seen) if self._compares else {}))
         except OSError as error:
             if error.errno == errno.ENOSYS and self._compares:
                 self._compares = False
@@ -113,6 +112,21 @@ class ObjectStore:
                 raise
             return now is not None and now.content == data
         return True
+
+    def refuses(self, path: str, seen: Seen | None, data: bytes) -> bool:
+        """Whether a PUT for what was seen is refused where something else is now.
+
+        A request that failed in passing, or whose answer was lost, was not refused. A store that
+        ignores conditions writes the data.
+        """
+        if not self._compares:
+            return False
+        try:
+            self.put(path, data, **_condition(seen))
+        except OSError as error:
+            # What s3fs makes of S3's PreconditionFailed (412).
+            return error.errno == errno.EINVAL
+        return False
 
     def read(self, path: str) -> bytes:
         with self._at(path) as (fs, full):
@@ -175,6 +189,10 @@ class ObjectStore:
 
     def zarr_location(self, path: str) -> str:
         return f"{self.url}/{path}"
+
+
+def _condition(seen: Seen | None) -> dict[str, str]:
+    return {"IfMatch": seen.etag} if seen else {"IfNoneMatch": "*"}
 
 
 class _ObjectFile(NewFile):

@@ -58,8 +58,7 @@ def preview(dataset: str, out: Path | None, force: bool, samples: int, split: st
             f"--out {out} lies in the dataset, whose manifest lists all its files: "
             "give a path elsewhere"
         )
-    if not force:
-        _refuse_other_files(out)
+    _refuse_other_files(out, force)
     try:
         from .preview_page import make_page
     except ModuleNotFoundError as error:
@@ -77,12 +76,15 @@ def _refuse_empty(manifest: Manifest, split: str) -> None:
         raise ValueError(f"the split {split!r} has no samples; {filled} have")
 
 
-def _refuse_other_files(out: Path) -> None:
-    """Raises ValueError where `out` is there and is not a page of this verb."""
+def _refuse_other_files(out: Path, force: bool) -> None:
+    """Raises ValueError where `out` is no file, or is no page of this verb and not forced."""
     if not out.exists():
         return
-    if out.is_dir():
-        raise ValueError(f"--out {out} is a folder: give the name of an HTML file")
+    if not out.is_file():
+        what = "a folder" if out.is_dir() else "no file that can be replaced"
+        raise ValueError(f"--out {out} is {what}: give the name of an HTML file")
+    if force:
+        return
     with out.open("rb") as file:
         if GENERATOR.encode() not in file.read(_HEAD_BYTES):
             raise ValueError(

@@ -1,8 +1,12 @@
 """`fusmae-ingest simulate`: archives in a genuine layout with pixels that nobody observed."""
 
+import errno
+import fcntl
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +121,14 @@ def bigearthnet(out: Path, patches: int, seed: int, version: str, workers: int) 
     A run that was stopped, even by SIGKILL, goes on where it was when started again.
     """
     marker = _facts(f"BigEarthNet-MM {version}", patches, seed) | {"version": version}
-    if not _begin(out, marker):
-        click.echo(f"{out} already holds this simulated archive")
-        return
-    rows = _write(_write_patches, (out, version, seed), patches, workers)
-    if version == "v2":
-        write_tables(out, rows)
-    _finish(out)
+    with _locked(out):
+        if not _begin(out, marker):
+            click.echo(f"{out} already holds this simulated archive")
+            return
+        rows = _write(_write_patches, (out, version, seed), patches, workers)
+        if version == "v2":
+            write_tables(out, rows)
+        _finish(out)
     click.echo(f"{out}: {patches:,} simulated patches in the layout of BigEarthNet {version}")
 
 
@@ -139,11 +144,12 @@ def sen12ms(out: Path, patches: int, seed: int, workers: int) -> None:
 
     A run that was stopped, even by SIGKILL, goes on where it was when started again.
     """
-    if not _begin(out, _facts("SEN12MS", patches, seed)):
-        click.echo(f"{out} already holds this simulated archive")
-        return
-    _write(_write_triplets, (out, seed), patches, workers)
-    _finish(out)
+    with _locked(out):
+        if not _begin(out, _facts("SEN12MS", patches, seed)):
+            click.echo(f"{out} already holds this simulated archive")
+            return
+        _write(_write_triplets, (out, seed), patches, workers)
+        _finish(out)
     click.echo(f"{out}: {patches:,} simulated triplets in the layout of SEN12MS")
 
 
@@ -182,6 +188,31 @@ def _facts(layout: str, patches: int, seed: int) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the folder itself, so that nothing has to be written that is no part of the archive.
+
+    Raises:
+        ValueError: another run holds it.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is not an empty folder: use another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        # The operating system lets go of it even after SIGKILL.
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another run is writing {out}: wait for it, or stop it") from None
+        except OSError as error:
+            if error.errno != errno.EBADF:  # NFS locks no folders
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _begin(out: Path, marker: dict[str, Any]) -> bool:
     """Claim the folder for these options; False if the archive is already complete.
 
@@ -191,16 +222,15 @@ def _begin(out: Path, marker: dict[str, Any]) -> bool:
     finished, unfinished = out / SIMULATED_NAME, out / UNFINISHED_NAME
     for path in (finished, unfinished):
         if path.exists():
-            there = json.loads(path.read_text())
+            there = read_json(path)
             differing = [key for key in marker if there.get(key) != marker[key]]
             if differing:
                 facts = ", ".join(f"{key} = {there.get(key)}" for key in differing)
                 raise ValueError(f"{out} holds a simulated archive with {facts}: use another --out")
             shutil.rmtree(out / SCRATCH, ignore_errors=True)
             return path == unfinished
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if any(out.iterdir()):
         raise ValueError(f"{out} is not an empty folder: use another --out")
-    out.mkdir(parents=True, exist_ok=True)
     claim = out / f"{SCRATCH}-claim"
     claim.write_text(json.dumps(marker, indent=2) + "\n")
     claim.rename(unfinished)

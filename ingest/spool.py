@@ -15,7 +15,7 @@ import hashlib
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ PUBLISHED_MD5 = {
 TAR_NAME, _PARTIAL, _INDEX = "archive.tar", "archive.tar.partial", "index"
 # Pieces of about 0.4 MB that hashing and writing may lie behind reading.
 _BEHIND = 16
+_MAKE_ROOM = "make room there, or give a tar that is unpacked elsewhere"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def spool(archive: Path, lock: SpoolLock, progress: Progress, check_md5: bool = 
         if not is_spooled(archive, folder):
             if compressed:
                 _sweep(folder)
-                _require_room(archive, folder)
+                require_room({folder: archive})
                 _unpack(archive, folder, progress, check_md5)
             else:
                 index_tar(archive, folder / _INDEX, progress)
@@ -127,11 +128,10 @@ def _find(archive: Path, folder: Path) -> str | None:
     if head is None or head.origin is None or not head.is_of(folder / TAR_NAME):
         return None
     md5: str = head.origin["md5"]
-    return md5 if head.origin == _origin(archive, md5) else None
+    return md5 if head.origin == _origin(archive, archive.stat(), md5) else None
 
 
-def _origin(archive: Path, md5: str) -> dict[str, Any]:
-    stat = archive.stat()
+def _origin(archive: Path, stat: os.stat_result, md5: str) -> dict[str, Any]:
     return {
         "name": archive.name,
         "size": stat.st_size,
@@ -150,21 +150,37 @@ def _sweep(folder: Path) -> None:
 def _unpack(archive: Path, folder: Path, progress: Progress, check_md5: bool) -> str:
     """Make the tar and its index; the archive's md5."""
     partial, tar = folder / _PARTIAL, folder / TAR_NAME
-    builder = IndexBuilder(archive)
+    # Before the archive is opened: another file that takes its name from here on is noticed.
+    builder, stat = IndexBuilder(archive), archive.stat()
     try:
         with partial.open("wb", buffering=0) as file:
             md5 = _stream(archive, file.fileno(), builder, progress)
+            _refuse_change(archive, stat)
             _compare_md5(archive, md5, check_md5)
             os.fsync(file.fileno())
         partial.replace(tar)
         sync_folder(folder)
-        write_index(folder / _INDEX, tar.stat(), builder, _origin(archive, md5))
+        write_index(folder / _INDEX, tar.stat(), builder, _origin(archive, stat, md5))
     except BaseException as error:
         _sweep(folder)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ValueError(f"{folder}: {error.strerror}, and {_room(archive)}") from None
+            raise ValueError(
+                f"{folder}: {error.strerror}, and {_unpacks_to(archive)}: {_MAKE_ROOM}"
+            ) from None
         raise
     return md5
+
+
+def _refuse_change(archive: Path, before: os.stat_result) -> None:
+    """Raises ValueError: the archive is no longer the file that it was."""
+    now = archive.stat()
+    if (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) != (
+        before.st_dev,
+        before.st_ino,
+        before.st_size,
+        before.st_mtime_ns,
+    ):
+        raise ValueError(f"{archive} was replaced or changed while it was unpacked: run again")
 
 
 def _stream(archive: Path, target: int, builder: IndexBuilder, progress: Progress) -> str:
@@ -242,15 +258,29 @@ def _compare_md5(archive: Path, md5: str, check: bool) -> bool:
     return True
 
 
-def _require_room(archive: Path, folder: Path) -> None:
-    if shutil.disk_usage(folder).free < unpacked_size(archive)[0]:
-        free = shutil.disk_usage(folder).free
-        raise ValueError(f"{folder} has {free / 1e9:.1f} GB free, but {_room(archive)}")
+def require_room(places: Mapping[Path, Path]) -> None:
+    """Look whether all archives that are still to be unpacked, folder -> archive, fit on the disks.
+
+    Raises:
+        ValueError: they do not; or one is damaged, see `unpacked_size`.
+    """
+    on_device: dict[int, dict[Path, Path]] = {}
+    free: dict[int, int] = {}
+    for folder, archive in places.items():
+        if compression(archive) is not None and not is_spooled(archive, folder):
+            disk = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+            on_device.setdefault(disk.stat().st_dev, {})[folder] = archive
+            free[disk.stat().st_dev] = shutil.disk_usage(disk).free
+    for device, group in on_device.items():
+        # What is swept before.
+        left = (folder / name for folder in group for name in (_PARTIAL, TAR_NAME))
+        room = free[device] + sum(path.stat().st_size for path in left if path.is_file())
+        if room < sum(unpacked_size(archive)[0] for archive in group.values()):
+            needs = ", ".join(map(_unpacks_to, group.values()))
+            where = next(iter(group))
+            raise ValueError(f"{where} has {room / 1e9:.1f} GB free, but {needs}: {_MAKE_ROOM}")
 
 
-def _room(archive: Path) -> str:
+def _unpacks_to(archive: Path) -> str:
     size, known = unpacked_size(archive)
-    return (
-        f"{archive.name} unpacks to {'' if known else 'about '}{size / 1e9:.1f} GB: make room "
-        "there, or give a tar that is unpacked elsewhere"
-    )
+    return f"{archive.name} unpacks to {'' if known else 'about '}{size / 1e9:.1f} GB"

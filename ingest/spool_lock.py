@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import IO
 
 LOCK_NAME = "lock"
+# What the lock holds from the first: it tells a folder of ours from one of the user's.
+_MARK = b"fusmae-ingest unpacks and indexes an archive here, and removes that again.\n"
 
 
 class SpoolLock:
@@ -17,7 +19,7 @@ class SpoolLock:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
 
     def __enter__(self) -> "SpoolLock":
         return self
@@ -29,7 +31,7 @@ class SpoolLock:
         """Keep others from changing what is there.
 
         Raises:
-            ValueError: another run is changing it.
+            ValueError: another run is changing it; the folder is no spool and not empty.
             OSError: the folder cannot be written.
         """
         if not self._take(fcntl.LOCK_SH):
@@ -39,7 +41,7 @@ class SpoolLock:
         """Keep others out, in place of sharing.
 
         Raises:
-            ValueError: another run is there.
+            ValueError: another run is there; the folder is no spool and not empty.
             OSError: the folder cannot be written.
         """
         if not self.is_alone():
@@ -81,14 +83,36 @@ class SpoolLock:
                     return True
             self._close()
 
-    def _open(self) -> IO[str]:
+    def _open(self) -> IO[bytes]:
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
             # Gone again where another run removes it as its own.
             with suppress(FileNotFoundError):
-                return (self.folder / LOCK_NAME).open("a+")
+                if holds_other_files(self.folder):
+                    raise ValueError(
+                        f"{self.folder} holds files that are not fusmae-ingest's: give --spool a "
+                        "folder of its own"
+                    )
+                file = (self.folder / LOCK_NAME).open("ab", buffering=0)
+                if not os.fstat(file.fileno()).st_size:
+                    file.write(_MARK)
+                return file
 
     def _close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def holds_other_files(folder: Path) -> bool:
+    """Whether there is something in a folder in which no `SpoolLock` has been taken."""
+    # Twice: another run that ends may have removed its lock after the first look.
+    return _is_foreign(folder) and _is_foreign(folder)
+
+
+def _is_foreign(folder: Path) -> bool:
+    with suppress(FileNotFoundError):
+        if all(path.name == LOCK_NAME for path in folder.iterdir()):
+            return False
+        return not (folder / LOCK_NAME).read_bytes().startswith(_MARK)
+    return folder.exists()

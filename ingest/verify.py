@@ -8,7 +8,7 @@ import click
 
 from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, all_files, digest_problem
 
-from .archives import SOURCE_PATH, Spooling, spool_folder
+from .archives import SOURCE_PATH, Spooling, refuse_spool_place, spool_folder
 from .pool import run_in_order
 from .progress import LongWork
 from .storage import Store, manifest_of, open_store
@@ -72,14 +72,18 @@ def verify(
         raise click.UsageError("--samples belongs to --source, which is not given")
     store = open_store(dataset)
     manifest = manifest_of(store)
-    spooling = Spooling(spool_folder(dataset, spool), keep=False, check_md5=False)
+    folder = spool_folder(dataset, spool)
+    if any(path.is_file() for path in sources):
+        given = [("--source", path) for path in sources]
+        refuse_spool_place(folder, [*given, ("the dataset", dataset)])
+    spooling = Spooling(folder, keep=False, check_md5=False)
     check = None
     with spooling:
         if sources:
             check = SourceCheck(open_sources(sources, spooling, manifest), samples)
         with LongWork("Verifying") as progress:
             problems = list(find_problems(store, manifest, progress.update, workers, check))
-        forget_sources(len(sources), spooling)
+        forget_sources(spooling)
     for problem in problems:
         click.echo(problem, err=True)
     if problems:

@@ -3,6 +3,8 @@
 `verify` opens the archives and hands each sample's pixels over; nothing here knows of shards.
 """
 
+import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy.typing as npt
 from fusmae.manifest import Manifest
 from fusmae.sensors import ArraySpec
 
-from .archives import Spooling, delete_opened, open_archive, open_kept
+from .archives import Spooling, delete_opened, open_archive, open_kept, refuse_lack_of_room
 from .bigearthnet_archive import map_file, version_of
 from .geotiff import decode_by_rasterio
 from .geotiff_fast import Transform
@@ -23,6 +25,7 @@ from .patches import Archive, MissingFile, Patch
 # As in `sen12ms_sample`: files of a triplet share their ground to far less than this.
 _SAME_GROUND_M = 0.01
 
+_SOURCE_FOLDER = re.compile(r"source-\d+")
 
 # What of KEY.json a comparison needs.
 NEEDED_FACTS = ("crs", "transform", "s1_name", "s2v1_name", "season")
@@ -111,18 +114,32 @@ def open_sources(
             version of BigEarthNet than the dataset; or as `open_archive`.
     """
     sen12ms = any(spec.name == "s2" for spec in manifest.arrays)
+    _refuse_repetition(paths)
     for path in paths:
         if not path.exists():
             raise ValueError(f"--source {path} does not exist: give an archive or its folder")
         if sen12ms and not path.is_dir():
             raise ValueError(f"--source {path} is a file: of SEN12MS give the folder of seasons")
+    # All that is kept first, so that what has to be made finds a folder that none of these is in.
+    kept = {path: open_kept(path, spooling) for path in paths}
+    numbers = (n for n in itertools.count() if spooling.of(_option(n)) not in spooling.locks)
+    new = {path: _option(next(numbers)) for path in paths if kept[path] is None}
+    refuse_lack_of_room([(option, path) for path, option in new.items()], spooling)
     archives = []
-    for path, option in zip(paths, _options(len(paths)), strict=True):
-        archive = open_kept(path, spooling) or open_archive(path, option, spooling)
+    for path in paths:
+        archive = kept[path] or open_archive(path, new[path], spooling)
         if not sen12ms:
             _refuse_other_version(path, archive, manifest)
         archives.append(archive)
     return tuple(archives)
+
+
+def _refuse_repetition(paths: Sequence[Path]) -> None:
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        if (other := seen.setdefault(path.resolve(), path)) is not path:
+            same = "is given twice" if other == path else f"and --source {other} are the same"
+            raise ValueError(f"--source {path} {same}: give each archive once")
 
 
 def _refuse_other_version(path: Path, archive: Archive, manifest: Manifest) -> None:
@@ -135,14 +152,18 @@ def _refuse_other_version(path: Path, archive: Archive, manifest: Manifest) -> N
         )
 
 
-def _options(num_paths: int) -> list[str]:
-    return [f"--source-{place}" for place in range(num_paths)]
+def _option(number: int) -> str:
+    """Names the folder of an archive that `verify` unpacks or indexes, and ingest does not."""
+    return f"--source-{number}"
 
 
-def forget_sources(num_paths: int, spooling: Spooling) -> None:
-    """Remove what `open_sources` unpacked and indexed."""
-    for option in _options(num_paths):
-        delete_opened(option, spooling)
+def forget_sources(spooling: Spooling) -> None:
+    """Remove what `open_sources` unpacked and indexed, in this run or one that was stopped."""
+    if not spooling.locks:
+        return
+    for folder in sorted(spooling.folder.glob("*/")):
+        if _SOURCE_FOLDER.fullmatch(folder.name):
+            delete_opened(folder.name, spooling)
 
 
 class _Sources:

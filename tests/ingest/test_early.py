@@ -8,7 +8,9 @@ import json
 import shutil
 import sys
 import tarfile
+from collections import namedtuple
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +20,12 @@ import zstandard
 
 from fusmae.manifest import MANIFEST_NAME, from_json, to_json
 from fusmae_ingest import bigearthnet, cli, cluster
+from fusmae_ingest.archive_note import write_note
+from fusmae_ingest.archives import spool_folder
 from fusmae_ingest.glimpse import first_files
 from fusmae_ingest.spool import PUBLISHED_MD5
 from fusmae_ingest.spool_lock import SpoolLock
+from fusmae_ingest.storage import LocalStore
 
 LISTS = ("train", "val", "test", "patches_with_seasonal_snow", "patches_with_cloud_and_shadow")
 
@@ -311,6 +316,57 @@ def test_a_spool_in_around_or_at_the_dataset_or_a_source_is_refused(
     told = ingest("bigearthnet", *args, "--out", "out", "--spool", spool)
     assert f"--spool {spool} {message}" in told.error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["archive", "link"]
+
+
+def test_a_spool_that_is_a_dataset_or_a_users_folder_is_refused_and_stays(packed, ingest, tmp_path):
+    args = ("bigearthnet", "--s2", packed["v1-s2"], "--s1", packed["v1-s1"])
+    for at, named in (
+        (".ingest/plan.json", ".ingest"),
+        (".ingest/blocks/train-00000.json", ".ingest"),
+        ("dataset.json", "dataset.json"),
+        ("s2/archive.tar", "s2"),
+        ("holidays/one.jpg", "holidays"),
+    ):
+        spool = tmp_path / named.strip(".") / "spool"
+        (spool / at).parent.mkdir(parents=True, exist_ok=True)
+        (spool / at).write_text("mine")
+        told = ingest(*args, "--out", tmp_path / "d", "--spool", spool)
+        assert f"--spool {spool} holds {named}, which is no part of a spool" in told.error
+        assert [path for path in spool.rglob("*") if path.is_file()] == [spool / at]
+        (spool / at).unlink()
+
+
+@pytest.mark.parametrize("out", [".", "../d", "./", "../d/sub/.."])
+def test_the_spool_of_the_folder_one_stands_in_lies_beside_it(tmp_path, monkeypatch, out):
+    (tmp_path / "d" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "d")
+    assert spool_folder(out, None).resolve() == tmp_path / "d.spool"
+
+
+def test_the_room_of_all_archives_is_looked_for_before_the_first_is_unpacked(
+    packed, ingest, tmp_path, monkeypatch
+):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 5000))
+    args = ("bigearthnet", "--s2", packed["v1-s2"], "--s1", packed["v1-s1"])
+    told = ingest(*args, "--out", tmp_path / "d")
+    for archive in (packed["v1-s2"], packed["v1-s1"]):
+        assert f"{archive.name} unpacks to " in told.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_notes_of_datasets_that_end_together_do_not_hinder_each_other(packed, tmp_path):
+    spool = tmp_path / "spool"
+
+    def note(name: str) -> None:
+        (tmp_path / name).mkdir()
+        for turn in range(60):
+            (tmp_path / name / "dataset.json").write_text(f"{name} {turn}")
+            write_note(spool, LocalStore(str(tmp_path / name)), {"--s2": packed["v1-s2"]})
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(note, "abc"))
+    assert len(list(spool.glob("made-*.json"))) == len(list(spool.iterdir())) == 180
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tar.zst"])

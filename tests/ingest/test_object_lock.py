@@ -103,6 +103,29 @@ def test_exactly_one_enters_where_the_store_knows_no_conditions(s3, monkeypatch,
         assert objects(s3, name) == {}
 
 
+@pytest.mark.parametrize("lost", ["request", "answer"])
+def test_a_second_write_that_fails_in_passing_is_no_refusal(s3, monkeypatch, lost):
+    """One run's second write is lost where conditions are ignored, and a late one takes over."""
+    put, count = object_store.ObjectStore.put, [0]
+    early, late = store(f"second-{lost}"), store(f"second-{lost}")
+
+    def ignoring(self, path, data, **condition):
+        if self is early:
+            count[0] += 1
+            if count[0] == 2 and lost == "answer":
+                put(self, path, data)
+            if count[0] == 2:
+                # The late run had looked before there was a lock, and its write comes now.
+                threading.Timer(RENEWAL_S / 2, put, (late, path, b"theirs 0\n")).start()
+                raise OSError(errno.EIO, "no answer", f"{self}/{path}")
+        put(self, path, data)
+
+    monkeypatch.setattr(object_store.ObjectStore, "put", ignoring)
+    with pytest.raises(ValueError, match="another run is writing s3://"), early.locked():
+        pass
+    assert count == [2]
+
+
 def test_a_lock_that_is_renewed_keeps_others_out_and_a_dead_one_does_not(s3, capsys):
     one, other = store("renewed"), store("renewed")
     with one.locked():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -182,8 +183,11 @@ def test_only_previews_are_replaced_unless_forced(
     args = ("--out", out, "--samples", 6, "--force")
     assert fusmae_ingest("preview", dataset, *args).returncode == 0
     assert parse(out).samples == parse(page).samples
-    result = fusmae_ingest("preview", dataset, "--out", tmp_path)
-    assert result.returncode == 1 and f"{tmp_path} is a folder" in result.stderr
+    os.mkfifo(tmp_path / "pipe")
+    for force in ((), ("--force",)):
+        for place, told in ((tmp_path, "a folder"), (tmp_path / "pipe", "no file that can be")):
+            result = fusmae_ingest("preview", dataset, "--out", place, *force)
+            assert result.returncode == 1 and f"--out {place} is {told}" in result.stderr
 
 
 def test_without_out_the_page_lies_beside_the_dataset(dataset, page, fusmae_ingest, without_charts):

@@ -13,6 +13,7 @@ import pandas
 import pytest
 import rasterio
 
+from fusmae_ingest import simulate
 from fusmae_ingest.geotiff_write import write_geotiff
 
 
@@ -120,6 +121,37 @@ def test_other_folders_and_other_seeds_are_refused(archive_v1, fusmae_ingest, tm
     assert "not an empty folder" in fusmae_ingest(*args, "--seed", 1, "--out", tmp_path).stderr
     copy = shutil.copytree(archive_v1, tmp_path / "copy")
     assert "with seed = 1" in fusmae_ingest(*args, "--seed", 2, "--out", copy).stderr
+
+
+@pytest.mark.parametrize("layout", ["bigearthnet", "sen12ms"])
+def test_a_second_run_on_one_folder_is_refused_while_the_first_is_at_work(
+    layout, fusmae_ingest, tmp_path, monkeypatch
+):
+    args, told = ("simulate", layout, "--patches", 2, "--out", tmp_path / "a"), []
+
+    def meanwhile(*given):
+        monkeypatch.undo()
+        told.append(fusmae_ingest(*args))
+        return write(*given)
+
+    write = simulate._write
+    monkeypatch.setattr(simulate, "_write", meanwhile)
+    assert fusmae_ingest(*args).returncode == 0
+    assert told[0].returncode == 1
+    assert told[0].stderr == (
+        f"error: another run is writing {tmp_path / 'a'}: wait for it, or stop it\n"
+    )
+    assert "already holds" in fusmae_ingest(*args).stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("[]", "holds no JSON object"), ('{"seed', "is not valid JSON")]
+)
+def test_a_spoilt_signature_is_named(text, told, fusmae_ingest, tmp_path):
+    (tmp_path / "SIMULATED.json").write_text(text)
+    result = fusmae_ingest("simulate", "bigearthnet", "--patches", 2, "--out", tmp_path)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert f"{tmp_path / 'SIMULATED.json'} {told}" in result.stderr
 
 
 def test_labels_are_the_classes_that_cover_a_twentieth_of_the_map(archive_v2):

@@ -159,6 +159,22 @@ def test_deleting_a_spool_leaves_only_the_archive(archive, tmp_path):
     assert left == {"mine", "notes.txt"}
 
 
+@pytest.mark.parametrize("how", ["replaced", "rewritten"])
+def test_an_archive_that_changes_while_it_is_unpacked_is_refused(archive, tmp_path, how):
+    other = tmp_path / "other"
+    other.write_bytes(archive.read_bytes())
+
+    def change(done: int, total: int) -> None:
+        if how == "replaced" and other.exists():
+            other.replace(archive)
+        elif how == "rewritten":
+            os.utime(archive, ns=(1, 1))
+
+    with pytest.raises(ValueError, match=r"mine\.tar\.gz was replaced or changed while"):
+        spool(archive, tmp_path / "spool", change)
+    assert not (tmp_path / "spool").exists()
+
+
 def test_an_archive_in_its_own_spool_is_refused(archive, tmp_path):
     with pytest.raises(ValueError, match="give another --spool"):
         spool(archive, tmp_path, no_progress)
@@ -251,6 +267,14 @@ def test_the_size_is_told_exactly_or_guessed_from_the_start(tmp_path, monkeypatc
     path.write_bytes(COMPRESSED["one zstd frame"])
     monkeypatch.setattr(decompress, "_SAMPLE", 4000)
     assert unpacked_size(path) == (len(TAR), True)
+    # Exact, but for a frame that may follow.
+    text = random.Random(0).randbytes(200_000).hex().encode()
+    path.write_bytes(zstd(text))
+    assert unpacked_size(path) == (len(text), False)
+    # The first frame says more than the file has bytes, and is not all.
+    path.write_bytes(zstd(bytes(300_000)) + zstd(text))
+    assert path.stat().st_size < 300_000 < unpacked_size(path)[0]
+    assert not unpacked_size(path)[1]
     for kind in ("one gzip member", "gzip members", "zstd frames", "zstd of unknown size"):
         path.write_bytes(COMPRESSED[kind])
         size, known = unpacked_size(path)
@@ -267,6 +291,27 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(archive, tmp_
     assert not (tmp_path / "spool").exists()
     set_free(monkeypatch, len(TAR))
     spool(archive, tmp_path / "spool", no_progress)
+
+
+def test_room_is_asked_for_all_archives_and_counts_what_will_be_swept(tmp_path, monkeypatch):
+    archives = {tmp_path / "spool" / name: tmp_path / f"{name}.tar.gz" for name in ("s2", "s1")}
+    for path in archives.values():
+        path.write_bytes(COMPRESSED["one gzip member"])
+    set_free(monkeypatch, 2 * len(TAR) - 1)
+    told = (
+        r"s2 has 0\.0 GB free, but s2\.tar\.gz unpacks to 0\.0 GB, s1\.tar\.gz unpacks to 0\.0 GB"
+    )
+    with pytest.raises(ValueError, match=told):
+        module.require_room(archives)
+    assert not (tmp_path / "spool").exists()
+    # A killed run's tar gives its room back; a whole spool needs none.
+    (tmp_path / "spool" / "s1").mkdir(parents=True)
+    (tmp_path / "spool" / "s1" / "archive.tar.partial").write_bytes(b"x")
+    module.require_room(archives)
+    shutil.rmtree(tmp_path / "spool")
+    spool(tmp_path / "s1.tar.gz", tmp_path / "spool" / "s1", no_progress)
+    set_free(monkeypatch, len(TAR))
+    module.require_room(archives)
 
 
 def test_a_disk_that_fills_up_gives_back_its_room(archive, tmp_path, monkeypatch):
@@ -423,3 +468,23 @@ def test_a_run_killed_at_any_moment_leaves_nothing_that_passes_for_a_spool(tmp_p
     assert result.returncode == 0, result.stderr
     # The partial tar, its renaming, two arrays and the head of the index, each made and renamed.
     assert int(result.stdout) >= 10
+
+
+# Folders that are not ours ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("theirs", ["archive.tar", "archive.tar.partial", "index/index.json"])
+@pytest.mark.parametrize("with_lock", [False, True])
+def test_a_users_folder_is_refused_and_left_as_it_is(archive, tmp_path, theirs, with_lock):
+    folder = tmp_path / "mine"
+    (folder / theirs).parent.mkdir(parents=True)
+    (folder / theirs).write_text("years of work")
+    if with_lock:
+        (folder / "lock").write_text("")
+    plain = tmp_path / "plain.tar"
+    plain.write_bytes(TAR)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for source in (archive, plain):
+        with pytest.raises(ValueError, match="holds files that are not fusmae-ingest's"):
+            spool(source, folder, no_progress)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

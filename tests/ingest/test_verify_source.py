@@ -31,7 +31,7 @@ def compare(dataset: Path, sources: list[Path], samples: int | None = None, work
     with spooling:
         check = SourceCheck(open_sources(sources, spooling, manifest), samples)
         told = list(find_problems(store, manifest, no_progress, workers, check))
-        forget_sources(len(sources), spooling)
+        forget_sources(spooling)
     assert not spooling.folder.exists()
     return told
 
@@ -184,11 +184,52 @@ def test_what_ingest_kept_is_used_and_stays(case, monkeypatch, tmp_path):
     with spooling:
         check = SourceCheck(open_sources(sources, spooling, manifest))
         assert list(find_problems(LocalStore(str(dataset)), manifest, no_progress, 1, check)) == []
-        forget_sources(len(sources), spooling)
+        forget_sources(spooling)
     assert sorted(spooling.folder.rglob("*")) == before
     packed[1].touch()
     with spooling, pytest.raises(TypeError):
         open_sources(sources, spooling, manifest)
+
+
+@pytest.mark.parametrize("case", ["v1"], indirect=True)
+def test_what_a_stopped_verify_left_is_used_in_any_order_and_goes(case, tmp_path):
+    dataset, folders = case
+    dataset = shutil.copytree(dataset, tmp_path / "copy")
+    s2, s1 = (pack(f, tmp_path / f"{f.name}.tar.gz") for f in folders)
+    spooling = Spooling(Path(f"{dataset}.spool"), keep=False, check_md5=False)
+    with pytest.raises(KeyboardInterrupt), spooling:
+        open_sources([s2, s1], spooling, manifest_of(LocalStore(str(dataset))))
+        raise KeyboardInterrupt
+    left = sorted(spooling.folder.rglob("archive.tar"))
+    assert len(left) == 2
+    # The first of these is where the second of the stopped run was.
+    again = shutil.copy(s2, tmp_path / "s2-again.tar.gz")
+    assert compare(dataset, [s1, again]) == []
+    with pytest.raises(KeyboardInterrupt), spooling:
+        open_sources([s2, s1], spooling, manifest_of(LocalStore(str(dataset))))
+        raise KeyboardInterrupt
+    # What is not used goes too.
+    assert compare(dataset, [folders[0], pack(folders[1], tmp_path / "s1.tar")]) == []
+
+
+@pytest.mark.parametrize("case", ["v1"], indirect=True)
+def test_sources_and_spools_that_cannot_be_are_one_line(case, fusmae_ingest, tmp_path):
+    dataset, folders = case
+    dataset = shutil.copytree(dataset, tmp_path / "copy")
+    s2 = pack(folders[0], tmp_path / "s2.tar.gz")
+    (tmp_path / "link.tar.gz").symlink_to(s2)
+    short = tmp_path / "short.tar.zst"
+    short.write_bytes(b"\x28\xb5\x2f\xfd\x04\x00")
+    for args, told in {
+        (s2, "--source", s2): f"--source {s2} is given twice",
+        (s2, "--source", tmp_path / "link.tar.gz"): f"and --source {s2} are the same",
+        (s2, "--spool", dataset / "spool"): f"--spool {dataset}/spool lies in the dataset",
+        (short,): "short.tar.zst is cut short",
+    }.items():
+        result = fusmae_ingest("verify", dataset, "--source", *args)
+        assert result.returncode == 1 and told in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert not (dataset / "spool").exists() and not Path(f"{dataset}.spool").exists()
 
 
 def test_an_archive_cut_into_several_is_looked_through(case, tmp_path):
