@@ -59,9 +59,12 @@ class Spooling:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        tars = [lock.folder / TAR_NAME for lock in self.locks.values()]
-        tars = [tar for tar in tars if tar.is_file()]
-        if error is not None and tars:
+        tars = []
+        if error is not None:
+            # What another run reads, too, is not to be removed.
+            alone = [lock.folder for lock in self.locks.values() if lock.is_alone()]
+            tars = [folder / TAR_NAME for folder in alone if (folder / TAR_NAME).is_file()]
+        if tars and error is not None:
             size = sum(tar.stat().st_size for tar in tars)
             error.add_note(
                 f"what is unpacked stays for the next run; rm -r "
@@ -119,6 +122,14 @@ def refuse_spool_place(folder: Path, places: Iterable[tuple[str, str | Path]]) -
             f"--spool {folder} {where} {option} {path}: give --spool a folder of its own"
         )
     _refuse_other_contents(folder)
+
+
+def refuse_out_place(out: str, sources: Iterable[tuple[str, Path]]) -> None:
+    """Raises ValueError: the dataset would lie in one of the sources, (option, path)."""
+    local = local_path(out)
+    for option, path in sources if local is not None else ():
+        if Path(str(local)).resolve().is_relative_to(path.resolve()):
+            raise ValueError(f"--out {out} lies in {option} {path}: give a folder of its own")
 
 
 def _refuse_other_contents(folder: Path) -> None:

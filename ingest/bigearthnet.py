@@ -20,6 +20,7 @@ from .archives import (
     is_unpacked,
     open_archive,
     refuse_lack_of_room,
+    refuse_out_place,
     refuse_spool_place,
     spool_folder,
 )
@@ -128,6 +129,7 @@ def bigearthnet(
     store = open_store(options.out)
     folder = spool_folder(options.out, spool)
     # Before an archive of 60 GB is unpacked.
+    refuse_out_place(options.out, given.items())
     refuse_other_files(store)
     if spool is not None or any(path.is_file() for path in given.values()):
         refuse_spool_place(folder, [*given.items(), ("--out", options.out)])

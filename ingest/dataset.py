@@ -109,7 +109,10 @@ def _plan_table(request: Request) -> dict[str, Any]:
 def refuse_other_files(store: Store) -> None:
     """Raises ValueError: the place holds something, and no dataset, not even one begun."""
     if store.holds_other_files() and not store.exists(MANIFEST_NAME):
-        raise ValueError(f"--out {store} is not empty and is not a dataset: give a new folder")
+        raise ValueError(
+            f"--out {store} is not empty and is not a dataset: give a new folder, or copy back its "
+            f"{MANIFEST_NAME} if it was one"
+        )
 
 
 def plan_of(store: Store, manifest: Manifest) -> dict[str, Any]:

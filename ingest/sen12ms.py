@@ -10,7 +10,7 @@ from fusmae.sensors import SEN12MS_LC, SEN12MS_S1, SEN12MS_S2
 from fusmae.splits import SPLITS
 
 from . import plan
-from .archives import SOURCE_PATH
+from .archives import SOURCE_PATH, refuse_out_place
 from .dataset import refuse_other_files
 from .dataset_options import (
     DatasetOptions,
@@ -61,6 +61,7 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
 def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> None:
     """Make a dataset of SEN12MS: shards, zarr or both."""
     test_names = None if split == "official" else read_names(Path(split))
+    refuse_out_place(options.out, [("--root", root)])
     refuse_other_files(open_store(options.out))
     check_scheduler(options)
     if root.is_file():

@@ -318,6 +318,17 @@ def test_a_spool_in_around_or_at_the_dataset_or_a_source_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["archive", "link"]
 
 
+def test_a_dataset_in_a_source_is_refused(packed, tables, archive_v2, ingest, tmp_path):
+    Path(tmp_path / "s1").symlink_to(archive_v2 / "BigEarthNet-S1")
+    args = ("--s2", packed["v2-s2"], "--s1", tmp_path / "s1", *metadata(tables))
+    inside = archive_v2 / "BigEarthNet-S1" / "out"
+    assert f"--out {inside} lies in --s1" in ingest("bigearthnet", *args, "--out", inside).error
+    (tmp_path / "root").mkdir()
+    told = ingest("sen12ms", "--root", tmp_path / "root", "--out", tmp_path / "root")
+    assert "lies in --root" in told.error
+    assert not inside.exists()
+
+
 def test_a_spool_that_is_a_dataset_or_a_users_folder_is_refused_and_stays(packed, ingest, tmp_path):
     args = ("bigearthnet", "--s2", packed["v1-s2"], "--s1", packed["v1-s1"])
     for at, named in (
@@ -450,6 +461,9 @@ def test_a_run_that_fails_after_unpacking_says_what_is_kept_and_the_next_uses_it
     assert advice in told.error and "again to go on" not in told.error
     made = {path: path.stat().st_mtime_ns for path in spool.rglob("*.tar")}
     assert len(made) == 2
+    with SpoolLock(spool / "s2") as other:
+        other.share()
+        assert f"rm -r {spool}/s1 frees its " in ingest(*args).error
     told = ingest(*args, "--on-error", "quarantine", "--max-bad", 0.5, "--keep-spool")
     assert told.code == 0, told.err
     assert {path: path.stat().st_mtime_ns for path in spool.rglob("*.tar")} == made
