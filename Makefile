@@ -24,7 +24,7 @@ check: env ## ruff and mypy
 	$(BIN)/mypy
 
 # One thread a process: the suite starts ranks and workers of its own.
-test: check ## the suite, within 10 minutes on 2 cores
+test: check ## the suite, about 15 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 test-slow: env ## what takes longer: many kills, seeds

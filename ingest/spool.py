@@ -278,9 +278,9 @@ def require_room(places: Mapping[Path, Path]) -> None:
         if room < sum(unpacked_size(archive)[0] for archive in group.values()):
             needs = ", ".join(map(_unpacks_to, group.values()))
             where = next(iter(group))
-            raise ValueError(f"{where} has {room / 1e9:.1f} GB free, but {needs}: {_MAKE_ROOM}")
+            raise ValueError(f"{where} has {room / 1e6:,.0f} MB free, but {needs}: {_MAKE_ROOM}")
 
 
 def _unpacks_to(archive: Path) -> str:
     size, known = unpacked_size(archive)
-    return f"{archive.name} unpacks to {'' if known else 'about '}{size / 1e9:.1f} GB"
+    return f"{archive.name} unpacks to {'' if known else 'about '}{size / 1e6:,.0f} MB"

@@ -286,7 +286,7 @@ def test_the_size_is_told_exactly_or_guessed_from_the_start(tmp_path, monkeypatc
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(archive, tmp_path, monkeypatch):
     set_free(monkeypatch, len(TAR) - 1)
-    with pytest.raises(ValueError, match=r"0\.0 GB free, but mine\.tar\.gz unpacks to 0\.0 GB"):
+    with pytest.raises(ValueError, match=r"\d+ MB free, but mine\.tar\.gz unpacks to \d+ MB"):
         spool(archive, tmp_path / "spool", no_progress)
     assert not (tmp_path / "spool").exists()
     set_free(monkeypatch, len(TAR))
@@ -298,9 +298,7 @@ def test_room_is_asked_for_all_archives_and_counts_what_will_be_swept(tmp_path, 
     for path in archives.values():
         path.write_bytes(COMPRESSED["one gzip member"])
     set_free(monkeypatch, 2 * len(TAR) - 1)
-    told = (
-        r"s2 has 0\.0 GB free, but s2\.tar\.gz unpacks to 0\.0 GB, s1\.tar\.gz unpacks to 0\.0 GB"
-    )
+    told = r"s2 has \d+ MB free, but s2\.tar\.gz unpacks to \d+ MB, s1\.tar\.gz unpacks to \d+ MB"
     with pytest.raises(ValueError, match=told):
         module.require_room(archives)
     assert not (tmp_path / "spool").exists()

@@ -104,14 +104,14 @@ def test_a_full_disk_is_one_line_and_with_more_room_a_rerun_goes_on(
 def test_a_spool_without_room_is_one_line(
     packed, whole, disk, fusmae_ingest_process, tmp_path, full
 ):
-    """There is no room for the first archive, or for the second beside it."""
+    """There is no room for the first archive, or for the second beside it: both are looked at."""
     unpacked_kb = len(gzip.decompress(packed[1].read_bytes())) >> 10
     small = disk(f"size={unpacked_kb + (-1000 if full == 's2' else 1000)}k")
     args = ("bigearthnet", *packed, "--out", tmp_path / "d", *OPTIONS, "--spool", small / "spool")
     result = fusmae_ingest_process(*args)
     assert result.returncode == 1
-    assert re.search(rf"{small}/spool/{full} has .* free, .*make room there", told(result.stderr))
-    assert list((small / "spool" / full).rglob("*.tar*")) == []
+    assert re.search(rf"{small}/spool/s2 has .* free, .*make room there", told(result.stderr))
+    assert list(small.rglob("*.tar*")) == []
     assert not (tmp_path / "d").exists()
     disk("size=64m")
     result = fusmae_ingest_process(*args)
@@ -124,7 +124,10 @@ def test_a_disk_that_fills_up_while_unpacking_is_one_line(
 ):
     """The estimate of room was right, and then another program took it."""
     small = disk("size=3m")
-    code = "from fusmae_ingest import cli, spool; spool._require_room = lambda *_: None; cli.main()"
+    code = (
+        "from fusmae_ingest import archives, cli, spool\n"
+        "archives.require_room = spool.require_room = lambda *_: None; cli.main()"
+    )
     args = ["bigearthnet", *map(str, packed), "--out", str(tmp_path / "d"), *OPTIONS]
     command = [sys.executable, "-c", code, *args, "--spool", str(small / "spool")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
