@@ -17,7 +17,6 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from fusmae.config import DataConfig, SubsetConfig
 from fusmae.data.order import Order
 from fusmae.data.reader import SplitReader, arrays_for
-from fusmae.data.remote import SAMPLES_NAME
 from fusmae.data.resume import consumed_of, describe_order
 from fusmae.data.ring import Batch, Ring, RingOptions
 from fusmae.data.source import LocalSource
@@ -132,11 +131,7 @@ class DatasetView(Dataset[Sample]):
         if key not in self._rows:
             raise ValueError(f"split {self.reader.split!r} of {self.reader.dataset} has no {key!r}")
         sample = self._read(self._rows[key])
-        if sample["key"] != key:
-            raise ValueError(
-                f"the shards of {self.reader.dataset} hold {sample['key']!r} where {SAMPLES_NAME} "
-                f"has {key!r}: check the dataset with fusmae-ingest verify"
-            )
+        self.reader.check_key(sample["key"], key)
         return sample
 
     @cached_property

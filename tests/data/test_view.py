@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader
 
 from fusmae.config import SubsetConfig
 from fusmae.data import Order, Preprocess, open_dataset
+from fusmae.evaluation.labelled import LabelChoice, read_splits
+from fusmae.evaluation.tasks import MultiLabel
 from fusmae.labels import BIGEARTHNET_19
 from fusmae.manifest import read_manifest
 from fusmae.sample import decode
@@ -63,16 +65,32 @@ def test_a_sample_is_found_by_its_key_and_by_a_number_from_the_end(view, samples
         view.sample("val-0-1")
 
 
-def test_a_sample_by_key_is_refused_where_shards_of_one_size_were_exchanged(tmp_path):
-    dataset = write_tiny_dataset(tmp_path, {"train": (6, 6)})
+@pytest.fixture
+def exchanged(tmp_path):
+    """A dataset of which somebody exchanged two shards of one size."""
+    dataset = write_tiny_dataset(tmp_path, {"train": (6, 6), "val": (6,), "test": (6,)})
     first, second = (dataset / shard.path for shard in read_manifest(dataset).split("train").shards)
     data = first.read_bytes(), second.read_bytes()
     second.write_bytes(data[0]), first.write_bytes(data[1])
-    view = open_dataset(dataset)
+    return dataset
+
+
+def test_a_sample_by_key_is_refused_where_shards_of_one_size_were_exchanged(exchanged):
+    view = open_dataset(exchanged)
     with pytest.raises(
         ValueError, match=r"hold 'train-1-2' where samples\.parquet has 'train-0-2'"
     ):
         view.sample("train-0-2")
+
+
+def test_labels_and_flags_by_row_are_refused_where_shards_of_one_size_were_exchanged(exchanged):
+    told = r"hold 'train-1-0' where samples\.parquet has 'train-0-0': .* verify"
+    splits, choice = ("train", "val", "test"), LabelChoice(1.0, 0)
+    task = MultiLabel(tuple(BIGEARTHNET_19))
+    with pytest.raises(ValueError, match=told):
+        read_splits(exchanged, splits, task, "bigearthnet-19", choice)
+    with pytest.raises(ValueError, match=told):
+        open_dataset(exchanged, subset=SubsetConfig(exclude=("seasonal_snow",)))
 
 
 def test_only_what_was_asked_for_is_in_a_sample(tiny_dataset):
