@@ -7,6 +7,7 @@ from fusmae.data.order import Order
 from fusmae.data.reader import SplitReader, arrays_for
 from fusmae.data.remote import locate_dataset, location_of
 from fusmae.data.ring import Batch
+from fusmae.data.sample_stream import SampleStream
 from fusmae.data.transforms import (
     Preprocess,
     clip_percentiles,
@@ -14,7 +15,7 @@ from fusmae.data.transforms import (
     percentile_limits,
     resample,
 )
-from fusmae.data.view import DatasetView, SampleStream, open_dataset
+from fusmae.data.view import DatasetView, open_dataset
 
 __all__ = [
     "Batch",

@@ -216,12 +216,45 @@ def test_batches_counted_outside_resume_a_dataloader_with_workers(view):
     assert before + after == ORDER.samples(0, 7 * 4).tolist()
 
 
+@pytest.mark.parametrize("start", [True, False])
+def test_persistent_workers_go_on_from_a_state_that_is_loaded_between_iterations(view, start):
+    stream = view.stream(4, SEED)
+    if start:
+        stream.load_state_dict(view.stream(4, SEED).state_dict(num_batches=2))
+    loader = DataLoader(stream, batch_size=None, num_workers=2, persistent_workers=True)
+    for num_batches in (2 * start, 5, 1):
+        if num_batches != 2 * start:
+            stream.load_state_dict(view.stream(4, SEED).state_dict(num_batches))
+        assert ids_of(itertools.islice(loader, 3)) == ORDER.samples(4 * num_batches, 12).tolist()
+
+
+def test_a_stream_that_workers_read_says_no_place_until_the_batches_are_told(view):
+    stream = view.stream(4, SEED)
+    assert stream.state_dict()["consumed"] == 0
+    list(itertools.islice(DataLoader(stream, batch_size=None, num_workers=2), 3))
+    with pytest.raises(ValueError, match=r"state_dict\(num_batches=N\)"):
+        stream.state_dict()
+    state = stream.state_dict(num_batches=3)
+    assert state["consumed"] == 12
+    stream.load_state_dict(state)
+    assert stream.state_dict() == state
+    assert ids_of(itertools.islice(stream, 1)) == ORDER.samples(12, 4).tolist()
+    assert stream.state_dict()["consumed"] == 16
+
+
+def test_a_finite_stream_has_a_len_and_an_endless_one_says_why_it_has_none(view):
+    stream = view.stream(8, SEED, epochs=2)
+    assert len(stream) == len(DataLoader(stream, batch_size=None)) == len(list(stream)) == 11
+    with pytest.raises(TypeError, match="endless stream has no len: give it epochs=n"):
+        len(view.stream(8))
+
+
 def test_a_worker_resumes_from_its_own_state_and_no_other(view, monkeypatch):
     """What torchdata's StatefulDataLoader does: each worker saves and loads its copy's state."""
 
     def as_worker(number, count):
         info = SimpleNamespace(id=number, num_workers=count)
-        monkeypatch.setattr("fusmae.data.view.get_worker_info", lambda: info)
+        monkeypatch.setattr("fusmae.data.sample_stream.get_worker_info", lambda: info)
 
     stream = view.stream(4, SEED)
     as_worker(1, 2)
@@ -244,11 +277,29 @@ def test_a_worker_resumes_from_its_own_state_and_no_other(view, monkeypatch):
         view.stream(4, SEED, epochs=2).load_state_dict(state)
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("taken", [0, 1, 4])
+def test_torchdatas_stateful_loader_resumes_a_stream(view, num_workers, taken):
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def make():
+        stream = view.stream(4, SEED)
+        return stateful.StatefulDataLoader(stream, batch_size=None, num_workers=num_workers)
+
+    loader = make()
+    before = ids_of(itertools.islice(loader, taken))
+    state = json.loads(json.dumps(loader.state_dict()))
+    resumed = make()
+    resumed.load_state_dict(state)
+    after = ids_of(itertools.islice(resumed, 3))
+    assert before + after == ORDER.samples(0, 4 * taken + 12).tolist()
+
+
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("taken", range(6))
 def test_a_worker_resumes_from_each_batch_of_a_finite_stream(view, monkeypatch, number, taken):
     info = SimpleNamespace(id=number, num_workers=2)
-    monkeypatch.setattr("fusmae.data.view.get_worker_info", lambda: info)
+    monkeypatch.setattr("fusmae.data.sample_stream.get_worker_info", lambda: info)
     order = ORDER.samples(0, NUM_TRAIN).tolist()
     mine = [i for first in range(4 * number, NUM_TRAIN, 8) for i in order[first : first + 4]]
     stream = view.stream(4, SEED, epochs=1)
