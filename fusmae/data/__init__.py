@@ -1,5 +1,6 @@
 """Streaming: shards to pinned batches in a pure, resumable order, and device transforms."""
 
+from fusmae.config import SubsetConfig
 from fusmae.data.augment import random_crops, random_flips
 from fusmae.data.loader import EvalLoader, TrainLoader
 from fusmae.data.mixture import MixedBatch, MixedPreprocess, MixtureLoader
@@ -28,6 +29,7 @@ __all__ = [
     "Preprocess",
     "SampleStream",
     "SplitReader",
+    "SubsetConfig",
     "TrainLoader",
     "arrays_for",
     "clip_percentiles",
@@ -40,3 +42,8 @@ __all__ = [
     "random_flips",
     "resample",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names; the modules behind them are not part of the interface."""
+    return __all__

@@ -16,6 +16,7 @@ from fusmae.config import DataConfig
 from fusmae.data.order import Order
 from fusmae.data.prefetch import RemoteSource
 from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.remote import local_folder
 from fusmae.data.resume import consumed_of, describe_order
 from fusmae.data.ring import Batch, Ring, RingOptions
 from fusmae.data.source import Source
@@ -26,7 +27,8 @@ from fusmae.manifest import read_manifest
 Device = torch.device | str | None
 
 
-def _open(dataset: Path, split: str, data: DataConfig) -> SplitReader:
+def _open(dataset: Path | str, split: str, data: DataConfig) -> SplitReader:
+    dataset = local_folder(dataset)
     arrays = arrays_for(read_manifest(dataset), data.bands)
     return SplitReader(dataset, split, arrays, data.cache_gb)
 
@@ -72,7 +74,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        dataset: Path,
+        dataset: Path | str,
         data: DataConfig,
         seed: int,
         global_batch: int,
@@ -89,7 +91,7 @@ class TrainLoader:
         """Open the split; threads start with the first `next`.
 
         Args:
-            dataset: the folder that holds `dataset.json`.
+            dataset: the folder that holds `dataset.json`; a URL's comes from `locate_dataset`.
             data: split, subset, bands and shuffle window; only arrays with these bands are read.
             seed: of the order.
             global_batch: samples of one optimiser step, over all ranks and micro-batches.
@@ -248,7 +250,7 @@ class EvalLoader:
 
     def __init__(
         self,
-        dataset: Path,
+        dataset: Path | str,
         split: str,
         data: DataConfig,
         batch: int,
@@ -263,7 +265,7 @@ class EvalLoader:
         """Open the split; threads live as long as an iteration.
 
         Args:
-            dataset: the folder that holds `dataset.json`.
+            dataset: the folder that holds `dataset.json`; a URL's comes from `locate_dataset`.
             split: the split to visit; `data.split` is the one to train on.
             data: the bands; only arrays with these bands are read.
             batch: samples of a batch.

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from fusmae.config import DataConfig
 from fusmae.data.on_demand import OnDemand
-from fusmae.data.remote import SAMPLES_NAME, mirror_of
+from fusmae.data.remote import SAMPLES_NAME, local_folder, mirror_of
 from fusmae.data.shard import OPEN_SHARDS, OpenShard, replaced, version_at
 from fusmae.data.table import column_names, read_column
 from fusmae.manifest import Manifest, read_manifest
@@ -31,12 +31,25 @@ from fusmae.sensors import ArraySpec
 _MAX_GAP_BYTES = 4096
 
 
+def check_bands(bands: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError unless this maps sensors to band names, at least one."""
+    example = "such as {'s1': ['VV', 'VH'], 's2': ['B04']}"
+    if not isinstance(bands, Mapping):
+        raise ValueError(f"bands = {bands!r} must map a sensor to its band names, {example}")
+    for sensor, names in bands.items():
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise ValueError(f"bands[{sensor!r}] = {names!r} must be a list of names, {example}")
+    if not any(bands.values()):
+        raise ValueError(f"bands = {dict(bands)} names no band: it must, {example}")
+
+
 def arrays_for(manifest: Manifest, bands: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """The names of the arrays that hold these bands (sensor -> band names), in stored order.
 
     Raises:
-        ValueError: the dataset has no such sensor or band.
+        ValueError: the dataset has no such sensor or band, or `bands` is no such mapping.
     """
+    check_bands(bands)
     needed = {
         manifest.find_band(sensor, band)[0].name for sensor in bands for band in bands[sensor]
     }
@@ -87,7 +100,7 @@ class SplitReader:
 
     def __init__(
         self,
-        dataset: Path,
+        dataset: Path | str,
         split: str,
         arrays: Sequence[str] | None = None,
         cache_gb: float = DataConfig.cache_gb,
@@ -103,7 +116,7 @@ class SplitReader:
         Raises:
             ValueError: the dataset, the split, an array or the index is missing or broken.
         """
-        self.dataset = dataset
+        self.dataset = dataset = local_folder(dataset)
         self.split = split
         self.manifest = read_manifest(dataset)
         self.record = self.manifest.split(split)

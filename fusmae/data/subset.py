@@ -104,6 +104,10 @@ def _listed_ids(reader: SplitReader, path: Path) -> list[int]:
 
 def _flagged(reader: SplitReader, flag: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Whether each sample has the flag, (samples,)."""
+    if flag not in reader.column_names():
+        raise ValueError(
+            f"data.subset.exclude: {reader.dataset} does not tell {flag} of its samples"
+        )
     flags = reader.column(flag)
     unknown = flags.count(None)
     if unknown:

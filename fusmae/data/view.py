@@ -6,6 +6,7 @@ For code that is not ours: numpy and torch are enough, except where keys or flag
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from torch.utils.data import Dataset
 
 from fusmae.config import DataConfig, SubsetConfig
 from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.remote import locate_dataset
 from fusmae.data.sample_stream import Sample, SampleStream
 from fusmae.data.subset import subset_ids
 from fusmae.labels import multi_hot
 from fusmae.manifest import Manifest, read_manifest
 from fusmae.sensors import ArraySpec
+from fusmae.strict_toml import build
 
 _WHOLE = SubsetConfig()
 
@@ -30,29 +33,37 @@ def open_dataset(
     split: str = "train",
     bands: Mapping[str, Sequence[str]] | None = None,
     labels: str | None = None,
-    subset: SubsetConfig = _WHOLE,
+    subset: SubsetConfig | Mapping[str, Any] = _WHOLE,
     cache_gb: float = DataConfig.cache_gb,
+    cache: Path | str | None = None,
 ) -> "DatasetView":
     """A split of a dataset of `fusmae-ingest`.
 
     Args:
-        path: the folder that holds `dataset.json`; a URL's comes from `locate_dataset`.
+        path: the folder that holds `dataset.json`, or a URL of fsspec.
         split: its name.
-        bands: sensor -> band names; arrays without any of them are not read. None for all arrays.
+        bands: sensor -> band names; arrays without any of them are not read, the others are as
+            they are stored, with all their bands. None for all arrays.
         labels: a label set, to have the labels of each sample; None for none.
-        subset: which samples; all by default.
-        cache_gb: for a mirror, the limit of the cache that it lies in, in 10^9 bytes; an open
-            view keeps an eighth of it, or one shard.
+        subset: which samples, as `SubsetConfig` or a dict of its fields; all by default.
+        cache_gb: of a URL, the limit of its cache in 10^9 bytes; an open view keeps an eighth of
+            it, or one shard.
+        cache: of a URL, the local folder that its shards are fetched into.
 
     Raises:
-        ValueError: the dataset is broken or lacks the split, a band, the label set or the subset.
+        ValueError: the dataset is broken or lacks the split, a band, the label set or the subset;
+            or it is at a URL and `cache` is missing.
     """
-    if "://" in str(path):
+    if "://" in str(path) and cache is None:
         raise ValueError(
-            f"{path}: open_dataset reads a folder; stream a URL with "
-            "TrainLoader(locate_dataset(URL, CACHE), ...)"
+            f"{path} is a URL: say where its shards may be kept, open_dataset(URL, cache=FOLDER)"
         )
-    return DatasetView(Path(path), split, bands, labels, subset, cache_gb)
+    if isinstance(subset, Mapping):
+        subset = build(SubsetConfig, dict(subset), "subset.")
+    if not isinstance(subset, SubsetConfig):
+        raise ValueError(f"subset = {subset!r} must be a dict, such as {{'fraction': 0.1}}")
+    folder = Path(path) if cache is None else locate_dataset(path, cache)
+    return DatasetView(folder, split, bands, labels, subset, cache_gb)
 
 
 class DatasetView(Dataset[Sample]):
@@ -111,8 +122,30 @@ class DatasetView(Dataset[Sample]):
     def __len__(self) -> int:
         return self.reader.num_samples if self.subset_ids is None else len(self.subset_ids)
 
+    def __repr__(self) -> str:
+        of = "" if self.subset_ids is None else f" of {self.reader.num_samples:,}"
+        labels = f", labels={self._label_set!r}" if self._label_set else ""
+        return (
+            f"DatasetView({str(self.reader.dataset)!r}, {self.reader.split!r}, {len(self):,}{of} "
+            f"samples of {', '.join(self.bands)}{labels})"
+        )
+
     def __getitem__(self, number: int) -> Sample:
-        place = range(len(self))[number]
+        """The sample of a number, from the end if below 0.
+
+        Raises:
+            TypeError: it is no whole number.
+            IndexError: there are not so many samples.
+        """
+        try:
+            place = range(len(self))[index(number)]
+        except TypeError:
+            raise TypeError(
+                f"ds[{number!r}] must be ds[NUMBER]; by a key it is ds.sample(KEY), several are "
+                "[ds[i] for i in NUMBERS]"
+            ) from None
+        except IndexError:
+            raise IndexError(f"ds[{number}]: it has {len(self):,} samples, from 0 on") from None
         return self._read(place if self.subset_ids is None else int(self.subset_ids[place]))
 
     def sample(self, key: str) -> Sample:
@@ -139,6 +172,10 @@ class DatasetView(Dataset[Sample]):
         arrays = {name: torch.from_numpy(row[0]) for name, row in rows.items()}
         labels = {"labels": self.labels_of([sample_id])[0]} if self._label_set else {}
         return {"key": key, **arrays, **labels}
+
+    def keys_of(self, sample_ids: Sequence[int]) -> list[str]:
+        """The keys of samples by their rows in the split, such as a batch's `sample_ids`."""
+        return [self.reader.describe(int(sample_id))[0] for sample_id in sample_ids]
 
     def labels_of(self, sample_ids: Sequence[int]) -> Tensor:
         """Labels of samples by their rows in the split, (n, classes) float32, from their JSON.

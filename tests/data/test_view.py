@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from fusmae import data
 from fusmae.config import SubsetConfig
 from fusmae.data import Order, Preprocess, open_dataset
 from fusmae.evaluation.labelled import LabelChoice, read_splits
@@ -107,6 +108,40 @@ def test_a_subset_is_numbered_without_gaps(tiny_dataset, samples):
     assert [sample["key"] for sample in view] == keys
     ids = [i for batch in view.stream(8, SEED, epochs=1) for i in batch["sample_ids"].tolist()]
     assert sorted(ids) == [i for i in range(NUM_TRAIN) if i % 5]
+
+
+def test_a_subset_may_be_a_dict_of_its_fields(tiny_dataset):
+    subset = {"fraction": 0.5, "seed": 3, "exclude": ["seasonal_snow"]}
+    config = data.SubsetConfig(0.5, 3, exclude=("seasonal_snow",))
+    view = open_dataset(tiny_dataset, subset=subset)
+    assert [s["key"] for s in view] == [s["key"] for s in open_dataset(tiny_dataset, subset=config)]
+
+
+def test_keys_of_a_batch_are_those_of_its_samples(view):
+    batch = next(iter(view.stream(4, SEED)))
+    keys = view.keys_of(batch["sample_ids"])
+    for row, key in enumerate(keys):
+        assert torch.equal(view.sample(key)["s1"], batch["s1"][row])
+
+
+def test_what_is_no_number_of_a_sample_is_told_what_to_write(view):
+    for number in ("train-0-0", slice(2), 1.0):
+        with pytest.raises(TypeError, match=r"must be ds\[NUMBER\]; by a key it is ds\.sample"):
+            view[number]
+    with pytest.raises(IndexError, match=r"ds\[41\]: it has 41 samples, from 0 on"):
+        view[41]
+    assert view[np.int64(3)]["key"] == view[torch.tensor(3)]["key"] == "train-0-3"
+
+
+def test_a_view_and_a_stream_say_what_they_are(tiny_dataset):
+    view = open_dataset(tiny_dataset, bands={"s1": ["VV"]}, subset={"fraction": 0.5})
+    told = f"DatasetView({str(tiny_dataset)!r}, 'train', 20 of 41 samples of s1)"
+    assert repr(view) == told
+    assert repr(view.stream(4)) == f"SampleStream(endless, batch=4, seed=0, window=0 of {told})"
+
+
+def test_the_names_of_the_package_are_the_public_ones():
+    assert set(dir(data)) == set(data.__all__)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -344,6 +379,12 @@ def test_batches_go_through_the_device_transforms_as_they_are(view):
         ({"split": "nowhere"}, "no split 'nowhere'"),
         ({"bands": {"s2": ("B10",)}}, "no band 'B10'"),
         ({"labels": "bigearthnet-43"}, "no label set 'bigearthnet-43'; it has"),
+        ({"bands": ["s1"]}, r"bands = \['s1'\] must map a sensor to its band names, such as"),
+        ({"bands": {"s2": "B05"}}, r"bands\['s2'\] = 'B05' must be a list of names"),
+        ({"bands": {}}, r"bands = {} names no band"),
+        ({"subset": 0.1}, r"subset = 0\.1 must be a dict, such as {'fraction': 0\.1}"),
+        ({"subset": {"fracton": 0.1}}, r"subset\.fracton; did you mean subset\.fraction\?"),
+        ({"subset": {"exclude": "snow"}}, r"subset\.exclude = 'snow' .*"),
     ],
 )
 def test_what_the_dataset_does_not_have_is_refused(tiny_dataset, options, message):
