@@ -2,10 +2,11 @@
 
 from fusmae.config import SubsetConfig
 from fusmae.data.augment import random_crops, random_flips
+from fusmae.data.bands import arrays_for
 from fusmae.data.loader import EvalLoader, TrainLoader
 from fusmae.data.mixture import MixedBatch, MixedPreprocess, MixtureLoader
 from fusmae.data.order import Order
-from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.reader import SplitReader
 from fusmae.data.remote import locate_dataset, location_of
 from fusmae.data.ring import Batch
 from fusmae.data.sample_stream import SampleStream

@@ -13,9 +13,10 @@ import numpy.typing as npt
 import torch
 
 from fusmae.config import DataConfig
+from fusmae.data.bands import arrays_for
 from fusmae.data.order import Order
 from fusmae.data.prefetch import RemoteSource
-from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.reader import SplitReader
 from fusmae.data.remote import local_folder
 from fusmae.data.resume import consumed_of, describe_order
 from fusmae.data.ring import Batch, Ring, RingOptions
@@ -134,6 +135,13 @@ class TrainLoader:
         self._num_batches = 0
         self._ring: Ring | None = None
         self._closed = False
+
+    def __repr__(self) -> str:
+        global_batch, rank, world_size, micro_batch = self._cut
+        return (
+            f"TrainLoader({self._reader.place}, {self.num_samples:,} samples an epoch, "
+            f"{global_batch=}, {rank=}, {world_size=}, {micro_batch=})"
+        )
 
     @property
     def num_samples(self) -> int:
@@ -297,6 +305,11 @@ class EvalLoader:
         self._ids = np.concatenate([ids, np.repeat(ids[-1:], share * world_size - len(ids))])
         self._positions = range(rank * share, (rank + 1) * share)
         self._batch = batch
+
+    def __repr__(self) -> str:
+        return (
+            f"EvalLoader({self._reader.place}, {self.num_samples:,} samples, batch={self._batch})"
+        )
 
     def __len__(self) -> int:
         """Batches of one visit, the same on every rank."""

@@ -93,6 +93,9 @@ class MixtureLoader:
         self._global_batch = sum(quotas)
         self._places = [(quota, sum(quotas[:source])) for source, quota in enumerate(quotas)]
 
+    def __repr__(self) -> str:
+        return f"MixtureLoader({list(self._loaders)})"
+
     def __iter__(self) -> Iterator[MixedBatch]:
         return self
 

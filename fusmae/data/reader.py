@@ -22,38 +22,13 @@ from fusmae.data.on_demand import OnDemand
 from fusmae.data.remote import SAMPLES_NAME, local_folder, mirror_of
 from fusmae.data.shard import OPEN_SHARDS, OpenShard, replaced, version_at
 from fusmae.data.table import column_names, read_column
-from fusmae.manifest import Manifest, read_manifest
+from fusmae.manifest import read_manifest
 from fusmae.sample import TAR_BLOCK, array_bytes, npy_header
 from fusmae.sensors import ArraySpec
 
 # Between neighbouring arrays lie padding, a tar header and a .npy header, at most 1,151 bytes:
 # cheaper to read along than to ask for twice. An array that is not wanted is skipped.
 _MAX_GAP_BYTES = 4096
-
-
-def check_bands(bands: Mapping[str, Sequence[str]]) -> None:
-    """Raises ValueError unless this maps sensors to band names, at least one."""
-    example = "such as {'s1': ['VV', 'VH'], 's2': ['B04']}"
-    if not isinstance(bands, Mapping):
-        raise ValueError(f"bands = {bands!r} must map a sensor to its band names, {example}")
-    for sensor, names in bands.items():
-        if isinstance(names, str) or not isinstance(names, Sequence):
-            raise ValueError(f"bands[{sensor!r}] = {names!r} must be a list of names, {example}")
-    if not any(bands.values()):
-        raise ValueError(f"bands = {dict(bands)} names no band: it must, {example}")
-
-
-def arrays_for(manifest: Manifest, bands: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """The names of the arrays that hold these bands (sensor -> band names), in stored order.
-
-    Raises:
-        ValueError: the dataset has no such sensor or band, or `bands` is no such mapping.
-    """
-    check_bands(bands)
-    needed = {
-        manifest.find_band(sensor, band)[0].name for sensor in bands for band in bands[sensor]
-    }
-    return tuple(spec.name for spec in manifest.arrays if spec.name in needed)
 
 
 @dataclass(frozen=True)
@@ -143,6 +118,14 @@ class SplitReader:
         else:
             cached = functools.lru_cache(OPEN_SHARDS)(self._open)
             self._shard, self._close_shards = cached, cached.cache_clear
+
+    def __repr__(self) -> str:
+        return f"SplitReader({self.place})"
+
+    @property
+    def place(self) -> str:
+        """Dataset and split, as reprs show them."""
+        return f"{str(self.dataset)!r}, {self.split!r}"
 
     @property
     def num_samples(self) -> int:

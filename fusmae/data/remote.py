@@ -150,7 +150,7 @@ class Mirror:
             needed = (num_windows * min(window, len(shards)) + 1) * largest
             if needed > limit:
                 raise ValueError(
-                    f"data.window = {window} shards of up to {largest:,} bytes need, with one "
+                    f"data.window = {window}, shards of up to {largest:,} bytes, needs, with one "
                     f"more for an evaluation, {needed:,} and the cache may hold {limit:,}: lower "
                     "data.window or raise data.cache_gb"
                 )

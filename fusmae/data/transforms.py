@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fusmae.data.reader import check_bands
+from fusmae.data.bands import check_bands
 from fusmae.manifest import Manifest
 from fusmae.sensors import CLASS_CODES, ArraySpec
 

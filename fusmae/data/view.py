@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fusmae.config import DataConfig, SubsetConfig
-from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.config import DataConfig, SubsetConfig, build
+from fusmae.data.bands import arrays_for
+from fusmae.data.reader import SplitReader
 from fusmae.data.remote import locate_dataset
 from fusmae.data.sample_stream import Sample, SampleStream
 from fusmae.data.subset import subset_ids
 from fusmae.labels import multi_hot
 from fusmae.manifest import Manifest, read_manifest
 from fusmae.sensors import ArraySpec
-from fusmae.strict_toml import build
 
 _WHOLE = SubsetConfig()
 
@@ -126,7 +126,7 @@ class DatasetView(Dataset[Sample]):
         of = "" if self.subset_ids is None else f" of {self.reader.num_samples:,}"
         labels = f", labels={self._label_set!r}" if self._label_set else ""
         return (
-            f"DatasetView({str(self.reader.dataset)!r}, {self.reader.split!r}, {len(self):,}{of} "
+            f"DatasetView({self.reader.place}, {len(self):,}{of} "
             f"samples of {', '.join(self.bands)}{labels})"
         )
 
