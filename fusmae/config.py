@@ -6,7 +6,7 @@ ZeRO stage, precision) belongs to the DeepSpeed json.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from fusmae.sensor_config import SensorConfig, check_sensors
 from fusmae.strict_toml import as_table, build, load_recipe
@@ -171,6 +171,12 @@ class SubsetConfig:
             )
         if not 0 <= self.seed < 1 << 64:
             raise ValueError(f"subset.seed = {self.seed} must be 0 or more and below 2**64")
+        flags = get_args(Flag)
+        if isinstance(self.exclude, str) or any(flag not in flags for flag in self.exclude):
+            raise ValueError(
+                f"subset.exclude = {self.exclude!r} must be a list of flags, which are "
+                f"{', '.join(flags)}"
+            )
 
     @property
     def is_whole(self) -> bool:

@@ -1,12 +1,15 @@
 """Streaming: shards to pinned batches in a pure, resumable order, and device transforms."""
 
+from fusmae.config import SubsetConfig
 from fusmae.data.augment import random_crops, random_flips
+from fusmae.data.bands import arrays_for
 from fusmae.data.loader import EvalLoader, TrainLoader
 from fusmae.data.mixture import MixedBatch, MixedPreprocess, MixtureLoader
 from fusmae.data.order import Order
-from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.reader import SplitReader
 from fusmae.data.remote import locate_dataset, location_of
 from fusmae.data.ring import Batch
+from fusmae.data.sample_stream import SampleStream
 from fusmae.data.transforms import (
     Preprocess,
     clip_percentiles,
@@ -14,7 +17,7 @@ from fusmae.data.transforms import (
     percentile_limits,
     resample,
 )
-from fusmae.data.view import DatasetView, SampleStream, open_dataset
+from fusmae.data.view import DatasetView, open_dataset
 
 __all__ = [
     "Batch",
@@ -27,6 +30,7 @@ __all__ = [
     "Preprocess",
     "SampleStream",
     "SplitReader",
+    "SubsetConfig",
     "TrainLoader",
     "arrays_for",
     "clip_percentiles",
@@ -39,3 +43,8 @@ __all__ = [
     "random_flips",
     "resample",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names; the modules behind them are not part of the interface."""
+    return __all__

@@ -30,7 +30,13 @@ def random_flips(arrays: Mapping[str, Tensor], seed: int, positions: Tensor) -> 
 
     Returns:
         New tensors of the same shapes and dtypes.
+
+    Raises:
+        ValueError: an array is not (B, C, H, W).
     """
+    for name, array in arrays.items():
+        if _ndim(array) != 4 or len(array) != len(positions):
+            raise ValueError(_no_images(name, array, f"({len(positions)}, C, H, W)"))
     drawn = below(hash_positions(positions, seed, _FLIP_STREAM), 4)
     return flip(arrays, drawn % 2 == 1, drawn >= 2)
 
@@ -110,11 +116,23 @@ def cell_grid(arrays: Mapping[str, Tensor]) -> tuple[int, int]:
         ValueError: an array is not square.
     """
     for name, array in arrays.items():
-        if array.ndim != 4 or array.shape[-1] != array.shape[-2]:
-            raise ValueError(f"array {name!r} must be (B, C, H, H), got {tuple(array.shape)}")
+        if _ndim(array) != 4 or array.shape[-1] != array.shape[-2]:
+            raise ValueError(_no_images(name, array, "(B, C, H, H)"))
     sides = [array.shape[-1] for array in arrays.values()]
     num_cells = math.gcd(*sides)
     return num_cells, max(sides) // num_cells
+
+
+def _ndim(array: object) -> int:
+    return array.ndim if isinstance(array, Tensor) else -1
+
+
+def _no_images(name: str, array: object, wanted: str) -> str:
+    found = str(tuple(array.shape)) if isinstance(array, Tensor) else type(array).__name__
+    return (
+        f"array {name!r} must be {wanted}, got {found}: give the images of a batch alone, "
+        "{name: batch[name] for name in ds.bands}"
+    )
 
 
 def _gather(array: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

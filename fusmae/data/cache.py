@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,8 +32,9 @@ POLL_S = 0.02
 # How long the one whose turn it is has the first choice of room; many times as often as it looks.
 # Then others may take what is enough for them: it may be waiting for just those to go on.
 TURN_S = 0.5
-# How long somebody may be kept from going on because others have filled the cache.
-ROOM_WAIT_S = 900.0
+# How long somebody may be kept from going on because others have filled the cache, and after how
+# long he is told that he is.
+ROOM_WAIT_S, ROOM_WARN_S = 900.0, 10.0
 
 # Sleeps for so many seconds, or raises what ends the wait.
 Pause = Callable[[float], None]
@@ -126,10 +128,10 @@ class Cache:
         total = sum(file.bytes for file in files)
         if total > self.limit_bytes:
             raise ValueError(
-                f"{len(files)} shards of {total:,} bytes are needed at once and the cache "
-                f"{self.folder} may hold {self.limit_bytes:,}: raise data.cache_gb"
+                f"{_count(files)} must be in the cache {self.folder} at once and it may hold "
+                f"{self.limit_bytes:,}: raise data.cache_gb"
             )
-        waited_s = 0.0
+        waited_s, warned = 0.0, False
         turn = open_locks(self._locks)
         try:
             while True:
@@ -141,17 +143,21 @@ class Cache:
                 if not urgent:
                     try_lock(turn, _FIRST_TURN + self.limit_bytes, fcntl.F_UNLCK)
                 elif waited_s >= ROOM_WAIT_S:
-                    raise ValueError(self._full())
+                    raise ValueError(self._full(files, ROOM_WAIT_S))
+                elif waited_s >= ROOM_WARN_S and not warned:
+                    warned = True
+                    warnings.warn(self._full(files, ROOM_WARN_S), stacklevel=2)
                 pause(POLL_S)
                 waited_s += POLL_S if urgent else 0
         finally:
             close_locks(turn)
 
-    def _full(self) -> str:
+    def _full(self, files: Sequence[CachedFile], waited_s: float) -> str:
         return (
-            f"for {ROOM_WAIT_S:g} s other loaders have held the whole cache {self.folder} of "
-            f"{self.limit_bytes:,} bytes: raise data.cache_gb, lower data.window, or give each run "
-            "its own --cache"
+            f"no room for {_count(files)}: for {waited_s:g} s other loaders, or views of other "
+            f"processes, have held the whole cache {self.folder} of {self.limit_bytes:,} bytes: "
+            "raise data.cache_gb (cache_gb of a view), lower data.window, or give each run its own "
+            "cache"
         )
 
     def settle(self, file: CachedFile, fetch: Callable[[BinaryIO], None]) -> bool:
@@ -278,6 +284,11 @@ def why_bad(path: Path) -> str | None:
         return _beside(path, _BAD).read_text()
     except FileNotFoundError:
         return None
+
+
+def _count(files: Sequence[CachedFile]) -> str:
+    shards = "1 shard" if len(files) == 1 else f"{len(files)} shards"
+    return f"{shards} of {sum(file.bytes for file in files):,} bytes"
 
 
 def _is_settled(path: Path) -> bool:

@@ -13,9 +13,11 @@ import numpy.typing as npt
 import torch
 
 from fusmae.config import DataConfig
+from fusmae.data.bands import arrays_for
 from fusmae.data.order import Order
 from fusmae.data.prefetch import RemoteSource
-from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.reader import SplitReader
+from fusmae.data.remote import local_folder
 from fusmae.data.resume import consumed_of, describe_order
 from fusmae.data.ring import Batch, Ring, RingOptions
 from fusmae.data.source import Source
@@ -26,7 +28,8 @@ from fusmae.manifest import read_manifest
 Device = torch.device | str | None
 
 
-def _open(dataset: Path, split: str, data: DataConfig) -> SplitReader:
+def _open(dataset: Path | str, split: str, data: DataConfig) -> SplitReader:
+    dataset = local_folder(dataset)
     arrays = arrays_for(read_manifest(dataset), data.bands)
     return SplitReader(dataset, split, arrays, data.cache_gb)
 
@@ -72,7 +75,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        dataset: Path,
+        dataset: Path | str,
         data: DataConfig,
         seed: int,
         global_batch: int,
@@ -89,7 +92,7 @@ class TrainLoader:
         """Open the split; threads start with the first `next`.
 
         Args:
-            dataset: the folder that holds `dataset.json`.
+            dataset: the folder that holds `dataset.json`; a URL's comes from `locate_dataset`.
             data: split, subset, bands and shuffle window; only arrays with these bands are read.
             seed: of the order.
             global_batch: samples of one optimiser step, over all ranks and micro-batches.
@@ -132,6 +135,13 @@ class TrainLoader:
         self._num_batches = 0
         self._ring: Ring | None = None
         self._closed = False
+
+    def __repr__(self) -> str:
+        global_batch, rank, world_size, micro_batch = self._cut
+        return (
+            f"TrainLoader({self._reader.place}, {self.num_samples:,} samples an epoch, "
+            f"{global_batch=}, {rank=}, {world_size=}, {micro_batch=})"
+        )
 
     @property
     def num_samples(self) -> int:
@@ -248,7 +258,7 @@ class EvalLoader:
 
     def __init__(
         self,
-        dataset: Path,
+        dataset: Path | str,
         split: str,
         data: DataConfig,
         batch: int,
@@ -263,7 +273,7 @@ class EvalLoader:
         """Open the split; threads live as long as an iteration.
 
         Args:
-            dataset: the folder that holds `dataset.json`.
+            dataset: the folder that holds `dataset.json`; a URL's comes from `locate_dataset`.
             split: the split to visit; `data.split` is the one to train on.
             data: the bands; only arrays with these bands are read.
             batch: samples of a batch.
@@ -295,6 +305,11 @@ class EvalLoader:
         self._ids = np.concatenate([ids, np.repeat(ids[-1:], share * world_size - len(ids))])
         self._positions = range(rank * share, (rank + 1) * share)
         self._batch = batch
+
+    def __repr__(self) -> str:
+        return (
+            f"EvalLoader({self._reader.place}, {self.num_samples:,} samples, batch={self._batch})"
+        )
 
     def __len__(self) -> int:
         """Batches of one visit, the same on every rank."""

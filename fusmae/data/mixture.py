@@ -93,6 +93,9 @@ class MixtureLoader:
         self._global_batch = sum(quotas)
         self._places = [(quota, sum(quotas[:source])) for source, quota in enumerate(quotas)]
 
+    def __repr__(self) -> str:
+        return f"MixtureLoader({list(self._loaders)})"
+
     def __iter__(self) -> Iterator[MixedBatch]:
         return self
 
@@ -146,7 +149,8 @@ class MixtureLoader:
             raise ValueError(
                 f"cannot resume a mixture with quotas {', '.join(map(str, quotas))} after "
                 f"{', '.join(map(str, consumed))} samples of its sources, which is not one whole "
-                "number of steps: resume with the quotas with which it was saved"
+                "number of steps: resume with the quotas with which it was saved, or with others "
+                "of the same ratio whose steps end there"
             )
         for loader, part in pairs:
             loader.load_state_dict(part)

@@ -5,6 +5,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from weakref import WeakValueDictionary
 
 from fusmae.data.cache import Pause, Pins
 from fusmae.data.remote import Mirror
@@ -13,6 +14,8 @@ from fusmae.manifest import ShardRecord
 
 # What is kept open is pinned, and no room for anybody else: an eighth of the cache.
 _PART_KEPT = 8
+# By id; whoever of a process waits for room also has what its others keep open closed.
+_all: WeakValueDictionary[int, "OnDemand"] = WeakValueDictionary()
 
 
 def _sleep(seconds: float) -> None:
@@ -34,6 +37,7 @@ class OnDemand:
         self._mirror, self._shards, self._pause = mirror, shards, pause
         self._most_bytes = mirror.cache.limit_bytes // _PART_KEPT
         self._begin()
+        _all[id(self)] = self
 
     def _begin(self) -> None:
         self._process = os.getpid()
@@ -86,5 +90,15 @@ class OnDemand:
         pins.release()
 
     def _pause_for_room(self, seconds: float) -> None:
-        self.close()  # who waits sits on nothing that another may be waiting for
+        # Who waits sits on nothing that another may be waiting for, and nobody of this process
+        # keeps what he does not read. Who is reading a shard has it open, pinned or not.
+        for found in _all.valuerefs():
+            other = found()
+            if other is not None and other._shares_with(self):
+                other.close()
         self._pause(seconds)
+
+    def _shares_with(self, other: "OnDemand") -> bool:
+        """Whether both are of one cache; what was made before a fork is the parent's."""
+        mine, others = self._mirror.cache.folder, other._mirror.cache.folder
+        return mine == others and self._process == other._process

@@ -19,27 +19,16 @@ import numpy.typing as npt
 
 from fusmae.config import DataConfig
 from fusmae.data.on_demand import OnDemand
-from fusmae.data.remote import SAMPLES_NAME, mirror_of
+from fusmae.data.remote import SAMPLES_NAME, local_folder, mirror_of
 from fusmae.data.shard import OPEN_SHARDS, OpenShard, replaced, version_at
-from fusmae.manifest import Manifest, read_manifest
+from fusmae.data.table import column_names, read_column
+from fusmae.manifest import read_manifest
 from fusmae.sample import TAR_BLOCK, array_bytes, npy_header
 from fusmae.sensors import ArraySpec
 
 # Between neighbouring arrays lie padding, a tar header and a .npy header, at most 1,151 bytes:
 # cheaper to read along than to ask for twice. An array that is not wanted is skipped.
 _MAX_GAP_BYTES = 4096
-
-
-def arrays_for(manifest: Manifest, bands: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """The names of the arrays that hold these bands (sensor -> band names), in stored order.
-
-    Raises:
-        ValueError: the dataset has no such sensor or band.
-    """
-    needed = {
-        manifest.find_band(sensor, band)[0].name for sensor in bands for band in bands[sensor]
-    }
-    return tuple(spec.name for spec in manifest.arrays if spec.name in needed)
 
 
 @dataclass(frozen=True)
@@ -86,7 +75,7 @@ class SplitReader:
 
     def __init__(
         self,
-        dataset: Path,
+        dataset: Path | str,
         split: str,
         arrays: Sequence[str] | None = None,
         cache_gb: float = DataConfig.cache_gb,
@@ -102,7 +91,7 @@ class SplitReader:
         Raises:
             ValueError: the dataset, the split, an array or the index is missing or broken.
         """
-        self.dataset = dataset
+        self.dataset = dataset = local_folder(dataset)
         self.split = split
         self.manifest = read_manifest(dataset)
         self.record = self.manifest.split(split)
@@ -129,6 +118,14 @@ class SplitReader:
         else:
             cached = functools.lru_cache(OPEN_SHARDS)(self._open)
             self._shard, self._close_shards = cached, cached.cache_clear
+
+    def __repr__(self) -> str:
+        return f"SplitReader({self.place})"
+
+    @property
+    def place(self) -> str:
+        """Dataset and split, as reprs show them."""
+        return f"{str(self.dataset)!r}, {self.split!r}"
 
     @property
     def num_samples(self) -> int:
@@ -264,36 +261,29 @@ class SplitReader:
         Raises:
             ValueError: pyarrow is not installed, or `samples.parquet` is missing or broken.
         """
-        return self._column("key")
-
-    def flags(self, name: str) -> list[bool | None]:
-        """A yes or no of each sample, in the order of their ids; None where it is unknown.
-
-        Raises:
-            ValueError: pyarrow is not installed, or `samples.parquet` is missing, broken or
-                without this column.
-        """
-        return self._column(name)
+        return self.column("key")
 
     def labels(self, label_set: str) -> list[list[str]]:
         """The class names of each sample, in the order of their ids.
 
         Raises:
             ValueError: the dataset has no such label set, a sample has no labels in it,
-                pyarrow is not installed, or `samples.parquet` is missing or broken.
+                pyarrow is not installed, `samples.parquet` is missing or broken, or the shards
+                are not in the places that it gives them.
         """
         if label_set not in self.manifest.label_sets:
             raise ValueError(
                 f"{self.dataset} has no label set {label_set!r}; "
                 f"it has {list(self.manifest.label_sets)}"
             )
-        labels = self._column(f"labels_{label_set.replace('-', '_')}")
+        labels = self.column(f"labels_{label_set.replace('-', '_')}")
         unlabelled = sum(names is None for names in labels)
         if unlabelled:
             raise ValueError(
                 f"{unlabelled} of {self.num_samples} samples of split {self.split!r} "
                 f"have no {label_set} labels"
             )
+        self.check_keys()
         return labels
 
     def column(self, name: str) -> list[Any]:
@@ -302,39 +292,34 @@ class SplitReader:
         Raises:
             ValueError: pyarrow is not installed, or the table is missing, broken or without it.
         """
-        return self._column(name)
+        return read_column(self.dataset, self.split, self.num_samples, name)
 
     def column_names(self) -> list[str]:
         """The columns of `samples.parquet`; errors as `column`."""
-        try:
-            from pyarrow import ArrowException
-            from pyarrow.parquet import read_schema
-        except ImportError:
-            raise ValueError(f"reading {SAMPLES_NAME} needs pyarrow: pip install pyarrow") from None
-        path = self.dataset / SAMPLES_NAME
-        try:
-            return list(read_schema(path).names)
-        except (OSError, ArrowException) as error:
-            raise ValueError(f"cannot read {path}: {error}") from None
+        return column_names(self.dataset)
 
-    def _column(self, name: str) -> list[Any]:
-        try:
-            from pyarrow import ArrowException
-            from pyarrow.parquet import read_table
-        except ImportError:
-            raise ValueError(f"reading {SAMPLES_NAME} needs pyarrow: pip install pyarrow") from None
-        path = self.dataset / SAMPLES_NAME
-        try:
-            table = read_table(path, columns=[name], filters=[("split", "==", self.split)])
-        except (OSError, ArrowException) as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(f"cannot read column {name!r} of {path}: {reason}") from None
-        if table.num_rows != self.num_samples:
+    def check_keys(self) -> None:
+        """Look at one sample of each shard: what is known by row is of another sample if shards
+        were exchanged. Those of a mirror were checked when they came.
+
+        Raises:
+            ValueError: a shard holds another sample than `samples.parquet` has in its place; or
+                as `column` and `describe`.
+        """
+        if self.mirror:
+            return
+        keys = self.keys()
+        for end, size in zip(self._ends.tolist(), self.shard_sizes, strict=True):
+            if size:
+                self.check_key(self.describe(end - size)[0], keys[end - size])
+
+    def check_key(self, found: str, key: str) -> None:
+        """Raises ValueError if a shard has another key than `samples.parquet`."""
+        if found != key:
             raise ValueError(
-                f"{path} has {table.num_rows} rows for split {self.split!r}, "
-                f"its manifest says {self.num_samples}"
+                f"the shards of {self.dataset} hold {found!r} where {SAMPLES_NAME} has {key!r}: "
+                "check the dataset with fusmae-ingest verify"
             )
-        return table.column(name).to_pylist()
 
     def close(self) -> None:
         """Close the shards; they are opened again if something is read after all."""

@@ -29,7 +29,7 @@ SAMPLES_NAME = "samples.parquet"
 _SPARE_SHARDS = 2
 
 
-def locate_dataset(location: str | Path, cache: Path) -> Path:
+def locate_dataset(location: str | Path, cache: Path | str) -> Path:
     """The folder to read a dataset from: `location` itself, or the mirror of a URL.
 
     Args:
@@ -47,7 +47,7 @@ def locate_dataset(location: str | Path, cache: Path) -> Path:
     manifest = from_json(text.decode("utf-8", "replace"), f"{origin.url}/{MANIFEST_NAME}")
     _check_paths(origin, manifest)
     name = re.sub(r"[^\w.-]", "_", manifest.name)
-    folder = cache.resolve() / f"{name}-{hashlib.sha256(text).hexdigest()[:16]}"
+    folder = Path(cache).resolve() / f"{name}-{hashlib.sha256(text).hexdigest()[:16]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(lock_of(folder)):  # one rank of a node fetches, the others find it done
@@ -60,6 +60,19 @@ def locate_dataset(location: str | Path, cache: Path) -> Path:
     except OSError as error:
         raise ValueError(f"cannot write the cache {folder}: {error.strerror}") from None
     return folder
+
+
+def local_folder(dataset: str | Path) -> Path:
+    """The folder of a dataset that is here.
+
+    Raises:
+        ValueError: it is a URL.
+    """
+    if "://" in str(dataset):
+        raise ValueError(
+            f"{dataset} is a URL and a folder is wanted: give locate_dataset(URL, CACHE) instead"
+        )
+    return Path(dataset)
 
 
 @contextmanager
@@ -137,7 +150,7 @@ class Mirror:
             needed = (num_windows * min(window, len(shards)) + 1) * largest
             if needed > limit:
                 raise ValueError(
-                    f"data.window = {window} shards of up to {largest:,} bytes need, with one "
+                    f"data.window = {window}, shards of up to {largest:,} bytes, needs, with one "
                     f"more for an evaluation, {needed:,} and the cache may hold {limit:,}: lower "
                     "data.window or raise data.cache_gb"
                 )

@@ -8,11 +8,14 @@ from fusmae.config import SubsetConfig
 from fusmae.data.order import Order
 from fusmae.data.reader import SplitReader
 
+# What decides whether two sequences are one; the rest of a description explains.
+_DIGESTS = ("digest", "shards_sha256")
+
 
 def describe_order(
     reader: SplitReader, order: Order, seed: int, window: int, subset: SubsetConfig
 ) -> dict[str, Any]:
-    """What defines a sequence of samples; JSON-ready. The two digests decide, the rest explains."""
+    """What defines a sequence of samples; JSON-ready."""
     hashes = "".join(shard.sha256 for shard in reader.record.shards)
     return {
         "digest": order.digest,
@@ -32,13 +35,16 @@ def consumed_of(state: Mapping[str, Any], mine: Mapping[str, Any]) -> int:
         ValueError: the state belongs to another order or other shards than `mine`, from
             `describe_order`, and what differs is named; or it is no such state.
     """
-    if any(state.get(key) != mine[key] for key in ("digest", "shards_sha256")):
-        differs = [
-            f"{key} was {state.get(key)!r} and is {mine[key]!r}"
-            for key in mine
-            if state.get(key) != mine[key]
-        ]
-        raise ValueError(f"cannot resume in another order of samples: {'; '.join(differs)}")
+    if any(state.get(key) != mine[key] for key in _DIGESTS):
+        if not set(_DIGESTS) <= set(state):
+            raise ValueError(f"cannot resume: this is no state of a loader, it has {list(state)}")
+        differs = [key for key in mine if key not in _DIGESTS and state.get(key) != mine[key]]
+        told = [f"{key} was {state.get(key)!r} and is {mine[key]!r}" for key in differs]
+        if state["shards_sha256"] != mine["shards_sha256"]:
+            told.append("the shards have other contents (another dataset, or another ingest)")
+        elif not told:
+            told.append("the subset holds other samples")
+        raise ValueError(f"cannot resume in another order of samples: {'; '.join(told)}")
     consumed = state.get("consumed")
     if not isinstance(consumed, int) or consumed < 0:
         raise ValueError(f"consumed = {consumed!r} must be a whole number, 0 or more")

@@ -34,6 +34,8 @@ def subset_ids(reader: SplitReader, config: SubsetConfig) -> Ids | None:
         chosen[_listed_ids(reader, Path(config.keys))] = True
     for flag in config.exclude:
         chosen &= ~_flagged(reader, flag)
+    if config.keys or config.exclude:
+        reader.check_keys()  # both go by row
     pool = np.flatnonzero(chosen)
     if len(pool) == 0:
         raise ValueError(
@@ -102,7 +104,11 @@ def _listed_ids(reader: SplitReader, path: Path) -> list[int]:
 
 def _flagged(reader: SplitReader, flag: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Whether each sample has the flag, (samples,)."""
-    flags = reader.flags(flag)
+    if flag not in reader.column_names():
+        raise ValueError(
+            f"data.subset.exclude: {reader.dataset} does not tell {flag} of its samples"
+        )
+    flags = reader.column(flag)
     unknown = flags.count(None)
     if unknown:
         raise ValueError(

@@ -6,26 +6,37 @@ Everything here is arithmetic on whole batches; nothing is random (flips and cro
 
 # B batch, C bands of a sensor, H and W an array's own pixels, S the model's grid
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fusmae.data.bands import check_bands
 from fusmae.manifest import Manifest
 from fusmae.sensors import CLASS_CODES, ArraySpec
 
 Resample = Literal["bilinear", "bicubic", "nearest"]
 
 
-def resample(images: Tensor, size_px: int, method: Resample) -> Tensor:
-    """Images (B, C, H, W), float, on a grid of size_px x size_px over the same ground.
+def resample(images: Tensor, size_px: int, method: Resample = "bilinear") -> Tensor:
+    """Images (B, C, H, W) on a grid of size_px x size_px over the same ground; integers become
+    float32.
 
     Brings 20 m and 60 m bands to 10 m as it resizes to any other grid.
 
     Pixel areas, not pixel centres, share their edges (`align_corners=False`): every native
     grid of a sample covers the same square of ground.
+
+    Raises:
+        ValueError: the images have another number of dimensions, or there is no such method.
     """
+    if images.ndim != 4:
+        raise ValueError(f"images must be (B, C, H, W), got {tuple(images.shape)}")
+    if method not in (known := get_args(Resample)):
+        raise ValueError(f"method = {method!r} must be one of {', '.join(known)}")
+    if not images.is_floating_point():
+        images = images.to(torch.float32)
     if images.shape[-2:] == (size_px, size_px):
         return images
     corners = None if method == "nearest" else False
@@ -166,10 +177,11 @@ class Preprocess(nn.Module):
             resample: how bands come to that grid from their native ones.
 
         Raises:
-            ValueError: the dataset has no such sensor or band, no statistics of it, or the
-                band is constant.
+            ValueError: the dataset has no such sensor or band, no statistics of it, the band is
+                constant, or `bands` is no such mapping.
         """
         super().__init__()
+        check_bands(bands)
         self.bands = {sensor: tuple(names) for sensor, names in bands.items()}
         self.size_px = (
             dict.fromkeys(self.bands, size_px) if isinstance(size_px, int) else dict(size_px)
@@ -186,11 +198,17 @@ class Preprocess(nn.Module):
             self.blocks[sensor] = nn.ModuleList(_blocks(manifest.arrays, places, statistics))
 
     def forward(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`Batch.arrays`, each (B, C, H, W), to images: sensor -> float32 (B, C, S, S)."""
+        """`Batch.arrays`, each (B, C, H, W), to images: sensor -> float32 (B, C, S, S).
+
+        Raises:
+            ValueError: an array is missing, or has no batch dimension.
+        """
         return {sensor: self._image(sensor, arrays) for sensor in self.bands}
 
     def _image(self, sensor: str, arrays: Mapping[str, Tensor]) -> Tensor:
         blocks = cast(Sequence[_ArrayBlock | _ClassBlock], self.blocks[sensor])
+        for block in blocks:
+            _check_batch(block.name, sensor, arrays)
         first = arrays[blocks[0].name]
         size_px = self.size_px[sensor]
         shape = (len(first), len(self.bands[sensor]), size_px, size_px)
@@ -208,6 +226,20 @@ class Preprocess(nn.Module):
             std = torch.tensor(self.std[sensor], device=image.device).view(-1, 1, 1)
             stored[sensor] = image.to(torch.float32) * std + mean
         return stored
+
+
+def _check_batch(name: str, sensor: str, arrays: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless an array that a sensor's image is made of is a batch."""
+    if name not in arrays:
+        raise ValueError(
+            f"the image of {sensor!r} wants array {name!r}, and there are {list(arrays)}: read "
+            f"that one too, or leave the bands of {sensor!r} that lie in it out of Preprocess"
+        )
+    if arrays[name].ndim != 4:
+        raise ValueError(
+            f"array {name!r} must be (B, C, H, W), got {tuple(arrays[name].shape)}; a sample alone "
+            "is a batch of 1: array[None]"
+        )
 
 
 def _blocks(

@@ -5,12 +5,15 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
 import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
+
+from fusmae.sensors import SEN12MS_S1, SEN12MS_S2
 
 from .object_store import LoopbackStore, no_fault
 from .tiny_dataset import write_tiny_dataset
@@ -23,6 +26,13 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset that tests only read: 41 train samples in 4 shards, 7 val, 12 test."""
     folder = tmp_path_factory.mktemp("tiny")
     return write_tiny_dataset(folder, {"train": (12, 12, 12, 5), "val": (7,), "test": (12,)})
+
+
+@pytest.fixture(scope="session")
+def tiny_sen12ms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """18 train samples in 2 shards, in SEN12MS's arrays at a tenth of their size."""
+    specs = tuple(replace(spec, size_px=25) for spec in (SEN12MS_S1, SEN12MS_S2))
+    return write_tiny_dataset(tmp_path_factory.mktemp("sen12ms"), {"train": (9, 9)}, specs, 7)
 
 
 @pytest.fixture(scope="session")

@@ -170,6 +170,15 @@ def test_crops_that_cut_a_pixel_or_do_not_fit_are_refused(size_px):
         random_crops(random_batch(1), size_px, 0, positions(1))
 
 
+@pytest.mark.parametrize("other", [torch.zeros(2), torch.zeros(2, 1, 1), torch.zeros(3, 1, 1, 1)])
+def test_what_is_no_image_of_each_position_is_refused_by_name(other):
+    batch = {"s1": torch.zeros(2, 2, 4, 4), "labels": other}
+    with pytest.raises(ValueError, match=r"'labels' must be \(2, C, H, W\), .* for name in ds"):
+        random_flips(batch, 0, positions(2))
+    with pytest.raises(ValueError, match=r"array 'key' must be \(B, C, H, H\), got list: give"):
+        random_crops({"key": ["a", "b"]}, 2, 0, positions(2))
+
+
 def test_oblong_arrays_are_refused_by_name():
     with pytest.raises(ValueError, match=r"array 'a' must be \(B, C, H, H\)"):
         random_crops({"a": torch.zeros(1, 1, 4, 6)}, 2, 0, positions(1))

@@ -352,6 +352,35 @@ def test_streams_of_a_view_share_a_cache_of_one_shard(url, big_window_dataset, t
         assert all(torch.equal(got[name], expected[name]) for name in expected)
 
 
+def test_views_of_one_process_that_are_open_together_share_a_cache_of_one_shard(
+    url, big_window_dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("fusmae.data.cache.ROOM_WAIT_S", 0.3)
+    dataset = locate_dataset(url, tmp_path)
+    views = [open_dataset(dataset, s, cache_gb=limit_of(dataset, 1)) for s in ("train", "val")]
+    local = [open_dataset(big_window_dataset, split) for split in ("train", "val")]
+    for number in range(0, 20, 7):
+        for view, expected in zip(views, local, strict=True):
+            assert torch.equal(view[number]["s1"], expected[number]["s1"])
+    streams = [view.stream(8, seed=1, epochs=1) for view in (*views, *local)]
+    for *got, train, val in zip(*streams, strict=False):
+        assert torch.equal(got[0]["s1"], train["s1"]) and torch.equal(got[1]["s1"], val["s1"])
+
+
+def test_who_waits_for_room_is_told_soon_how_much_there_is_and_is_needed(
+    tmp_path, files, monkeypatch
+):
+    monkeypatch.setattr("fusmae.data.cache.ROOM_WARN_S", 0.05)
+    cache = Cache(tmp_path, 250)
+    held = cache.pin(files("ab"), patience(1))
+    with (
+        pytest.warns(UserWarning, match="1 shard of 100 bytes.* of 250 bytes: raise data.cache_gb"),
+        pytest.raises(GaveUp),
+    ):
+        cache.pin(files("c"), patience(0.3))
+    held.release()
+
+
 def test_pins_of_a_reader_are_its_own_after_a_fork(url, tmp_path):
     dataset = locate_dataset(url, tmp_path)
     reader = SplitReader(dataset, "train", cache_gb=limit_of(dataset, 1))

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusmae.config import DataConfig
-from fusmae.data import EvalLoader, Order, TrainLoader
+from fusmae.config import DataConfig, SubsetConfig
+from fusmae.data import EvalLoader, MixtureLoader, Order, TrainLoader
 from fusmae.data.reader import SplitReader
 from fusmae.manifest import read_manifest
 from fusmae.sample import decode
@@ -139,8 +139,37 @@ def test_state_of_another_order_is_refused_and_what_differs_named(
 
 def test_state_of_other_shards_of_the_same_sizes_is_refused(tiny_dataset, tmp_path):
     other = write_tiny_dataset(tmp_path, {"train": (12, 12, 12, 5)}, seed=1)
-    with pytest.raises(ValueError, match="shards_sha256 was"):
+    with pytest.raises(ValueError, match="order of samples: the shards have other contents"):
         train_loader(other).load_state_dict(train_loader(tiny_dataset).state_dict())
+
+
+def test_state_of_other_keys_of_the_same_list_is_refused(tiny_dataset, tmp_path):
+    keys = tmp_path / "keys.txt"
+    data = replace(DATA, subset=SubsetConfig(keys=str(keys)))
+    keys.write_text("train-0-0\ntrain-0-1\n")
+    state = TrainLoader(tiny_dataset, data, SEED, 8, 0, 1, 8).state_dict()
+    keys.write_text("train-0-0\ntrain-0-2\n")
+    with pytest.raises(ValueError, match="order of samples: the subset holds other samples"):
+        TrainLoader(tiny_dataset, data, SEED, 8, 0, 1, 8).load_state_dict(state)
+
+
+def test_loaders_say_what_they_are(tiny_dataset):
+    train, val = (f"{str(tiny_dataset)!r}, {split!r}" for split in ("train", "val"))
+    loader = train_loader(tiny_dataset, 16, 1, 2, 4)
+    told = (
+        f"TrainLoader({train}, 41 samples an epoch, "
+        "global_batch=16, rank=1, world_size=2, micro_batch=4)"
+    )
+    assert repr(loader) == told and repr(MixtureLoader([loader])) == f"MixtureLoader([{told}])"
+    assert (
+        repr(EvalLoader(tiny_dataset, "val", DATA, 4)) == f"EvalLoader({val}, 7 samples, batch=4)"
+    )
+    assert repr(SplitReader(tiny_dataset, "val")) == f"SplitReader({val})"
+
+
+def test_what_is_no_state_is_refused_as_such(tiny_dataset):
+    with pytest.raises(ValueError, match=r"no state of a loader, it has \['sources'\]"):
+        train_loader(tiny_dataset).load_state_dict({"sources": []})
 
 
 @pytest.mark.parametrize("consumed", [None, -1, 1.5])

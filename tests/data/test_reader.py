@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusmae.data.reader import SplitReader, arrays_for
+from fusmae.data.bands import arrays_for
+from fusmae.data.reader import SplitReader
 from fusmae.manifest import read_manifest
 from fusmae.sample import decode
 from fusmae.sensors import BIGEARTHNET_ARRAYS

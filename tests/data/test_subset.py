@@ -172,6 +172,12 @@ def test_a_broken_list_of_keys_is_named(reader, tmp_path, text, message):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("exclude", ["seasonal_snow", ("snow",), (1,)])
+def test_what_is_no_list_of_flags_is_refused_with_those_that_are(exclude):
+    with pytest.raises(ValueError, match=r"list of flags, which are seasonal_snow, cloud_or_sha"):
+        SubsetConfig(exclude=exclude)
+
+
 def test_a_flag_that_is_not_known_of_every_sample_excludes_nothing_silently(tiny_dataset):
     test = SplitReader(tiny_dataset, "test")
     with pytest.raises(ValueError, match="cloud_or_shadow is unknown for 12 of 12 samples"):
@@ -182,7 +188,7 @@ def test_a_flag_that_the_dataset_does_not_have_is_one_line(tmp_path):
     dataset = write_tiny_dataset(tmp_path, {"train": (3,)})
     table = pq.read_table(dataset / "samples.parquet").drop_columns(["seasonal_snow"])
     pq.write_table(table, dataset / "samples.parquet")
-    with pytest.raises(ValueError, match="cannot read column 'seasonal_snow'") as error:
+    with pytest.raises(ValueError, match="does not tell seasonal_snow of its samples") as error:
         subset_ids(SplitReader(dataset, "train"), SubsetConfig(exclude=("seasonal_snow",)))
     assert "\n" not in str(error.value)
 

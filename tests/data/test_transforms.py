@@ -182,6 +182,34 @@ def test_only_arrays_with_wanted_bands_are_looked_at(manifest, arrays):
     assert Preprocess(manifest, {"s2": ("B05",)}, 12)(only)["s2"].shape == (5, 1, 12, 12)
 
 
+def test_an_array_that_is_missing_or_no_batch_is_refused_by_name(manifest, arrays):
+    preprocess = Preprocess(manifest, {"s1": ("VV",), "s2": ("B05",)}, 12)
+    with pytest.raises(
+        ValueError, match=r"image of 's2' wants array 's2_20m', and there are \['s1'\]: read"
+    ):
+        preprocess({"s1": arrays["s1"]})
+    with pytest.raises(
+        ValueError, match=r"'s1' must be \(B, C, H, W\), got \(2, 12, 12\); .*\[None"
+    ):
+        preprocess({"s1": arrays["s1"][0], "s2_20m": arrays["s2_20m"][0]})
+    with pytest.raises(ValueError, match=r"bands\['s2'\] = 'B05' must be a list of names"):
+        Preprocess(manifest, {"s2": "B05"}, 12)
+
+
+def test_integers_are_resampled_as_floats_by_default_bilinearly(arrays):
+    stored = arrays["s2_20m"]
+    expected = F.interpolate(stored.to(torch.float32), (12, 12), mode="bilinear")
+    torch.testing.assert_close(resample(stored, 12), expected, rtol=0, atol=0)
+    assert resample(stored, 6).dtype == torch.float32
+
+
+def test_resampling_what_is_no_batch_or_by_no_method_is_refused(arrays):
+    with pytest.raises(ValueError, match="'cubic' must be one of bilinear, bicubic, nearest"):
+        resample(arrays["s1"], 24, "cubic")
+    with pytest.raises(ValueError, match=r"must be \(B, C, H, W\), got \(2, 12, 12\)"):
+        resample(arrays["s1"][0], 24)
+
+
 def test_constant_band_is_refused_by_name(manifest):
     table = json.loads(to_json(manifest))
     table["statistics"]["s2_60m"]["std"][1] = 0.0

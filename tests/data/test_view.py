@@ -14,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from fusmae import data
 from fusmae.config import SubsetConfig
 from fusmae.data import Order, Preprocess, open_dataset
+from fusmae.evaluation.labelled import LabelChoice, read_splits
+from fusmae.evaluation.tasks import MultiLabel
 from fusmae.labels import BIGEARTHNET_19
 from fusmae.manifest import read_manifest
 from fusmae.sample import decode
@@ -63,16 +66,32 @@ def test_a_sample_is_found_by_its_key_and_by_a_number_from_the_end(view, samples
         view.sample("val-0-1")
 
 
-def test_a_sample_by_key_is_refused_where_shards_of_one_size_were_exchanged(tmp_path):
-    dataset = write_tiny_dataset(tmp_path, {"train": (6, 6)})
+@pytest.fixture
+def exchanged(tmp_path):
+    """A dataset of which somebody exchanged two shards of one size."""
+    dataset = write_tiny_dataset(tmp_path, {"train": (6, 6), "val": (6,), "test": (6,)})
     first, second = (dataset / shard.path for shard in read_manifest(dataset).split("train").shards)
     data = first.read_bytes(), second.read_bytes()
     second.write_bytes(data[0]), first.write_bytes(data[1])
-    view = open_dataset(dataset)
+    return dataset
+
+
+def test_a_sample_by_key_is_refused_where_shards_of_one_size_were_exchanged(exchanged):
+    view = open_dataset(exchanged)
     with pytest.raises(
         ValueError, match=r"hold 'train-1-2' where samples\.parquet has 'train-0-2'"
     ):
         view.sample("train-0-2")
+
+
+def test_labels_and_flags_by_row_are_refused_where_shards_of_one_size_were_exchanged(exchanged):
+    told = r"hold 'train-1-0' where samples\.parquet has 'train-0-0': .* verify"
+    splits, choice = ("train", "val", "test"), LabelChoice(1.0, 0)
+    task = MultiLabel(tuple(BIGEARTHNET_19))
+    with pytest.raises(ValueError, match=told):
+        read_splits(exchanged, splits, task, "bigearthnet-19", choice)
+    with pytest.raises(ValueError, match=told):
+        open_dataset(exchanged, subset=SubsetConfig(exclude=("seasonal_snow",)))
 
 
 def test_only_what_was_asked_for_is_in_a_sample(tiny_dataset):
@@ -89,6 +108,40 @@ def test_a_subset_is_numbered_without_gaps(tiny_dataset, samples):
     assert [sample["key"] for sample in view] == keys
     ids = [i for batch in view.stream(8, SEED, epochs=1) for i in batch["sample_ids"].tolist()]
     assert sorted(ids) == [i for i in range(NUM_TRAIN) if i % 5]
+
+
+def test_a_subset_may_be_a_dict_of_its_fields(tiny_dataset):
+    subset = {"fraction": 0.5, "seed": 3, "exclude": ["seasonal_snow"]}
+    config = data.SubsetConfig(0.5, 3, exclude=("seasonal_snow",))
+    view = open_dataset(tiny_dataset, subset=subset)
+    assert [s["key"] for s in view] == [s["key"] for s in open_dataset(tiny_dataset, subset=config)]
+
+
+def test_keys_of_a_batch_are_those_of_its_samples(view):
+    batch = next(iter(view.stream(4, SEED)))
+    keys = view.keys_of(batch["sample_ids"])
+    for row, key in enumerate(keys):
+        assert torch.equal(view.sample(key)["s1"], batch["s1"][row])
+
+
+def test_what_is_no_number_of_a_sample_is_told_what_to_write(view):
+    for number in ("train-0-0", slice(2), 1.0):
+        with pytest.raises(TypeError, match=r"must be ds\[NUMBER\]; by a key it is ds\.sample"):
+            view[number]
+    with pytest.raises(IndexError, match=r"ds\[41\]: it has 41 samples, from 0 on"):
+        view[41]
+    assert view[np.int64(3)]["key"] == view[torch.tensor(3)]["key"] == "train-0-3"
+
+
+def test_a_view_and_a_stream_say_what_they_are(tiny_dataset):
+    view = open_dataset(tiny_dataset, bands={"s1": ["VV"]}, subset={"fraction": 0.5})
+    told = f"DatasetView({str(tiny_dataset)!r}, 'train', 20 of 41 samples of s1)"
+    assert repr(view) == told
+    assert repr(view.stream(4)) == f"SampleStream(endless, batch=4, seed=0, window=0 of {told})"
+
+
+def test_the_names_of_the_package_are_the_public_ones():
+    assert set(dir(data)) == set(data.__all__)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -198,12 +251,45 @@ def test_batches_counted_outside_resume_a_dataloader_with_workers(view):
     assert before + after == ORDER.samples(0, 7 * 4).tolist()
 
 
+@pytest.mark.parametrize("start", [True, False])
+def test_persistent_workers_go_on_from_a_state_that_is_loaded_between_iterations(view, start):
+    stream = view.stream(4, SEED)
+    if start:
+        stream.load_state_dict(view.stream(4, SEED).state_dict(num_batches=2))
+    loader = DataLoader(stream, batch_size=None, num_workers=2, persistent_workers=True)
+    for num_batches in (2 * start, 5, 1):
+        if num_batches != 2 * start:
+            stream.load_state_dict(view.stream(4, SEED).state_dict(num_batches))
+        assert ids_of(itertools.islice(loader, 3)) == ORDER.samples(4 * num_batches, 12).tolist()
+
+
+def test_a_stream_that_workers_read_says_no_place_until_the_batches_are_told(view):
+    stream = view.stream(4, SEED)
+    assert stream.state_dict()["consumed"] == 0
+    list(itertools.islice(DataLoader(stream, batch_size=None, num_workers=2), 3))
+    with pytest.raises(ValueError, match=r"state_dict\(num_batches=N\)"):
+        stream.state_dict()
+    state = stream.state_dict(num_batches=3)
+    assert state["consumed"] == 12
+    stream.load_state_dict(state)
+    assert stream.state_dict() == state
+    assert ids_of(itertools.islice(stream, 1)) == ORDER.samples(12, 4).tolist()
+    assert stream.state_dict()["consumed"] == 16
+
+
+def test_a_finite_stream_has_a_len_and_an_endless_one_says_why_it_has_none(view):
+    stream = view.stream(8, SEED, epochs=2)
+    assert len(stream) == len(DataLoader(stream, batch_size=None)) == len(list(stream)) == 11
+    with pytest.raises(TypeError, match="endless stream has no len: give it epochs=n"):
+        len(view.stream(8))
+
+
 def test_a_worker_resumes_from_its_own_state_and_no_other(view, monkeypatch):
     """What torchdata's StatefulDataLoader does: each worker saves and loads its copy's state."""
 
     def as_worker(number, count):
         info = SimpleNamespace(id=number, num_workers=count)
-        monkeypatch.setattr("fusmae.data.view.get_worker_info", lambda: info)
+        monkeypatch.setattr("fusmae.data.sample_stream.get_worker_info", lambda: info)
 
     stream = view.stream(4, SEED)
     as_worker(1, 2)
@@ -226,11 +312,29 @@ def test_a_worker_resumes_from_its_own_state_and_no_other(view, monkeypatch):
         view.stream(4, SEED, epochs=2).load_state_dict(state)
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("taken", [0, 1, 4])
+def test_torchdatas_stateful_loader_resumes_a_stream(view, num_workers, taken):
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def make():
+        stream = view.stream(4, SEED)
+        return stateful.StatefulDataLoader(stream, batch_size=None, num_workers=num_workers)
+
+    loader = make()
+    before = ids_of(itertools.islice(loader, taken))
+    state = json.loads(json.dumps(loader.state_dict()))
+    resumed = make()
+    resumed.load_state_dict(state)
+    after = ids_of(itertools.islice(resumed, 3))
+    assert before + after == ORDER.samples(0, 4 * taken + 12).tolist()
+
+
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("taken", range(6))
 def test_a_worker_resumes_from_each_batch_of_a_finite_stream(view, monkeypatch, number, taken):
     info = SimpleNamespace(id=number, num_workers=2)
-    monkeypatch.setattr("fusmae.data.view.get_worker_info", lambda: info)
+    monkeypatch.setattr("fusmae.data.sample_stream.get_worker_info", lambda: info)
     order = ORDER.samples(0, NUM_TRAIN).tolist()
     mine = [i for first in range(4 * number, NUM_TRAIN, 8) for i in order[first : first + 4]]
     stream = view.stream(4, SEED, epochs=1)
@@ -275,6 +379,12 @@ def test_batches_go_through_the_device_transforms_as_they_are(view):
         ({"split": "nowhere"}, "no split 'nowhere'"),
         ({"bands": {"s2": ("B10",)}}, "no band 'B10'"),
         ({"labels": "bigearthnet-43"}, "no label set 'bigearthnet-43'; it has"),
+        ({"bands": ["s1"]}, r"bands = \['s1'\] must map a sensor to its band names, such as"),
+        ({"bands": {"s2": "B05"}}, r"bands\['s2'\] = 'B05' must be a list of names"),
+        ({"bands": {}}, r"bands = {} names no band"),
+        ({"subset": 0.1}, r"subset = 0\.1 must be a dict, such as {'fraction': 0\.1}"),
+        ({"subset": {"fracton": 0.1}}, r"subset\.fracton; did you mean subset\.fraction\?"),
+        ({"subset": {"exclude": "snow"}}, r"subset\.exclude = 'snow' .*"),
     ],
 )
 def test_what_the_dataset_does_not_have_is_refused(tiny_dataset, options, message):
@@ -297,18 +407,38 @@ def test_impossible_streams_are_refused(view, options, message):
         view.stream(**options)
 
 
-def test_the_readmes_ten_lines_run(tiny_dataset, tmp_path, monkeypatch):
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    (block,) = (
-        b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "open_dataset" in b
-    )
-    assert len([line for line in block.splitlines() if line]) <= 10
+@pytest.fixture
+def programs(tiny_dataset, tiny_sen12ms, tmp_path, monkeypatch):
+    """Gives the Python blocks of a page, to be run beside the datasets that they name."""
     (tmp_path / "ben").symlink_to(tiny_dataset)
+    (tmp_path / "sen12ms").symlink_to(tiny_sen12ms)
     monkeypatch.chdir(tmp_path)
+
+    def blocks(page):
+        text = (Path(__file__).parents[2] / page).read_text()
+        return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+    return blocks
+
+
+def test_the_readmes_ten_lines_run(programs):
+    (block,) = (block for block in programs("README.md") if "open_dataset" in block)
+    assert len([line for line in block.splitlines() if line]) <= 10
     names = {}
     exec(block, names)
     shapes = {name: tuple(image.shape) for name, image in names["images"].items()}
     assert shapes == {"s1": (64, 2, 120, 120), "s2": (64, 2, 120, 120)}
+
+
+def test_the_programs_of_the_streaming_page_run(programs):
+    subset, mixture = programs("docs/STREAMING.md")
+    names = {}
+    exec(subset, names)
+    assert len(names["clear"]) == 16  # half of the 32 without snow
+    exec(mixture, names)
+    shapes = {name: tuple(image.shape) for name, image in names["images"].items()}
+    assert shapes == {"s1": (64, 2, 120, 120), "s2": (64, 2, 120, 120)}
+    assert names["batch"].sample_ids[:, 0].bincount().tolist() == [48, 16]
 
 
 PROGRAM = """

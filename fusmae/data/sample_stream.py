@@ -1,0 +1,202 @@
+"""A view's samples as a stream of shuffled batches, which workers share and a state resumes."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from fusmae.data.order import Order
+from fusmae.data.resume import consumed_of, describe_order
+from fusmae.data.ring import Batch, Ring, RingOptions
+from fusmae.data.source import LocalSource
+
+if TYPE_CHECKING:
+    from fusmae.data.view import DatasetView
+
+Sample = dict[str, Any]
+# Batches in memory at once, as in `TrainLoader`.
+_RING = 3
+
+
+class SampleStream(IterableDataset[Sample]):
+    """Batches of a view in the order of `TrainLoader`, for `DataLoader(stream, batch_size=None)`.
+
+    A batch is a dict: each array by name, (B, C, H, W), `positions` and `sample_ids`, (B,) int64,
+    and `labels`, (B, classes), if the view has them; all are the caller's own. Of n workers of a
+    `DataLoader`, worker w makes batches w, w + n, ..., which the `DataLoader` hands out in turn:
+    the same sequence as without workers, each sample once an epoch.
+
+    Iterated again, it goes on after the last batch that was taken; after its end it starts over.
+    Workers read ahead of what is taken, so they do not move it: each iteration of a `DataLoader`
+    with workers starts where this one stands when it begins.
+    """
+
+    def __init__(
+        self,
+        view: "DatasetView",
+        batch: int,
+        seed: int,
+        epochs: int | None,
+        window: int,
+        num_threads: int,
+    ) -> None:
+        """As `DatasetView.stream`."""
+        if batch < 1 or num_threads < 1 or (epochs is not None and epochs < 1):
+            raise ValueError(
+                f"batch = {batch}, num_threads = {num_threads} and epochs = {epochs} "
+                "must be 1 or more"
+            )
+        self._view = view
+        self._batch, self._num_threads = batch, num_threads
+        self._seed, self._window = seed, window
+        self._stop = None if epochs is None else epochs * len(view)
+        # First position of the next batch. A worker does not move it, and in its first iteration
+        # has the one that it was made with; then the one that is shared, with 1 for workers that
+        # have read.
+        self._next = 0
+        self._shared = torch.zeros(2, dtype=torch.int64)
+        self._share()
+        self._is_used_copy = False
+        # What `state_dict` tells: that, or a worker's next batch and (its number, how many).
+        self._place: tuple[int, tuple[int, int] | None] = (0, None)
+        self._is_loaded = False  # the next iteration starts at `_place`
+        self._order()  # refuses what is out of range
+
+    def _order(self) -> Order:
+        view = self._view
+        return Order(view.reader.shard_sizes, self._seed, self._window, view.subset_ids)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._share()  # with workers of this copy; what came to a worker is shared already
+
+    def _share(self) -> None:
+        self._shared.share_memory_()  # type: ignore[no-untyped-call]
+
+    def __repr__(self) -> str:
+        end = "endless" if self._stop is None else f"{self._stop:,} samples"
+        return (
+            f"SampleStream({end}, batch={self._batch}, seed={self._seed}, window={self._window} "
+            f"of {self._view!r})"
+        )
+
+    def __len__(self) -> int:
+        """Batches from the start to the end, for a progress bar; an endless stream has no len."""
+        if self._stop is None:
+            raise TypeError(
+                "an endless stream has no len: give it epochs=n, or count len(ds) samples an epoch"
+            )
+        return -(-self._stop // self._batch)
+
+    def _first_batch(self, worker: tuple[int, int]) -> int:
+        """The position at which a worker's iteration starts."""
+        if self._is_used_copy:
+            self._next = int(self._shared[0])
+        position, owner = self._place if self._is_loaded else (self._next, None)
+        if owner not in (None, worker):
+            raise ValueError(
+                f"this state is worker {owner}'s, and this is worker {worker}: "
+                "resume with the number of workers with which it was saved"
+            )
+        self._is_loaded = False
+        return position if owner else position + worker[0] * self._batch
+
+    def __iter__(self) -> Iterator[Sample]:
+        info = get_worker_info()
+        worker = (info.id, info.num_workers) if info else (0, 1)
+        position = self._first_batch(worker)
+        self._stand_at(position, worker)
+        self._shared[1] = self._is_used_copy = info is not None
+        return self._batches(position, worker)
+
+    def _batches(self, position: int, worker: tuple[int, int]) -> Iterator[Sample]:
+        step = worker[1] * self._batch
+        options = RingOptions(self._num_threads, _RING, False, torch.device("cpu"))
+        source = LocalSource(self._view.reader, self._order().samples)
+        ring = Ring(source, self._cuts(position, step), self._batch, options)
+        try:
+            while (batch := ring.next_batch()) is not None:
+                sample = self._own(batch)
+                position = self._clamp(position + step)
+                self._stand_at(position, worker)
+                yield sample
+        finally:
+            ring.close()
+        self._stand_at(0, (0, 1))
+
+    def _stand_at(self, position: int, worker: tuple[int, int]) -> None:
+        self._place = position, worker if worker[1] > 1 else None
+        if get_worker_info() is None:
+            self._move(position)
+
+    def _move(self, position: int) -> None:
+        self._next = position
+        self._shared[0] = position
+        self._shared[1] = 0
+
+    def _clamp(self, position: int) -> int:
+        """The last batch may be smaller: nothing after it is consumed."""
+        return position if self._stop is None else min(position, self._stop)
+
+    def _cuts(self, first: int, step: int) -> Iterator[tuple[int, int]]:
+        position = first
+        while self._stop is None or position < self._stop:
+            left = self._batch if self._stop is None else self._stop - position
+            yield position, min(self._batch, left)
+            position += step
+
+    def _own(self, batch: Batch) -> Sample:
+        """A copy: the next batch overwrites this one's tensors."""
+        sample = {name: array.clone() for name, array in batch.arrays.items()}
+        sample["positions"] = batch.positions.clone()
+        sample["sample_ids"] = batch.sample_ids.clone()
+        if self._view.classes:
+            sample["labels"] = self._view.labels_of(batch.sample_ids.tolist())
+        return sample
+
+    def state_dict(self, num_batches: int | None = None) -> dict[str, Any]:
+        """Where the stream stands, JSON-ready.
+
+        Args:
+            num_batches: batches that workers have handed out in this iteration; without workers
+                the stream counts by itself.
+
+        Raises:
+            ValueError: workers have read, and it is not said how many batches were taken.
+        """
+        if num_batches is None and self._shared[1] and get_worker_info() is None:
+            raise ValueError(
+                "workers of a DataLoader have read ahead of what was taken of this stream: say how "
+                "many batches were, stream.state_dict(num_batches=N)"
+            )
+        position, worker = self._place
+        consumed = self._clamp(position + (num_batches or 0) * self._batch)
+        state = {"consumed": consumed, **self._definition()}
+        return state | ({"worker": [*worker, self._batch, self._stop]} if worker else {})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after the batches that were taken before `state`, from the next iteration on.
+
+        In batches of another size and for other epochs too, unless a worker saved the state.
+
+        Raises:
+            ValueError: the state belongs to another order or other shards, and what differs is
+                named; or to a worker with batches of another size or other epochs.
+        """
+        consumed = consumed_of(state, self._definition())
+        saved = state.get("worker")
+        number, count, batch, stop = saved or (0, 1, self._batch, self._stop)
+        if (batch, stop) != (self._batch, self._stop):
+            raise ValueError(
+                f"this state is a worker's with batches of {batch}, these are of {self._batch}; or "
+                f"its epochs end at {stop} and these at {self._stop}"
+            )
+        self._place = consumed, (number, count) if saved else None
+        self._is_loaded = True
+        if get_worker_info() is None and not saved:
+            self._move(consumed)
+
+    def _definition(self) -> dict[str, Any]:
+        view = self._view
+        return describe_order(view.reader, self._order(), self._seed, self._window, view.subset)
