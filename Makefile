@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-seeds table1 table2 test test-slow check clean-demo
+.PHONY: help env demo demo-seeds table1 table2 test test-slow test-toolboxes check clean-demo
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,19 @@ test: check ## the suite, about 15 minutes on 2 cores
 
 test-slow: env ## what takes longer: many kills, seeds
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --timeout 3600
+
+TOOLBOXES := .venv-toolboxes
+
+$(TOOLBOXES)/.installed: constraints-toolboxes.txt
+	$(PYTHON) -m venv $(TOOLBOXES)
+	$(TOOLBOXES)/bin/pip install --disable-pip-version-check \
+		--constraint constraints-toolboxes.txt --editable ".[encoder]" \
+		pytest pytest-timeout terratorch timm torch torchgeo torchvision
+	touch $@
+
+# Apart, because TerraTorch brings a hundred packages, some in versions that others here refuse.
+test-toolboxes: $(TOOLBOXES)/.installed ## the encoder in the real torchgeo and TerraTorch
+	OMP_NUM_THREADS=1 $(TOOLBOXES)/bin/pytest tests/toolboxes
 
 # The demo: every step says so and returns at once when its result is there already.
 DEMO := demo

@@ -5,7 +5,7 @@ The models behave as timm's vision transformers do: normalised images in, `forwa
 """
 
 # B batch, C channels of all sensors, H x W pixels, N tokens of all sensors, D width
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from fusmae.model.attention import layer_norm
 from fusmae.model.encoder import FusMAEEncoder
 from fusmae.model.features import PretrainedEncoder, load_encoder
 from fusmae.model.levels import run_with_levels
+from fusmae.model.pretrained import EncoderCard
 from fusmae.torchvision_repair import repair_torchvision
 
 repair_torchvision()
@@ -156,30 +157,55 @@ def _create(preset: str, pretrained: bool, **options: Any) -> nn.Module:
             f"fusmae_{preset} has no weights of its own: give encoder='RUN/encoder' or "
             "encoder='hf://owner/name'"
         )
-    options.setdefault("global_pool", "avg")
-    told: dict[str, Any] = {"architecture": f"fusmae_{preset}", "num_classes": 0}
     if source is None:
         config = _config(preset, options)
         encoder = FusMAEEncoder(config, options.pop("channels", None) or _CHANNELS)
-    else:
-        loaded = load_encoder(source)
-        config, encoder = _check_loaded(loaded, preset, options), loaded.encoder
-        card = loaded.card
-        for name, numbers in (("mean", card.mean), ("std", card.std)):
-            told[name] = tuple(value for sensor in card.bands for value in numbers[sensor])
-    size = (config.image_px, config.image_px)
+        return build_model(f"fusmae_{preset}", encoder, None, options)
+    loaded = load_encoder(source)
+    _check_loaded(loaded, preset, options)
+    return build_model(f"fusmae_{preset}", loaded.encoder, loaded.card, options)
+
+
+def build_model(
+    name: str, encoder: FusMAEEncoder, card: EncoderCard | None, options: dict[str, Any]
+) -> nn.Module:
+    """An encoder as the timm model `name`; `options` as in `fusmae_base`, less the encoder's shape.
+
+    Raises:
+        ValueError: one stack of channels cannot hold the sensors.
+    """
+    config = encoder.config
+    if config.sensors:
+        raise ValueError(
+            f"sensors {', '.join(config.sensors)} of this encoder have tokens of their own size or "
+            "are class maps, which one stack of channels cannot hold: use fusmae.load_encoder"
+        )
+    options.setdefault("global_pool", "avg")
     # timm would cut an eighth of an image away.
-    told |= {"input_size": (sum(encoder.channels.values()), *size), "crop_pct": 1.0}
+    told: dict[str, Any] = {
+        "architecture": name,
+        "num_classes": 0,
+        "input_size": (sum(encoder.channels.values()), config.image_px, config.image_px),
+        "crop_pct": 1.0,
+    }
+    if card:
+        told["mean"] = in_channel_order(card, card.mean)
+        told["std"] = in_channel_order(card, card.std)
     told.update(options.pop("pretrained_cfg", None) or {})
     built: nn.Module = build_model_with_cfg(
         _maker(encoder),
-        f"fusmae_{preset}",
+        name,
         pretrained=False,
         pretrained_cfg=told,
         feature_cfg={"feature_cls": "getter", "out_indices": 4},
         **options,
     )
     return built
+
+
+def in_channel_order(card: EncoderCard, by_sensor: Mapping[str, Sequence[Any]]) -> tuple[Any, ...]:
+    """One value a band, by sensor, as the channels of one stacked image."""
+    return tuple(value for sensor in card.bands for value in by_sensor[sensor])
 
 
 def _maker(encoder: FusMAEEncoder) -> Callable[..., FusMAEModel]:
@@ -214,22 +240,13 @@ def _config(preset: str, options: dict[str, Any]) -> ModelConfig:
     return ModelConfig(preset=preset, **kept)  # type: ignore[arg-type]
 
 
-def _check_loaded(
-    loaded: PretrainedEncoder, preset: str, options: Mapping[str, Any]
-) -> ModelConfig:
-    """The shape of an export, if it is what is asked for and one image of channels can hold it."""
-    model = loaded.card.model
+def _check_loaded(loaded: PretrainedEncoder, preset: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that an export answers itself, and one of another preset."""
     given = [name for name in ("channels", "img_size", "patch_size", "fusion") if name in options]
     if given:
         raise ValueError(f"the encoder itself says its {', '.join(given)}: leave them out")
-    if model.preset != preset:
-        raise ValueError(f"this encoder is fusmae_{model.preset}, not fusmae_{preset}")
-    if model.sensors:
-        raise ValueError(
-            f"sensors {', '.join(model.sensors)} of this encoder have tokens of their own size or "
-            "are class maps, which one stack of channels cannot hold: use fusmae.load_encoder"
-        )
-    return model
+    if loaded.card.model.preset != preset:
+        raise ValueError(f"this encoder is fusmae_{loaded.card.model.preset}, not fusmae_{preset}")
 
 
 @register_model  # type: ignore[untyped-decorator]

@@ -117,8 +117,6 @@ class FusMAEEncoder(nn.Module):
         self.members: dict[str, tuple[str, ...]] = {sensor: (sensor,) for sensor in channels}
         if config.fusion == "stack":
             self.members = {STACK: tuple(channels)}
-        side = config.image_px // config.patch_px
-        self.positions = SinCosPositions(side, side, config.width)
         self.patch_embed = nn.ModuleDict(
             {
                 name: PatchEmbedding(
@@ -129,6 +127,8 @@ class FusMAEEncoder(nn.Module):
                 for name, sensors in self.members.items()
             }
         )
+        side = config.image_px // config.patch_px
+        self.positions = SinCosPositions(side, side, config.width)
         self.xattn: XAttnEncoder | None = None
         if config.fusion == "late":
             self.late = nn.ModuleDict({sensor: SensorEncoder(config) for sensor in channels})

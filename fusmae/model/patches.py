@@ -72,6 +72,11 @@ class PatchEmbedding(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
         nn.init.xavier_uniform_(self.weight.view(width, -1))
 
+    @property
+    def in_channels(self) -> int:
+        """C, under the name by which torchgeo asks a model's first layer, as of a Conv2d."""
+        return self.weight.shape[1]
+
     def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
         """Embeddings without positions, (B, K, D), of the `visible` (B, K) or of all tokens.
 
