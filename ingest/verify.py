@@ -87,10 +87,23 @@ def verify(
     for problem in problems:
         click.echo(problem, err=True)
     if problems:
-        raise ValueError(f"{dataset} has {len(problems)} problem(s), listed above")
+        num = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+        raise ValueError(f"{dataset} has {num}, listed above{_advice(store, manifest, problems)}")
     total = sum(split.num_samples for split in manifest.splits.values())
     compared = f", {len(check.places(total)):,} compared with their sources" if check else ""
     click.echo(f"{dataset}: {total:,} samples verified{compared}")
+
+
+def _advice(store: Store, manifest: Manifest, problems: Sequence[str]) -> str:
+    """How to mend files, where some are damaged or missing."""
+    named = {problem.partition(": ")[0] for problem in problems}
+    paths = (MANIFEST_NAME, *(file.path for file in all_files(manifest)))
+    if not any(f"{store}/{path}" in named for path in paths):
+        return ""
+    return (
+        "; to mend it, remove the damaged files and give the command that made the dataset again: "
+        "it makes what is missing, the same to the byte"
+    )
 
 
 def find_problems(

@@ -145,6 +145,18 @@ def test_a_complete_dataset_is_told_without_unpacking(packed, tables, complete, 
     assert all(path.suffix == ".json" for path in before)
 
 
+def test_a_complete_dataset_that_lost_a_shard_is_mended(packed, tables, complete, ingest):
+    shard = next(complete.glob("shards/test/*.tar"))
+    data = shard.read_bytes()
+    shard.unlink()
+    args = (*v2(packed), *metadata(tables), "--out", complete)
+    assert "split: 'v2' then" in ingest(*args, "--split", "google").error
+    told = ingest(*args)
+    assert told.code == 0 and f"{complete}: mended" in told.out, told.err
+    assert shard.read_bytes() == data
+    assert "no archive was unpacked again" in ingest(*args).out
+
+
 @pytest.mark.parametrize(
     ("extra", "difference"),
     [

@@ -12,7 +12,7 @@ import rasterio
 
 from fusmae.manifest import read_manifest
 from fusmae.sample import decode
-from fusmae_ingest import cli, dataset
+from fusmae_ingest import cli, dataset, rounds
 from fusmae_ingest.plan import plan_blocks
 
 OPTIONS = ("--samples-per-shard", 4, "--format", "shards", "--format", "zarr")
@@ -179,8 +179,8 @@ def test_notes_and_blocks_beside_a_broken_plan_are_not_used(
 
 def test_max_bad_allows_exactly_the_share_that_it_says():
     for num_bad, total in ((29, 100), (7, 1000), (57, 100)):
-        assert dataset._allowed(total, dataset.Tolerance(True, num_bad / total)) == num_bad
-    assert dataset._allowed(1000, dataset.Tolerance(True, 0.0289)) == 28
+        assert rounds.allowed(total, rounds.Tolerance(True, num_bad / total)) == num_bad
+    assert rounds.allowed(1000, rounds.Tolerance(True, 0.0289)) == 28
 
 
 def test_a_dataset_that_does_not_say_how_it_was_made_is_refused(
