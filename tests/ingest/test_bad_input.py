@@ -130,12 +130,20 @@ def test_swapped_paths(archive, fusmae_ingest, tmp_path):
     s2, s1 = archive / "BigEarthNet-S1-v1.0", archive / "BigEarthNet-v1.0"
     result = fusmae_ingest("bigearthnet", "--s2", s2, "--s1", s1, "--out", tmp_path / "d")
     assert result.returncode == 1 and not (tmp_path / "d").exists()
-    assert result.stderr.count("\n") == 1 and "--s1 and --s2 are swapped" in result.stderr
+    assert result.stderr.count("\n") == 1 and "are --s2 and --s1 swapped?" in result.stderr
 
 
 def test_the_archives_parent_instead_of_its_folders(archive, fusmae_ingest, tmp_path):
-    result = fusmae_ingest("bigearthnet", "--s2", archive, "--s1", archive, "--out", tmp_path / "d")
+    s1 = archive / "BigEarthNet-S1-v1.0"
+    result = fusmae_ingest("bigearthnet", "--s2", archive, "--s1", s1, "--out", tmp_path / "d")
     assert result.returncode == 1 and "give one of these folders" in result.stderr
+
+
+def test_one_archive_for_both_sensors(archive, fusmae_ingest, tmp_path):
+    s2 = archive / "BigEarthNet-v1.0"
+    args = ("--s2", s2, "--s1", f"{s2}/../{s2.name}", "--out", tmp_path / "d")
+    result = fusmae_ingest("bigearthnet", *args)
+    assert result.returncode == 1 and "--s2 and --s1 are both " in result.stderr
 
 
 def test_missing_folder_and_unknown_option(archive, fusmae_ingest, paths, tmp_path):

@@ -236,12 +236,17 @@ def test_no_path_of_this_machine_is_in_the_dataset(complete, packed, tables):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"--s2": "v1-s1", "--s1": "v1-s2"}, "v1-s1.tar.gz holds S1 folders: --s1 and --s2 are"),
-        ({"--s2": "v2-s1", "--s1": "v2-s2"}, "v2-s1.tar.zst holds S1 folders: --s1 and --s2 are"),
+        ({"--s2": "v1-s1", "--s1": "v1-s2"}, "v1-s1.tar.gz holds S1 folders: give the S2 archive"),
+        ({"--s2": "v2-s1", "--s1": "v2-s2"}, "or are --s2 and --s1 swapped?"),
         ({"--s2": "v1-s2", "--s1": "v2-s1"}, "BigEarthNet v1, but --s1 "),
         ({"--s2": "v2-s2", "--s1": "v1-s1"}, "BigEarthNet v2, but --s1 "),
         ({"--s2": "v2-maps", "--s1": "v2-s1"}, "v2-maps.tar.zst holds reference maps: "),
-        ({"--s2": "v2-s2", "--s1": "v2-s1", "--maps": "v2-s2"}, "--maps and --s2 are swapped"),
+        ({"--s2": "v2-s2", "--s1": "v2-s1", "--maps": "v2-s2"}, "--s2 and --maps are both "),
+        (
+            {"--s2": "v2-maps", "--s1": "v2-s1", "--maps": "v2-s2"},
+            "or are --s2 and --maps swapped?",
+        ),
+        ({"--s2": "v1-s2", "--s1": "v2-s2"}, "v2-s2.tar.zst holds S2 folders: give the S1 archive"),
         ({"--s2": "v1-s2", "--s1": "v1-s1", "--maps": "v2-maps"}, "these archives are v1"),
         ({"--s2": "v2-s2", "--s1": "v2-s1"}, "give --metadata"),
         ({"--s2": "v2-s2", "--s1": "nowhere"}, "nowhere: No such file"),
@@ -255,6 +260,39 @@ def test_archives_that_do_not_go_together_are_refused_unopened(
     told = [w for o, name in given.items() for w in (o, packed.get(name, tmp_path / name))]
     assert message in ingest("bigearthnet", *told, "--out", tmp_path / "d").error
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_tables_that_do_not_list_the_first_patches_are_refused_before_unpacking(
+    packed, tables, ingest, tmp_path
+):
+    """Both tables of another archive, one twice, and each of the two alone."""
+    for table in tables:
+        shutil.copy(table, tmp_path)
+    copies = [tmp_path / table.name for table in tables]
+    for copy in copies:
+        table = pandas.read_parquet(copy)
+        table["patch_id"] = [name.replace("MSIL2A_20", "MSIL2A_30") for name in table.patch_id]
+        table.to_parquet(copy)
+    spool = tmp_path / "d.spool"
+    for given, message in (
+        (copies, "are the tables those of this archive?"),
+        ([tables[0], tables[1], tables[0]], f"--metadata {tables[0]} is given twice: give "),
+        ([copies[0]], "is a second one: give it too"),
+        ([copies[1]], "has snow, cloud or shadow only: give metadata.parquet too"),
+    ):
+        assert message in ingest(*v2(packed), *metadata(given), "--out", tmp_path / "d").error
+        assert not spool.exists()
+    assert tables[0].name == "metadata.parquet"
+    shutil.copy(tables[0], tmp_path / "renamed")
+    given = metadata([*tables, tmp_path / "renamed"])
+    message = f"renamed is the same as {tables[0]}: give "
+    assert message in ingest(*v2(packed), *given, "--out", tmp_path / "d").error
+
+
+def test_one_archive_given_for_two_sensors_is_said(packed, ingest, tmp_path):
+    args = ("--s2", packed["v1-s2"], "--s1", packed["v1-s2"], "--out", tmp_path / "d")
+    message = f"--s2 and --s1 are both {packed['v1-s2']}: give each its own archive"
+    assert message in ingest("bigearthnet", *args).error
 
 
 @pytest.mark.parametrize("plain", ["--s2", "--s1"])

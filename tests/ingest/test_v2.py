@@ -121,7 +121,11 @@ def test_without_tables_or_with_too_few_the_missing_one_is_named(
     assert bare.returncode == 1 and "give --metadata" in bare.stderr
     first = ("--metadata", archive_v2 / "metadata.parquet")
     one = fusmae_ingest("bigearthnet", *paths(archive_v2), *first, "--out", tmp_path / "d")
-    assert one.returncode == 1 and "the table of patches with snow" in one.stderr
+    assert one.returncode == 1 and "is a second one: give it too" in one.stderr
+    second = archive_v2 / "metadata_for_patches_with_snow_cloud_or_shadow.parquet"
+    args = ("--metadata", second, "--out", tmp_path / "d")
+    other = fusmae_ingest("bigearthnet", *paths(archive_v2), *args)
+    assert other.returncode == 1 and "only: give metadata.parquet too" in other.stderr
 
 
 def test_a_broken_row_and_an_absent_folder_are_said(archive_v2, fusmae_ingest, paths, tmp_path):
@@ -188,7 +192,8 @@ def test_a_patch_that_is_there_twice_is_refused_by_name(
     pandas.concat([table, table[5:6]]).to_parquet(tmp_path / "t.parquet")
     args = ("bigearthnet", *paths(archive_v2), "--metadata", tmp_path / "t.parquet")
     in_one = fusmae_ingest(*args, "--out", tmp_path / "d")
-    more = ("--metadata", archive_v2 / "metadata.parquet")
+    table[5:6].to_parquet(tmp_path / "more.parquet")
+    more = ("--metadata", tmp_path / "more.parquet")
     in_two = fusmae_ingest(*arguments, *more, "--out", tmp_path / "d")
     assert in_one.returncode == in_two.returncode == 1
     assert f"{table.patch_id[5]} is in two rows" in in_one.stderr
