@@ -4,6 +4,7 @@ Unpacking takes an hour and tens of GB; a wrong path, a swapped archive or a tab
 column shows in the first of its bytes.
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,14 +128,26 @@ def _look_inside(archives: dict[str, Path], first: dict[str, list[str]]) -> str 
     return s2
 
 
+def first_kinds(path: Path) -> set[str]:
+    """`--s2`, `--s1`, `--maps`: whose files the first ones are in an archive or its folder.
+
+    Raises:
+        ValueError: an archive is damaged or none.
+    """
+    if path.is_file():
+        files = first_files(path)
+    else:
+        tifs = (tif for depth in ("*/*.tif", "*/*/*.tif") for tif in path.glob(depth))
+        files = [str(tif.relative_to(path.parent)) for tif in itertools.islice(tifs, 1)]
+    return {kind[0] for file in files if (kind := file_kind(file))}
+
+
 def _version_of_folder(option: str, path: Path) -> str | None:
     archive = FolderArchive(path, option)
     if option != "--maps":
         return version_inside(option, archive)
     archive.names()
-    first = next((str(p.relative_to(path.parent)) for p in path.glob("*/*/*.tif")), "")
-    if kind := file_kind(first):
-        _refuse_other_kind(option, path, {kind[0]})
+    _refuse_other_kind(option, path, first_kinds(path))
     return "v2"
 
 
