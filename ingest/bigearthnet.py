@@ -12,7 +12,7 @@ from fusmae.sensors import BIGEARTHNET_ARRAYS, CLC_MAP
 from fusmae.splits import SPLITS
 
 from . import plan
-from .archive_note import describe, read_note, write_note
+from .archive_note import describe, is_noted, read_note, write_note
 from .archives import (
     SOURCE_PATH,
     Spooling,
@@ -164,7 +164,7 @@ def _is_complete(
         return False
     store = open_store(options.out)
     noted, now = read_note(spooling.folder, store), describe(asked.archives)
-    if noted and now not in noted:
+    if noted and not is_noted(noted, now):
         refuse_other_plan(store, {k: told for k, told in noted[-1].items() if k in now}, now)
     return True
 

@@ -130,18 +130,58 @@ def plan_of(store: Store, manifest: Manifest) -> dict[str, Any]:
     return plan
 
 
+# What the plan calls the options. What it says beyond them follows from the options and archives.
+_OPTIONS = {
+    "split": "--split",
+    "exclude": "--exclude",
+    "limit": "--limit",
+    "seed": "--seed",
+    "formats": "--format",
+    "samples_per_shard": "--samples-per-shard",
+    "maps": "--maps",
+    "lc": "land cover (--no-lc)",
+    "metadata": "--metadata",
+    "split_lists": "--split-lists",
+    "--s2": "--s2",
+    "--s1": "--s1",
+    "--maps": "--maps",
+    "name": "archive",
+    "num_samples": "samples in all",
+}
+# Of these the plan keeps a digest, which tells a reader nothing.
+_DIGESTS = ("metadata", "split_lists")
+
+
 def refuse_other_plan(store: Store, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raises ValueError: a choice differs; each that does is named with both values.
+    """Raises ValueError: a choice differs; each option that does is named with both values.
 
     What `old` does not name was not recorded when it was written, and is not compared.
     """
-    differing = sorted(key for key in old if old[key] != new.get(key))
-    if differing:
-        changes = ", ".join(f"{k}: {old[k]!r} then, {new.get(k)!r} now" for k in differing)
-        raise ValueError(
-            f"--out {store} was begun with other options ({changes}): "
-            "use the same options to go on, or a new folder"
-        )
+    differing = [key for key in old if old[key] != new.get(key)]
+    if not differing:
+        return
+    named = [key for key in _OPTIONS if key in differing]
+    # Where an option differs, the number of samples mostly does too.
+    options = [key for key in named if key != "num_samples"] or named
+    changes = ", ".join(
+        f"{_OPTIONS[key]}: {_in_words(key, old[key])} then, {_in_words(key, new.get(key))} now"
+        for key in options
+    )
+    changes = changes or "the archives, or what tables say of their samples, are others now"
+    raise ValueError(
+        f"--out {store} was begun with other options or archives ({changes}): use the same to go "
+        "on, or a new folder"
+    )
+
+
+def _in_words(key: str, value: Any) -> str:
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return "with" if value else "without"
+    if key in _DIGESTS:
+        return f"contents {'+'.join(value) if isinstance(value, list) else value}"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def refuse_quarantine(store: Store, manifest: Manifest, tolerance: Tolerance) -> None:

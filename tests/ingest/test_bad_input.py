@@ -1,6 +1,7 @@
 """Bad input: one line that names the file and says what to do; nothing looks complete."""
 
 import os
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 import rasterio
 
+from fusmae_ingest.dataset import refuse_other_plan
 from fusmae_ingest.geotiff import read_raster
+from fusmae_ingest.storage import LocalStore
 
 
 @pytest.fixture
@@ -181,9 +184,21 @@ def test_other_options_on_the_same_output_are_refused_with_the_difference(
     args = ("bigearthnet", *paths(archive), "--out", tmp_path / "d")
     assert fusmae_ingest(*args).returncode == 0
     result = fusmae_ingest(*args, "--seed", 5)
-    assert result.returncode == 1 and "seed: 0 then, 5 now" in result.stderr
+    assert result.returncode == 1 and "--seed: 0 then, 5 now" in result.stderr
     again = fusmae_ingest(*args)
     assert again.returncode == 0 and "already complete" in again.stdout
+
+
+def test_other_archives_are_told_without_digests(tmp_path):
+    old = {"seed": 0, "samples": "ab12", "facts": "cd34", "num_samples": 7}
+    store = LocalStore(str(tmp_path))
+    for new, told in (
+        ({"facts": "ef56"}, "(the archives, or what tables say of their samples, are others now)"),
+        ({"samples": "ef56", "num_samples": 5}, "(samples in all: 7 then, 5 now)"),
+        ({"num_samples": 5, "seed": 1}, "(--seed: 0 then, 1 now)"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(told)):
+            refuse_other_plan(store, old, old | new)
 
 
 def test_an_output_that_cannot_be_written(archive, fusmae_ingest, paths):

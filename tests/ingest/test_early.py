@@ -150,7 +150,7 @@ def test_a_complete_dataset_that_lost_a_shard_is_mended(packed, tables, complete
     data = shard.read_bytes()
     shard.unlink()
     args = (*v2(packed), *metadata(tables), "--out", complete)
-    assert "split: 'v2' then" in ingest(*args, "--split", "google").error
+    assert "--split: v2 then" in ingest(*args, "--split", "google").error
     told = ingest(*args)
     assert told.code == 0 and f"{complete}: mended" in told.out, told.err
     assert shard.read_bytes() == data
@@ -160,9 +160,13 @@ def test_a_complete_dataset_that_lost_a_shard_is_mended(packed, tables, complete
 @pytest.mark.parametrize(
     ("extra", "difference"),
     [
-        (["--split", "google"], "split: 'v2' then, 'google' now"),
-        (["--exclude", "snow"], "exclude: [] then, ['snow'] now"),
-        (["--limit", 5], "limit: None then, 5 now"),
+        (["--split", "google"], "(--split: v2 then, google now)"),
+        (["--exclude", "snow"], "(--exclude: none then, snow now)"),
+        (["--limit", 5], "(--limit: none then, 5 now)"),
+        (
+            ["--format", "zarr", "--seed", 3],
+            "(--seed: 0 then, 3 now, --format: shards then, zarr now)",
+        ),
     ],
 )
 def test_other_options_than_a_complete_datasets_are_refused(
@@ -182,12 +186,12 @@ def test_other_tables_and_lists_than_a_complete_datasets_are_refused(
     packed, tables, complete, ingest, lists, tmp_path
 ):
     told = ingest(*v2(packed), *metadata(tables), "--out", complete, "--split-lists", lists)
-    assert "split_lists: None then, " in told.error
+    assert "(--split-lists: none then, contents " in told.error
     table = pandas.read_parquet(tables[0])
     table["country"] = "Nowhere"
     table.to_parquet(tmp_path / tables[0].name)
     told = ingest(*v2(packed), *metadata([tmp_path / tables[0].name, tables[1]]), "--out", complete)
-    assert "(metadata: [" in told.error and " then, [" in told.error
+    assert "(--metadata: contents " in told.error and " then, contents " in told.error
     shutil.copy(tables[0], tmp_path / "renamed")
     told = ingest(*v2(packed), *metadata([tmp_path / "renamed", tables[1]]), "--out", complete)
     assert told.code == 0
@@ -200,12 +204,19 @@ def test_other_archives_than_a_complete_datasets_are_refused(
     args = ["bigearthnet", "--s2", packed["v2-s2"], "--s1", s1, *metadata(tables)]
     told = ingest(*args, "--out", complete)
     then, now = packed["v2-s1"].stat().st_size, s1.stat().st_size
-    difference = f"--s1: 'v2-s1.tar.zst, {then:,} bytes' then, 'v2-s1.tar.gz, {now:,} bytes' now"
+    difference = f"--s1: v2-s1.tar.zst, {then:,} bytes then, v2-s1.tar.gz, {now:,} bytes now"
     assert difference in told.error
     args = ["bigearthnet", "--s2", packed["v1-s2"], "--s1", packed["v1-s1"]]
     told = ingest(*args, "--out", complete)
-    assert "name: 'simulated-bigearthnet-v2' then, 'bigearthnet-v1' now" in told.error
+    assert "archive: simulated-bigearthnet-v2 then, bigearthnet-v1 now" in told.error
     assert not list(complete.with_name("d.spool").rglob("*.tar*"))
+
+
+def test_an_archive_that_was_renamed_is_the_same(packed, tables, complete, ingest, tmp_path):
+    s1 = shutil.copy(packed["v2-s1"], tmp_path / "BigEarthNet-S1-copy.tar.zst")
+    args = ["bigearthnet", "--s2", packed["v2-s2"], "--s1", s1, *metadata(tables)]
+    told = ingest(*args, "--out", complete)
+    assert told.code == 0 and "no archive was unpacked again" in told.out
 
 
 def test_what_an_older_dataset_has_no_record_of_is_not_compared(
@@ -220,7 +231,7 @@ def test_what_an_older_dataset_has_no_record_of_is_not_compared(
     args = (*v2(packed), *metadata(tables), "--out", complete)
     told = ingest(*args, "--split-lists", lists)
     assert told.code == 0 and "no archive was unpacked again" in told.out
-    assert "num_samples: 24 then, 5 now" in ingest(*args, "--limit", 5).error
+    assert "(samples in all: 24 then, 5 now)" in ingest(*args, "--limit", 5).error
 
 
 def test_no_path_of_this_machine_is_in_the_dataset(complete, packed, tables):
