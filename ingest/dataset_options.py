@@ -16,6 +16,7 @@ from .progress import LongWork
 from .request import Request
 from .rounds import Tolerance
 from .storage import Store, manifest_of, open_store
+from .wording import counted
 
 
 @dataclass(frozen=True)
@@ -177,14 +178,13 @@ def make_dataset(request: Request, options: DatasetOptions, num_left_out: int) -
     run = executor(options.workers, options.scheduler)
     with LongWork("Converting") as progress:
         manifest = build(store, request, run, progress.update, tolerance)
-    num_samples = sum(split.num_samples for split in manifest.splits.values())
-    num_bad = len(request.split_of) - num_samples
+    num_bad = len(request.split_of) - sum(s.num_samples for s in manifest.splits.values())
     click.echo(
-        f"{options.out}: {state}, {num_samples:,} samples; left out: {num_left_out:,} by options, "
-        f"{num_bad:,} bad ones"
+        f"{options.out}: {state}, {contents_told(manifest)}; left out: {num_left_out:,} by "
+        f"options, {num_bad:,} as bad"
     )
     if num_bad:
-        click.echo(f"What is bad about them: {options.out}/quarantine.jsonl")
+        click.echo(f"What is bad: {options.out}/quarantine.jsonl")
     click.echo(f"Check it with: fusmae-ingest verify {options.out}")
 
 
@@ -203,3 +203,11 @@ def _state_told(store: Store) -> str:
         err=True,
     )
     return "mended"
+
+
+def contents_told(manifest: Manifest) -> str:
+    """Such as `24 samples in 3 shards`."""
+    splits = manifest.splits.values()
+    samples = counted(sum(split.num_samples for split in splits), "sample")
+    num_shards = sum(len(split.shards) for split in splits)
+    return f"{samples} in {counted(num_shards, 'shard')}" if num_shards else samples

@@ -140,7 +140,9 @@ def test_a_complete_dataset_is_told_without_unpacking(packed, tables, complete, 
     before = sorted(complete.with_name("d.spool").rglob("*"))
     for given in (tables, tables[::-1]):
         told = ingest(*v2(packed), *metadata(given), "--out", complete)
-        assert told.code == 0 and "no archive was unpacked again" in told.out
+        assert told.code == 0
+        told_whole = "already complete, 24 samples in 3 shards; no archive was unpacked again"
+        assert told.out == f"{complete}: {told_whole}\n"
     assert sorted(complete.with_name("d.spool").rglob("*")) == before
     assert all(path.suffix == ".json" for path in before)
 
@@ -486,7 +488,10 @@ def test_the_md5_of_each_archive_is_told(packed, ingest, tmp_path, monkeypatch):
     unchecked = f"{s1}: md5 not checked: {s1.name} is not the name of a published archive"
     assert unchecked in told.out.splitlines()
     told = ingest(*args[:-2], tmp_path / "e", "--spool", tmp_path / "d.spool", "--any-archive")
-    assert f"{s2}: md5 not checked: not asked for" in told.out.splitlines()
+    assert (
+        f"{s2}: md5 not compared with the publisher's: this run takes any archive"
+        in told.out.splitlines()
+    )
 
 
 def test_what_another_run_uses_is_kept_and_goes_with_the_last(packed, ingest, tmp_path):
@@ -505,6 +510,22 @@ def test_what_another_run_uses_is_kept_and_goes_with_the_last(packed, ingest, tm
         assert not (spool / "s1").exists()
     assert ingest(*args, "--out", tmp_path / "f").code == 0
     assert not list(spool.rglob("*.tar"))
+
+
+def test_what_stays_beside_the_dataset_is_told(packed, archive_v1, paths, ingest, tmp_path):
+    s2, s1 = packed["v1-s2"], packed["v1-s1"]
+    tar = pack(archive_v1 / "BigEarthNet-v1.0", tmp_path / "s2.tar")
+    kept = {
+        ("a", ("--s2", s2, "--s1", s1)): "a note on the archives",
+        ("b", ("--s2", tar, "--s1", s1)): "a note on the archives and indexes",
+        ("c", ("--s2", s2, "--s1", s1, "--keep-spool")): "what was unpacked",
+    }
+    for (name, args), what in kept.items():
+        told = ingest("bigearthnet", *args, "--out", tmp_path / name)
+        line = f"{tmp_path / name}.spool keeps {what} for the next run; it may be removed"
+        assert told.code == 0 and line in told.out.splitlines()
+    told = ingest("bigearthnet", *paths(archive_v1), "--out", tmp_path / "d")
+    assert "spool" not in told.out and not (tmp_path / "d.spool").exists()
 
 
 def test_a_run_that_fails_after_unpacking_says_what_is_kept_and_the_next_uses_it(

@@ -55,7 +55,7 @@ def made(spoilt, fusmae_ingest, paths, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("made") / "dataset"
     result = fusmae_ingest("bigearthnet", *paths(spoilt[0]), "--out", out, *OPTIONS, *TOLERANT)
     assert result.returncode == 0, result.stderr
-    assert "5 bad ones" in result.stdout and "quarantine.jsonl" in result.stdout
+    assert "5 as bad" in result.stdout and "quarantine.jsonl" in result.stdout
     return out
 
 
@@ -158,7 +158,7 @@ def test_mended_files_come_back_without_quarantine_too(
     shutil.copytree(archive_v1, archive, dirs_exist_ok=True)
     result = fusmae_ingest(*args, *paths(archive))
     assert result.returncode == 0, result.stderr
-    assert "24 samples; left out: 0 by options, 0 bad ones" in result.stdout
+    assert "; left out: 0 by options, 0 as bad" in result.stdout
     whole = (*args[:2], tmp_path / "whole", *args[3:], *paths(archive_v1))
     assert fusmae_ingest(*whole).returncode == 0
     assert tree(tmp_path / "d") == tree(tmp_path / "whole")
