@@ -24,6 +24,19 @@ def describe(archives: dict[str, Path]) -> dict[str, str]:
     }
 
 
+def is_noted(noted: list[dict[str, str]], now: dict[str, str]) -> bool:
+    """Whether archives of these sizes were noted together; a name may have changed since.
+
+    Archives of many GB that have the same number of bytes are the same, as far as goes without
+    reading them.
+    """
+    return any(_sizes(told) == _sizes(now) for told in noted)
+
+
+def _sizes(told: dict[str, str]) -> dict[str, str]:
+    return {option: text.rpartition(", ")[2] for option, text in told.items()}
+
+
 def write_note(folder: Path, dataset: Store, archives: dict[str, Path]) -> None:
     """Note the archives of a finished dataset in `folder`; none where they were folders."""
     told, noted = describe(archives), read_note(folder, dataset)

@@ -187,8 +187,8 @@ def _md5_told(path: Path, made: Spool) -> str:
         return f"{path}: md5 as published"
     if path.name not in PUBLISHED_MD5:
         return f"{path}: md5 not checked: {path.name} is not the name of a published archive"
-    why = "it is no longer compressed" if made.md5 is None else "not asked for"
-    return f"{path}: md5 not checked: {why}"
+    why = "it is not compressed" if made.md5 is None else "this run takes any archive"
+    return f"{path}: md5 not compared with the publisher's: {why}"
 
 
 def open_kept(path: Path, spooling: Spooling) -> Archive | None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 
 from fusmae.labels import LABEL_SETS
+from fusmae.manifest import Manifest
 from fusmae.sensors import BIGEARTHNET_ARRAYS, CLC_MAP
 from fusmae.splits import SPLITS
 
 from . import plan
-from .archive_note import describe, read_note, write_note
+from .archive_note import describe, is_noted, read_note, write_note
 from .archives import (
     SOURCE_PATH,
     Spooling,
@@ -33,6 +34,7 @@ from .dataset_options import (
     DatasetOptions,
     check_scheduler,
     complete_dataset,
+    contents_told,
     dataset_options,
     effective_limit,
     make_dataset,
@@ -43,6 +45,7 @@ from .patches import Archive
 from .progress import LongWork
 from .request import Request
 from .simulate import simulation_in, simulation_of
+from .spool import TAR_NAME
 from .storage import open_store
 
 _ARCHIVES = {"v1": BIGEARTHNET_V1, "v2": BIGEARTHNET_V2}
@@ -137,8 +140,10 @@ def bigearthnet(
     version = check_early(asked)
     with Spooling(folder, keep_spool, not any_archive) as spooling:
         whole = all(is_unpacked(path, option, spooling) for option, path in given.items())
-        if not whole and _is_complete(options, asked, version, spooling):
-            click.echo(f"{options.out}: already complete; no archive was unpacked again")
+        there = None if whole else _complete(options, asked, version, spooling)
+        if there is not None:
+            told = f"already complete, {contents_told(there)}"
+            click.echo(f"{options.out}: {told}; no archive was unpacked again")
             return
         refuse_lack_of_room(given.items(), spooling)
         archives = {option: open_archive(path, option, spooling) for option, path in given.items()}
@@ -147,26 +152,34 @@ def bigearthnet(
         for option, path in given.items():
             delete_unpacked(path, option, spooling)
         write_note(folder, store, given)
+    if folder.is_dir():
+        click.echo(f"{folder} keeps {_kept(folder)} for the next run; it may be removed")
 
 
-def _is_complete(
+def _kept(folder: Path) -> str:
+    if any(folder.glob(f"*/{TAR_NAME}")):
+        return "what was unpacked"
+    return "a note on the archives" + (" and indexes" if any(folder.glob("*/")) else "")
+
+
+def _complete(
     options: DatasetOptions, asked: Asked, version: str | None, spooling: Spooling
-) -> bool:
-    """Whether the dataset is there, as far as that shows without an archive.
+) -> Manifest | None:
+    """The manifest where the dataset is whole, as far as that shows without an archive.
 
     Raises:
-        ValueError: it was made with other options, from other archives, or is damaged.
+        ValueError: it was made with other options or from other archives.
     """
     known = recorded(asked)
     if version is not None:
         known |= {"split": split_rule(asked, version), "name": f"bigearthnet-{version}"}
-    if complete_dataset(options, known) is None:
-        return False
-    store = open_store(options.out)
-    noted, now = read_note(spooling.folder, store), describe(asked.archives)
-    if noted and now not in noted:
-        refuse_other_plan(store, {k: told for k, told in noted[-1].items() if k in now}, now)
-    return True
+    manifest = complete_dataset(options, known)
+    if manifest is not None:
+        store = open_store(options.out)
+        noted, now = read_note(spooling.folder, store), describe(asked.archives)
+        if noted and not is_noted(noted, now):
+            refuse_other_plan(store, {k: told for k, told in noted[-1].items() if k in now}, now)
+    return manifest
 
 
 def _request(
@@ -217,7 +230,7 @@ def _scan(
     if absent:
         told = "S1 patches" if version == "v1" else "patches of the tables"
         click.echo(
-            f"warning: {len(absent):,} {told} have no S2 patch in {optical}: is it complete? "
+            f"warning: {told} without an S2 patch in {optical}: {len(absent):,}; is it complete? "
             f"The first: {', '.join(absent[:_NUM_NAMED])}",
             err=True,
         )

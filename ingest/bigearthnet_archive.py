@@ -68,8 +68,8 @@ def detect_version(s2: Archive, s1: Archive) -> str:
     """`v1` or `v2`, from the names of the folders inside.
 
     Raises:
-        ValueError: an archive is missing, the two are swapped, of two versions, or of neither
-            layout.
+        ValueError: an archive is missing, one is the other sensor's, of another version, or of
+            neither layout.
     """
     optical, radar = version_inside("--s2", s2), version_inside("--s1", s1)
     refuse_mixture(f"--s2 {s2}", optical, f"--s1 {s1}", radar)
@@ -132,12 +132,20 @@ def _version(archive: Archive, kinds: Mapping[str, re.Pattern[str]]) -> str | No
 def _explain(option: str, archive: Archive, names: Sequence[str]) -> str:
     other = "S1" if option == "--s2" else "S2"
     if any(name.startswith(other) for name in names):
-        return f"{option} {archive} holds {other} folders: --s1 and --s2 are swapped"
+        return other_kind_told(option, archive, f"{other} folders", f"--{other.lower()}")
     inside = [name for name in names if name.startswith("BigEarthNet")]
     if inside:
         return f"{option} {archive} holds {', '.join(sorted(inside))}: give one of these folders"
     kind = "BigEarthNet-v1.0 or BigEarthNet-S2" if option == "--s2" else "BigEarthNet-S1"
     return f"{option} {archive} holds no patch folders: give the archive's {kind} folder"
+
+
+def other_kind_told(option: str, archive: Archive | Path, held: str, other: str) -> str:
+    """What to say of an archive that holds what belongs to another option."""
+    wanted = {"--s2": "S2 archive", "--s1": "S1 archive", "--maps": "archive of maps"}[option]
+    # `--s2` is looked at first, so at another option it was found to be right.
+    swapped = f"; or are --s2 and {other} swapped?" if option == "--s2" else ""
+    return f"{option} {archive} holds {held}: give the {wanted} there{swapped}"
 
 
 def scan_v1(

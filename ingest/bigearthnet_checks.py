@@ -4,12 +4,24 @@ Unpacking takes an hour and tens of GB; a wrong path, a swapped archive or a tab
 column shows in the first of its bytes.
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .bigearthnet_archive import file_kind, refuse_mixture, version_inside
-from .bigearthnet_tables import NameLists, open_table, tables_digest
+from .bigearthnet_archive import (
+    file_kind,
+    other_kind_told,
+    refuse_mixture,
+    version_inside,
+)
+from .bigearthnet_tables import (
+    NameLists,
+    open_table,
+    refuse_repeated_table,
+    refuse_unlisted,
+    tables_digest,
+)
 from .glimpse import first_files
 from .patches import FolderArchive
 
@@ -32,11 +44,17 @@ def check_early(asked: Asked) -> str | None:
         ValueError: a path cannot be read or is of another kind than its option wants, or the
             options do not go together.
     """
-    version = _look_inside(asked.archives)
+    _refuse_repetition(asked.archives)
+    first = {o: first_files(path) for o, path in asked.archives.items() if path.is_file()}
+    version = _look_inside(asked.archives, first)
     if version is not None:
         split_rule(asked, version)
-    for table in asked.metadata:
-        open_table(table)
+    tables = [open_table(path) for path in asked.metadata]
+    refuse_repeated_table(asked.metadata)
+    if version == "v2" and "--s2" in first:
+        patches = {file.split("/")[-2] for file in first["--s2"] if _is_s2(file)}
+        rows = (row for table in tables for row in _names_and_flags(table))
+        refuse_unlisted(f"--s2 {asked.archives['--s2']}", patches, rows)
     if asked.split_lists is not None:
         NameLists(asked.split_lists)
     return version
@@ -75,11 +93,32 @@ def recorded(asked: Asked) -> dict[str, Any]:
     }
 
 
-def _look_inside(archives: dict[str, Path]) -> str | None:
-    """The version of `--s2` and `--s1`, None where S2's first files do not show it."""
+def _refuse_repetition(archives: dict[str, Path]) -> None:
+    seen: dict[Path, str] = {}
+    for option, path in archives.items():
+        if (other := seen.setdefault(path.resolve(), option)) != option and path.exists():
+            raise ValueError(f"{other} and {option} are both {path}: give each its own archive")
+
+
+def _is_s2(file: str) -> bool:
+    kind = file_kind(file)
+    return kind is not None and kind[0] == "--s2"
+
+
+def _names_and_flags(table: Any) -> list[dict[str, object]]:
+    columns = ["patch_id", "contains_seasonal_snow", "contains_cloud_or_shadow"]
+    rows: list[dict[str, object]] = table.select(columns).to_pylist()
+    return rows
+
+
+def _look_inside(archives: dict[str, Path], first: dict[str, list[str]]) -> str | None:
+    """The version of `--s2` and `--s1`, None where S2's first files do not show it.
+
+    `first` has the first files of those archives that are no folders.
+    """
     versions = {
-        option: _version_of_tar(option, path)
-        if path.is_file()
+        option: _version_of_tar(option, path, first[option])
+        if option in first
         else _version_of_folder(option, path)
         for option, path in archives.items()
     }
@@ -89,19 +128,31 @@ def _look_inside(archives: dict[str, Path]) -> str | None:
     return s2
 
 
+def first_kinds(path: Path) -> set[str]:
+    """`--s2`, `--s1`, `--maps`: whose files the first ones are in an archive or its folder.
+
+    Raises:
+        ValueError: an archive is damaged or none.
+    """
+    if path.is_file():
+        files = first_files(path)
+    else:
+        tifs = (tif for depth in ("*/*.tif", "*/*/*.tif") for tif in path.glob(depth))
+        files = [str(tif.relative_to(path.parent)) for tif in itertools.islice(tifs, 1)]
+    return {kind[0] for file in files if (kind := file_kind(file))}
+
+
 def _version_of_folder(option: str, path: Path) -> str | None:
     archive = FolderArchive(path, option)
     if option != "--maps":
         return version_inside(option, archive)
     archive.names()
-    first = next((str(p.relative_to(path.parent)) for p in path.glob("*/*/*.tif")), "")
-    if kind := file_kind(first):
-        _refuse_other_kind(option, path, {kind[0]})
+    _refuse_other_kind(option, path, first_kinds(path))
     return "v2"
 
 
-def _version_of_tar(option: str, path: Path) -> str | None:
-    kinds = [kind for file in first_files(path) if (kind := file_kind(file))]
+def _version_of_tar(option: str, path: Path, first: list[str]) -> str | None:
+    kinds = [kind for file in first if (kind := file_kind(file))]
     _refuse_other_kind(option, path, {kind for kind, _ in kinds})
     return next((version for _, version in kinds if version is not None), None)
 
@@ -110,8 +161,4 @@ def _refuse_other_kind(option: str, path: Path, found: set[str]) -> None:
     if not found or option in found:
         return
     held = {"--s2": "S2 folders", "--s1": "S1 folders", "--maps": "reference maps"}
-    other = min(found)
-    advice = f"{option} and {other} are swapped, or {option} is another archive's"
-    if {option, other} == {"--s1", "--s2"}:
-        advice = "--s1 and --s2 are swapped"
-    raise ValueError(f"{option} {path} holds {held[other]}: {advice}")
+    raise ValueError(other_kind_told(option, path, held[min(found)], min(found)))

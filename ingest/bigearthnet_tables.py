@@ -56,6 +56,46 @@ def read_table(path: Path) -> Iterable[dict[str, object]]:
     return rows
 
 
+def refuse_unlisted(
+    archive: str, patches: Iterable[str], rows: Iterable[dict[str, object]]
+) -> None:
+    """Look whether the rows of all v2 tables list these S2 patches of an archive.
+
+    Raises:
+        ValueError: they do not; the message says which table seems to be missing.
+    """
+    listed, kinds = set(), set()
+    for row in rows:
+        listed.add(row["patch_id"])
+        kinds.add(row["contains_seasonal_snow"] is True or row["contains_cloud_or_shadow"] is True)
+    unlisted = sorted(set(patches) - listed)
+    if not unlisted:
+        return
+    advice = "are the tables those of this archive?"
+    if kinds == {True}:
+        advice = "what is given has snow, cloud or shadow only: give metadata.parquet too"
+    elif kinds == {False}:
+        advice = "the table of patches with snow, cloud or shadow is a second one: give it too"
+    raise ValueError(
+        f"{unlisted[0]} of {archive} is in no --metadata table (such patches seen: "
+        f"{len(unlisted):,}): {advice}"
+    )
+
+
+def refuse_repeated_table(paths: Sequence[Path]) -> None:
+    """Raises ValueError: two of the tables have the same bytes."""
+    seen: dict[str, Path] = {}
+    for path in paths:
+        (digest,) = tables_digest([path])
+        if digest in seen:
+            same = "is given twice" if path == seen[digest] else f"is the same as {seen[digest]}"
+            raise ValueError(
+                f"--metadata {path} {same}: give metadata.parquet and the table of snow, cloud and "
+                "shadow, each once"
+            )
+        seen[digest] = path
+
+
 def tables_digest(paths: Sequence[Path]) -> list[str]:
     """What tells these tables from others, whatever they are called: from their sha256, sorted."""
     digests = []

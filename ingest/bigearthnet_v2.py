@@ -11,7 +11,7 @@ from typing import Any
 from fusmae.splits import V2_SPLIT_NAMES, google_split
 
 from .bigearthnet_archive import V1_S1, V2_S2, V2_TILE, Pair, with_lists
-from .bigearthnet_tables import NameLists, read_table
+from .bigearthnet_tables import NameLists, read_table, refuse_unlisted
 from .patches import Archive, Patch
 
 Row = dict[str, Any]
@@ -41,12 +41,7 @@ def scan_v2(
             twice = f"{present[patch.name].where('')} and {patch.where('')}"
             raise ValueError(f"{twice} are the same S2 patch: remove the one that is wrong")
         present[patch.name] = patch
-    unlisted = sorted(present.keys() - listed.keys())
-    if unlisted:
-        raise ValueError(
-            f"{unlisted[0]} of {s2} is in no --metadata table (in all: {len(unlisted):,}); the "
-            "table of patches with snow, cloud or shadow is a second one: give both"
-        )
+    refuse_unlisted(str(s2), present, listed.values())
     known = NameLists(lists) if lists else None
     pairs = []
     for name, patch in present.items():

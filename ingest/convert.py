@@ -48,6 +48,7 @@ class Job:
     `read` turns a source into a sample; it must be a module-level function, so that worker
     processes find it by name. A source's `position` orders the sources as their archive does.
     `places` are the paths that `read` needs to see; `turn` is that of the block, see `turn.py`.
+    `expected` is the sha256, by path, of files that a finished dataset lists; empty for a new one.
     """
 
     store: Store
@@ -61,6 +62,7 @@ class Job:
     samples_per_shard: int
     formats: frozenset[str]
     quarantine: bool
+    expected: Mapping[str, str]
 
 
 def convert(job: Job, on_sample: Callable[[], None] = lambda: None) -> int:
@@ -70,8 +72,9 @@ def convert(job: Job, on_sample: Callable[[], None] = lambda: None) -> int:
     written; the names and the reasons are noted.
 
     Raises:
-        ValueError: a source is bad and `job.quarantine` is off, or it is no longer the job's
-            turn to write; nothing of the block is left looking complete.
+        ValueError: a source is bad and `job.quarantine` is off, it is no longer the job's turn
+            to write, or a file is another than expected; nothing of the block is left looking
+            complete.
         OSError: the disk is full or not writable.
     """
     stacks = _stacks(job.layout, len(job.sources))
@@ -162,9 +165,20 @@ def _write_shard(
 
 
 def _create(job: Job, path: str) -> NewFile:
-    """A file that gets its name only if it is the job's turn then."""
+    """A file that gets its name only if it is the job's turn then, and it is as expected."""
     file = job.store.create(path)
-    file.before_naming = lambda: require_turn(job.store, job.turn)
+
+    def check() -> None:
+        require_turn(job.store, job.turn)
+        expected = job.expected.get(path, file.sha256)
+        if file.sha256 != expected:
+            raise ValueError(
+                f"{job.store}/{path} would have the sha256 {file.sha256}, the dataset's manifest "
+                f"says {expected}, so nothing was replaced: give the archives that the dataset was "
+                "made from, and the versions of packages, or copy the file back"
+            )
+
+    file.before_naming = check
     return file
 
 

@@ -9,23 +9,19 @@ import click
 
 from fusmae.manifest import MANIFEST_NAME, Manifest
 
-from .dataset import (
-    Tolerance,
-    build,
-    plan_of,
-    refuse_damage,
-    refuse_other_plan,
-    refuse_quarantine,
-)
+from .dataset import build, plan_of, refuse_other_plan, refuse_quarantine
 from .engine import executor
+from .mend import lost_files, lost_its_manifest
 from .progress import LongWork
 from .request import Request
-from .storage import manifest_of, open_store
+from .rounds import Tolerance
+from .storage import Store, manifest_of, open_store
+from .wording import counted
 
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """The shared options as given; `quarantine` and `max_bad` as in `dataset.Tolerance`."""
+    """The shared options as given; `quarantine` and `max_bad` as in `rounds.Tolerance`."""
 
     out: str
     formats: tuple[str, ...]
@@ -130,12 +126,14 @@ def effective_limit(options: DatasetOptions, count: int) -> int | None:
 
 
 def complete_dataset(options: DatasetOptions, known: dict[str, Any]) -> Manifest | None:
-    """The manifest where `--out` is complete; `known` are options of the archive's verb.
+    """The manifest where `--out` is complete, with all files that the manifest lists.
+
+    `known` are options of the archive's verb.
 
     What the dataset has no record of, since it was made before there was one, is not compared.
 
     Raises:
-        ValueError: it was made with other options, or is damaged.
+        ValueError: it was made with other options.
     """
     store = open_store(options.out)
     if not store.exists(MANIFEST_NAME):
@@ -157,7 +155,8 @@ def complete_dataset(options: DatasetOptions, known: dict[str, Any]) -> Manifest
     if "limit" not in plan and limit is not None:
         mine["num_samples"] = limit
     refuse_other_plan(store, {key: plan[key] for key in mine if key in plan}, mine)
-    refuse_damage(store, manifest)
+    if lost_files(store, manifest):
+        return None
     refuse_quarantine(store, manifest, tolerance_of(options))
     return manifest
 
@@ -175,16 +174,40 @@ def make_dataset(request: Request, options: DatasetOptions, num_left_out: int) -
     """
     tolerance = tolerance_of(options)
     store = open_store(options.out)
-    state = "already complete" if store.exists(MANIFEST_NAME) else "written"
+    state = _state_told(store)
     run = executor(options.workers, options.scheduler)
     with LongWork("Converting") as progress:
         manifest = build(store, request, run, progress.update, tolerance)
-    num_samples = sum(split.num_samples for split in manifest.splits.values())
-    num_bad = len(request.split_of) - num_samples
+    num_bad = len(request.split_of) - sum(s.num_samples for s in manifest.splits.values())
     click.echo(
-        f"{options.out}: {state}, {num_samples:,} samples; left out: {num_left_out:,} by options, "
-        f"{num_bad:,} bad ones"
+        f"{options.out}: {state}, {contents_told(manifest)}; left out: {num_left_out:,} by "
+        f"options, {num_bad:,} as bad"
     )
     if num_bad:
-        click.echo(f"What is bad about them: {options.out}/quarantine.jsonl")
+        click.echo(f"What is bad: {options.out}/quarantine.jsonl")
     click.echo(f"Check it with: fusmae-ingest verify {options.out}")
+
+
+def _state_told(store: Store) -> str:
+    """What the end of the run will call the dataset; says at once what it has lost."""
+    if not store.exists(MANIFEST_NAME):
+        if lost_its_manifest(store):
+            click.echo(f"{store} has lost its {MANIFEST_NAME}: it is made again", err=True)
+        return "written"
+    lost = lost_files(store, manifest_of(store))
+    if not lost:
+        return "already complete"
+    click.echo(
+        f"{store}: missing or of a wrong size, so made again: {lost[0]}"
+        + (f" and {len(lost) - 1:,} more" if lost[1:] else ""),
+        err=True,
+    )
+    return "mended"
+
+
+def contents_told(manifest: Manifest) -> str:
+    """Such as `24 samples in 3 shards`."""
+    splits = manifest.splits.values()
+    samples = counted(sum(split.num_samples for split in splits), "sample")
+    num_shards = sum(len(split.shards) for split in splits)
+    return f"{samples} in {counted(num_shards, 'shard')}" if num_shards else samples

@@ -12,6 +12,9 @@ from typing import Any, TypeVar
 
 R = TypeVar("R")
 
+# What ends a run.
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
 
 def run_tasks(
     function: Callable[..., R],
@@ -84,7 +87,7 @@ def _submit(
 
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C comes after the block; in processes that start in it, at `_follow_parent`.
+    """Ctrl-C and SIGTERM come after the block; in processes that start in it, at `_follow_parent`.
 
     A worker that is still importing would answer it with a traceback, and a pool that is left
     in the middle of starting its workers waits for them for ever.
@@ -92,17 +95,17 @@ def _interrupts_held_back() -> Iterator[None]:
     came: list[int] = []
     main = threading.current_thread() is threading.main_thread()
     # Another thread may take the signal, and Python then calls the handler in the main one.
-    handler = signal.signal(signal.SIGINT, lambda *_: came.append(1)) if main else None
+    handlers = {n: signal.signal(n, lambda n, _: came.append(n)) for n in _ENDING} if main else {}
     # What starts inherits the mask.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if main:
-            signal.signal(signal.SIGINT, handler)
-    if came:
-        raise KeyboardInterrupt
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for signum in came:
+        signal.raise_signal(signum)
 
 
 def _start_worker(setup: Callable[..., None] | None, setup_args: tuple[Any, ...]) -> None:
@@ -115,12 +118,12 @@ def _start_worker(setup: Callable[..., None] | None, setup_args: tuple[Any, ...]
 
 
 def _follow_parent() -> None:
-    """In a worker: die quietly at Ctrl-C, and at once when the parent is gone.
+    """In a worker: die quietly at Ctrl-C and SIGTERM, and at once when the parent is gone.
 
     Without it a worker whose parent was killed would wait for its next task for ever.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

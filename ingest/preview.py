@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from fusmae.manifest import Manifest, read_manifest
+from fusmae.manifest import MANIFEST_NAME, Manifest, read_manifest
 
 # Stands in the head of each page, and says that the page may be replaced.
 GENERATOR = '<meta name="generator" content="fusmae-ingest preview">'
@@ -29,7 +29,6 @@ Needs matplotlib: pip install 'fusmae[report]'.
     type=click.Path(path_type=Path),
     help="HTML file to make; an older preview is replaced. Default: DATASET.html.",
 )
-@click.option("--force", is_flag=True, help="Replace --out even if it is not a preview.")
 @click.option(
     "--samples", type=click.IntRange(1), default=24, show_default=True, help="How many to show."
 )
@@ -37,7 +36,7 @@ Needs matplotlib: pip install 'fusmae[report]'.
     "--split",
     help="Split to show samples of. Default: the one that statistics are of, mostly train.",
 )
-def preview(dataset: str, out: Path | None, force: bool, samples: int, split: str | None) -> None:
+def preview(dataset: str, out: Path | None, samples: int, split: str | None) -> None:
     """Make one HTML page to look at a dataset in a browser.
 
     DATASET is a folder. Pictures of samples with their labels, places and dates; charts of
@@ -49,16 +48,14 @@ def preview(dataset: str, out: Path | None, force: bool, samples: int, split: st
             f"{dataset} is a URL, and preview reads a folder: copy the dataset here, or mount it"
         )
     root = Path(dataset)
-    out = out or Path(f"{root.resolve()}.html")
+    default = Path(f"{root.resolve()}.html")
+    out = out or default
     manifest = read_manifest(root)
     shown = split or manifest.statistics_split
     _refuse_empty(manifest, shown)
-    if out.resolve().is_relative_to(root.resolve()):
-        raise ValueError(
-            f"--out {out} lies in the dataset, whose manifest lists all its files: "
-            "give a path elsewhere"
-        )
-    _refuse_other_files(out, force)
+    if out.resolve() != default:
+        _refuse_datasets(out)
+    _refuse_other_files(out)
     try:
         from .preview_page import make_page
     except ModuleNotFoundError as error:
@@ -76,20 +73,27 @@ def _refuse_empty(manifest: Manifest, split: str) -> None:
         raise ValueError(f"the split {split!r} has no samples; {filled} have")
 
 
-def _refuse_other_files(out: Path, force: bool) -> None:
-    """Raises ValueError where `out` is no file, or is no page of this verb and not forced."""
+def _refuse_datasets(out: Path) -> None:
+    """Raises ValueError: the page would lie in a dataset, this one or another."""
+    for folder in out.resolve().parents:
+        if (folder / MANIFEST_NAME).is_file():
+            raise ValueError(
+                f"--out {out} lies in the dataset {folder}, whose {MANIFEST_NAME} lists all its "
+                "files: give a path elsewhere"
+            )
+
+
+def _refuse_other_files(out: Path) -> None:
+    """Raises ValueError where `out` is there and no page of this verb."""
     if not out.exists():
         return
     if not out.is_file():
         what = "a folder" if out.is_dir() else "no file that can be replaced"
         raise ValueError(f"--out {out} is {what}: give the name of an HTML file")
-    if force:
-        return
     with out.open("rb") as file:
         if GENERATOR.encode() not in file.read(_HEAD_BYTES):
             raise ValueError(
-                f"--out {out} is there and is no preview: give another name, or --force to "
-                "replace it"
+                f"--out {out} is there and is no page of preview: give another name, or remove it"
             )
 
 

@@ -25,7 +25,8 @@ from .preview_pictures import (
 )
 from .preview_samples import ShownSample, centres, read_samples, read_table
 from .preview_style import STYLE
-from .preview_text import left_out_table, plural, sample_facts, split_table
+from .preview_text import left_out_table, sample_facts, split_table
+from .wording import plural
 
 _SIMULATED = (
     '<p class="simulated"><strong>SIMULATED</strong> No pixel, label, place or date in this '

@@ -12,6 +12,7 @@ from fusmae.manifest import Manifest
 
 from .preview_samples import centre
 from .samples_table import label_column
+from .wording import counted
 
 _FLAGS = {"seasonal_snow": "seasonal snow", "cloud_or_shadow": "cloud or shadow"}
 _TIMES = {"time_s2": "Sentinel-2", "time_s1": "Sentinel-1"}
@@ -68,14 +69,10 @@ def left_out_table(root: Path, manifest: Manifest) -> str:
         for reason, count in reasons.most_common()
     )
     return (
-        f"<h2>{len(entries):,} {plural(len(entries), 'sample')} left out as bad</h2>\n"
+        f"<h2>{counted(len(entries), 'sample')} left out as bad</h2>\n"
         '<table><tr><th>Samples</th><th class="text">Reason</th><th class="text">For example</th>'
         f"</tr>\n{rows}</table>\n"
     )
-
-
-def plural(count: int, noun: str) -> str:
-    return noun if count == 1 else f"{noun}s"
 
 
 def _kind(reason: str) -> str:

@@ -101,6 +101,11 @@ class NewFile:
         """Bytes written so far."""
         return self._size
 
+    @property
+    def sha256(self) -> str:
+        """The sha256 of these bytes, in hex."""
+        return self._sha256.hexdigest()
+
     def __enter__(self) -> "NewFile":
         self._open()
         return self
@@ -113,7 +118,7 @@ class NewFile:
     ) -> None:
         self._close(complete=kind is None)
         if kind is None:
-            self.record = FileRecord(self._path, self._size, self._sha256.hexdigest())
+            self.record = FileRecord(self._path, self._size, self.sha256)
 
     def _open(self) -> None:
         raise NotImplementedError
@@ -144,7 +149,8 @@ def manifest_of(store: Store) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"cannot read {store}/{MANIFEST_NAME}: {getattr(error, 'strerror', None) or error}; "
-            f"is {store} a finished dataset of fusmae-ingest?"
+            f"is {store} a finished dataset of fusmae-ingest? If it was, give the command again "
+            "that made it"
         ) from None
     return from_json(text, f"{store}/{MANIFEST_NAME}")
 

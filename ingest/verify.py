@@ -15,6 +15,7 @@ from .storage import Store, manifest_of, open_store
 from .verify_block import check_file
 from .verify_samples import SourceCheck, num_blocks, sample_problems
 from .verify_source import forget_sources, open_sources
+from .wording import counted
 
 Progress = Callable[[int, int], None]
 
@@ -87,10 +88,23 @@ def verify(
     for problem in problems:
         click.echo(problem, err=True)
     if problems:
-        raise ValueError(f"{dataset} has {len(problems)} problem(s), listed above")
+        num = counted(len(problems), "problem")
+        raise ValueError(f"{dataset} has {num}, listed above{_advice(store, manifest, problems)}")
     total = sum(split.num_samples for split in manifest.splits.values())
     compared = f", {len(check.places(total)):,} compared with their sources" if check else ""
-    click.echo(f"{dataset}: {total:,} samples verified{compared}")
+    click.echo(f"{dataset}: {counted(total, 'sample')} verified{compared}")
+
+
+def _advice(store: Store, manifest: Manifest, problems: Sequence[str]) -> str:
+    """How to mend files, where some are damaged or missing."""
+    named = {problem.partition(": ")[0] for problem in problems}
+    paths = (MANIFEST_NAME, *(file.path for file in all_files(manifest)))
+    if not any(f"{store}/{path}" in named for path in paths):
+        return ""
+    return (
+        "; to mend it, remove the damaged files and give the command that made the dataset again: "
+        "it makes what is missing, the same to the byte"
+    )
 
 
 def find_problems(

@@ -36,9 +36,8 @@ from .verify_tables import (
 )
 from .zarr_store import read_coordinates
 
-# Of files that differ from the dataset, and of samples whose files are in no source, so many are
-# named.
-_NAMED, _EXAMPLES = 20, 3
+# Of files that differ from the dataset so many are named.
+_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -125,10 +124,9 @@ def _first(lines: Sequence[str], rest: str) -> Iterator[str]:
 
 
 def _incomplete(missing: Sequence[str], num_compared: int) -> str:
-    some = ", ".join(missing[:_EXAMPLES]) + (", ..." if len(missing) > _EXAMPLES else "")
     return (
         f"{len(missing):,} of the {num_compared:,} samples to compare have files that no --source "
-        f"holds: {some}; give every archive that ingest was given, and whole"
+        f"holds: give every archive that ingest was given, and whole; the first: {missing[0]}"
     )
 
 

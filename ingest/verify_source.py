@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +19,7 @@ from fusmae.sensors import ArraySpec
 
 from .archives import Spooling, delete_opened, open_archive, open_kept, refuse_lack_of_room
 from .bigearthnet_archive import map_file, version_of
+from .bigearthnet_checks import first_kinds
 from .geotiff import decode_by_rasterio
 from .geotiff_fast import Transform
 from .patches import Archive, MissingFile, Patch
@@ -120,6 +122,8 @@ def open_sources(
             raise ValueError(f"--source {path} does not exist: give an archive or its folder")
         if sen12ms and not path.is_dir():
             raise ValueError(f"--source {path} is a file: of SEN12MS give the folder of seasons")
+    if not sen12ms:
+        _warn_of_forgotten(paths, manifest)
     # All that is kept first, so that what has to be made finds a folder that none of these is in.
     kept = {path: open_kept(path, spooling) for path in paths}
     numbers = (n for n in itertools.count() if spooling.of(_option(n)) not in spooling.locks)
@@ -132,6 +136,21 @@ def open_sources(
             _refuse_other_version(path, archive, manifest)
         archives.append(archive)
     return tuple(archives)
+
+
+def _warn_of_forgotten(paths: Sequence[Path], manifest: Manifest) -> None:
+    """Say which archives seem not to be given: at the end it would cost the whole comparison."""
+    held = set().union(*map(first_kinds, paths))
+    wanted = {"--s2": "S2 patches", "--s1": "S1 patches"}
+    if any(spec.name == "map" for spec in manifest.arrays):
+        wanted["--maps"] = "reference maps"
+    forgotten = [what for option, what in wanted.items() if option not in held]
+    if held and forgotten:
+        click.echo(
+            f"warning: no --source seems to hold {' or '.join(forgotten)}: give all archives that "
+            "ingest was given",
+            err=True,
+        )
 
 
 def _refuse_repetition(paths: Sequence[Path]) -> None:

@@ -1,6 +1,7 @@
 """Bad input: one line that names the file and says what to do; nothing looks complete."""
 
 import os
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 import rasterio
 
+from fusmae_ingest.dataset import refuse_other_plan
 from fusmae_ingest.geotiff import read_raster
+from fusmae_ingest.storage import LocalStore
 
 
 @pytest.fixture
@@ -130,12 +133,20 @@ def test_swapped_paths(archive, fusmae_ingest, tmp_path):
     s2, s1 = archive / "BigEarthNet-S1-v1.0", archive / "BigEarthNet-v1.0"
     result = fusmae_ingest("bigearthnet", "--s2", s2, "--s1", s1, "--out", tmp_path / "d")
     assert result.returncode == 1 and not (tmp_path / "d").exists()
-    assert result.stderr.count("\n") == 1 and "--s1 and --s2 are swapped" in result.stderr
+    assert result.stderr.count("\n") == 1 and "are --s2 and --s1 swapped?" in result.stderr
 
 
 def test_the_archives_parent_instead_of_its_folders(archive, fusmae_ingest, tmp_path):
-    result = fusmae_ingest("bigearthnet", "--s2", archive, "--s1", archive, "--out", tmp_path / "d")
+    s1 = archive / "BigEarthNet-S1-v1.0"
+    result = fusmae_ingest("bigearthnet", "--s2", archive, "--s1", s1, "--out", tmp_path / "d")
     assert result.returncode == 1 and "give one of these folders" in result.stderr
+
+
+def test_one_archive_for_both_sensors(archive, fusmae_ingest, tmp_path):
+    s2 = archive / "BigEarthNet-v1.0"
+    args = ("--s2", s2, "--s1", f"{s2}/../{s2.name}", "--out", tmp_path / "d")
+    result = fusmae_ingest("bigearthnet", *args)
+    assert result.returncode == 1 and "--s2 and --s1 are both " in result.stderr
 
 
 def test_missing_folder_and_unknown_option(archive, fusmae_ingest, paths, tmp_path):
@@ -173,9 +184,21 @@ def test_other_options_on_the_same_output_are_refused_with_the_difference(
     args = ("bigearthnet", *paths(archive), "--out", tmp_path / "d")
     assert fusmae_ingest(*args).returncode == 0
     result = fusmae_ingest(*args, "--seed", 5)
-    assert result.returncode == 1 and "seed: 0 then, 5 now" in result.stderr
+    assert result.returncode == 1 and "--seed: 0 then, 5 now" in result.stderr
     again = fusmae_ingest(*args)
     assert again.returncode == 0 and "already complete" in again.stdout
+
+
+def test_other_archives_are_told_without_digests(tmp_path):
+    old = {"seed": 0, "samples": "ab12", "facts": "cd34", "num_samples": 7}
+    store = LocalStore(str(tmp_path))
+    for new, told in (
+        ({"facts": "ef56"}, "(the archives, or what tables say of their samples, are others now)"),
+        ({"samples": "ef56", "num_samples": 5}, "(samples in all: 7 then, 5 now)"),
+        ({"num_samples": 5, "seed": 1}, "(--seed: 0 then, 1 now)"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(told)):
+            refuse_other_plan(store, old, old | new)
 
 
 def test_an_output_that_cannot_be_written(archive, fusmae_ingest, paths):

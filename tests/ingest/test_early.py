@@ -140,17 +140,35 @@ def test_a_complete_dataset_is_told_without_unpacking(packed, tables, complete, 
     before = sorted(complete.with_name("d.spool").rglob("*"))
     for given in (tables, tables[::-1]):
         told = ingest(*v2(packed), *metadata(given), "--out", complete)
-        assert told.code == 0 and "no archive was unpacked again" in told.out
+        assert told.code == 0
+        told_whole = "already complete, 24 samples in 3 shards; no archive was unpacked again"
+        assert told.out == f"{complete}: {told_whole}\n"
     assert sorted(complete.with_name("d.spool").rglob("*")) == before
     assert all(path.suffix == ".json" for path in before)
+
+
+def test_a_complete_dataset_that_lost_a_shard_is_mended(packed, tables, complete, ingest):
+    shard = next(complete.glob("shards/test/*.tar"))
+    data = shard.read_bytes()
+    shard.unlink()
+    args = (*v2(packed), *metadata(tables), "--out", complete)
+    assert "--split: v2 then" in ingest(*args, "--split", "google").error
+    told = ingest(*args)
+    assert told.code == 0 and f"{complete}: mended" in told.out, told.err
+    assert shard.read_bytes() == data
+    assert "no archive was unpacked again" in ingest(*args).out
 
 
 @pytest.mark.parametrize(
     ("extra", "difference"),
     [
-        (["--split", "google"], "split: 'v2' then, 'google' now"),
-        (["--exclude", "snow"], "exclude: [] then, ['snow'] now"),
-        (["--limit", 5], "limit: None then, 5 now"),
+        (["--split", "google"], "(--split: v2 then, google now)"),
+        (["--exclude", "snow"], "(--exclude: none then, snow now)"),
+        (["--limit", 5], "(--limit: none then, 5 now)"),
+        (
+            ["--format", "zarr", "--seed", 3],
+            "(--seed: 0 then, 3 now, --format: shards then, zarr now)",
+        ),
     ],
 )
 def test_other_options_than_a_complete_datasets_are_refused(
@@ -170,12 +188,12 @@ def test_other_tables_and_lists_than_a_complete_datasets_are_refused(
     packed, tables, complete, ingest, lists, tmp_path
 ):
     told = ingest(*v2(packed), *metadata(tables), "--out", complete, "--split-lists", lists)
-    assert "split_lists: None then, " in told.error
+    assert "(--split-lists: none then, contents " in told.error
     table = pandas.read_parquet(tables[0])
     table["country"] = "Nowhere"
     table.to_parquet(tmp_path / tables[0].name)
     told = ingest(*v2(packed), *metadata([tmp_path / tables[0].name, tables[1]]), "--out", complete)
-    assert "(metadata: [" in told.error and " then, [" in told.error
+    assert "(--metadata: contents " in told.error and " then, contents " in told.error
     shutil.copy(tables[0], tmp_path / "renamed")
     told = ingest(*v2(packed), *metadata([tmp_path / "renamed", tables[1]]), "--out", complete)
     assert told.code == 0
@@ -188,12 +206,19 @@ def test_other_archives_than_a_complete_datasets_are_refused(
     args = ["bigearthnet", "--s2", packed["v2-s2"], "--s1", s1, *metadata(tables)]
     told = ingest(*args, "--out", complete)
     then, now = packed["v2-s1"].stat().st_size, s1.stat().st_size
-    difference = f"--s1: 'v2-s1.tar.zst, {then:,} bytes' then, 'v2-s1.tar.gz, {now:,} bytes' now"
+    difference = f"--s1: v2-s1.tar.zst, {then:,} bytes then, v2-s1.tar.gz, {now:,} bytes now"
     assert difference in told.error
     args = ["bigearthnet", "--s2", packed["v1-s2"], "--s1", packed["v1-s1"]]
     told = ingest(*args, "--out", complete)
-    assert "name: 'simulated-bigearthnet-v2' then, 'bigearthnet-v1' now" in told.error
+    assert "archive: simulated-bigearthnet-v2 then, bigearthnet-v1 now" in told.error
     assert not list(complete.with_name("d.spool").rglob("*.tar*"))
+
+
+def test_an_archive_that_was_renamed_is_the_same(packed, tables, complete, ingest, tmp_path):
+    s1 = shutil.copy(packed["v2-s1"], tmp_path / "BigEarthNet-S1-copy.tar.zst")
+    args = ["bigearthnet", "--s2", packed["v2-s2"], "--s1", s1, *metadata(tables)]
+    told = ingest(*args, "--out", complete)
+    assert told.code == 0 and "no archive was unpacked again" in told.out
 
 
 def test_what_an_older_dataset_has_no_record_of_is_not_compared(
@@ -208,7 +233,7 @@ def test_what_an_older_dataset_has_no_record_of_is_not_compared(
     args = (*v2(packed), *metadata(tables), "--out", complete)
     told = ingest(*args, "--split-lists", lists)
     assert told.code == 0 and "no archive was unpacked again" in told.out
-    assert "num_samples: 24 then, 5 now" in ingest(*args, "--limit", 5).error
+    assert "(samples in all: 24 then, 5 now)" in ingest(*args, "--limit", 5).error
 
 
 def test_no_path_of_this_machine_is_in_the_dataset(complete, packed, tables):
@@ -224,12 +249,17 @@ def test_no_path_of_this_machine_is_in_the_dataset(complete, packed, tables):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"--s2": "v1-s1", "--s1": "v1-s2"}, "v1-s1.tar.gz holds S1 folders: --s1 and --s2 are"),
-        ({"--s2": "v2-s1", "--s1": "v2-s2"}, "v2-s1.tar.zst holds S1 folders: --s1 and --s2 are"),
+        ({"--s2": "v1-s1", "--s1": "v1-s2"}, "v1-s1.tar.gz holds S1 folders: give the S2 archive"),
+        ({"--s2": "v2-s1", "--s1": "v2-s2"}, "or are --s2 and --s1 swapped?"),
         ({"--s2": "v1-s2", "--s1": "v2-s1"}, "BigEarthNet v1, but --s1 "),
         ({"--s2": "v2-s2", "--s1": "v1-s1"}, "BigEarthNet v2, but --s1 "),
         ({"--s2": "v2-maps", "--s1": "v2-s1"}, "v2-maps.tar.zst holds reference maps: "),
-        ({"--s2": "v2-s2", "--s1": "v2-s1", "--maps": "v2-s2"}, "--maps and --s2 are swapped"),
+        ({"--s2": "v2-s2", "--s1": "v2-s1", "--maps": "v2-s2"}, "--s2 and --maps are both "),
+        (
+            {"--s2": "v2-maps", "--s1": "v2-s1", "--maps": "v2-s2"},
+            "or are --s2 and --maps swapped?",
+        ),
+        ({"--s2": "v1-s2", "--s1": "v2-s2"}, "v2-s2.tar.zst holds S2 folders: give the S1 archive"),
         ({"--s2": "v1-s2", "--s1": "v1-s1", "--maps": "v2-maps"}, "these archives are v1"),
         ({"--s2": "v2-s2", "--s1": "v2-s1"}, "give --metadata"),
         ({"--s2": "v2-s2", "--s1": "nowhere"}, "nowhere: No such file"),
@@ -243,6 +273,39 @@ def test_archives_that_do_not_go_together_are_refused_unopened(
     told = [w for o, name in given.items() for w in (o, packed.get(name, tmp_path / name))]
     assert message in ingest("bigearthnet", *told, "--out", tmp_path / "d").error
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_tables_that_do_not_list_the_first_patches_are_refused_before_unpacking(
+    packed, tables, ingest, tmp_path
+):
+    """Both tables of another archive, one twice, and each of the two alone."""
+    for table in tables:
+        shutil.copy(table, tmp_path)
+    copies = [tmp_path / table.name for table in tables]
+    for copy in copies:
+        table = pandas.read_parquet(copy)
+        table["patch_id"] = [name.replace("MSIL2A_20", "MSIL2A_30") for name in table.patch_id]
+        table.to_parquet(copy)
+    spool = tmp_path / "d.spool"
+    for given, message in (
+        (copies, "are the tables those of this archive?"),
+        ([tables[0], tables[1], tables[0]], f"--metadata {tables[0]} is given twice: give "),
+        ([copies[0]], "is a second one: give it too"),
+        ([copies[1]], "has snow, cloud or shadow only: give metadata.parquet too"),
+    ):
+        assert message in ingest(*v2(packed), *metadata(given), "--out", tmp_path / "d").error
+        assert not spool.exists()
+    assert tables[0].name == "metadata.parquet"
+    shutil.copy(tables[0], tmp_path / "renamed")
+    given = metadata([*tables, tmp_path / "renamed"])
+    message = f"renamed is the same as {tables[0]}: give "
+    assert message in ingest(*v2(packed), *given, "--out", tmp_path / "d").error
+
+
+def test_one_archive_given_for_two_sensors_is_said(packed, ingest, tmp_path):
+    args = ("--s2", packed["v1-s2"], "--s1", packed["v1-s2"], "--out", tmp_path / "d")
+    message = f"--s2 and --s1 are both {packed['v1-s2']}: give each its own archive"
+    assert message in ingest("bigearthnet", *args).error
 
 
 @pytest.mark.parametrize("plain", ["--s2", "--s1"])
@@ -425,7 +488,10 @@ def test_the_md5_of_each_archive_is_told(packed, ingest, tmp_path, monkeypatch):
     unchecked = f"{s1}: md5 not checked: {s1.name} is not the name of a published archive"
     assert unchecked in told.out.splitlines()
     told = ingest(*args[:-2], tmp_path / "e", "--spool", tmp_path / "d.spool", "--any-archive")
-    assert f"{s2}: md5 not checked: not asked for" in told.out.splitlines()
+    assert (
+        f"{s2}: md5 not compared with the publisher's: this run takes any archive"
+        in told.out.splitlines()
+    )
 
 
 def test_what_another_run_uses_is_kept_and_goes_with_the_last(packed, ingest, tmp_path):
@@ -444,6 +510,22 @@ def test_what_another_run_uses_is_kept_and_goes_with_the_last(packed, ingest, tm
         assert not (spool / "s1").exists()
     assert ingest(*args, "--out", tmp_path / "f").code == 0
     assert not list(spool.rglob("*.tar"))
+
+
+def test_what_stays_beside_the_dataset_is_told(packed, archive_v1, paths, ingest, tmp_path):
+    s2, s1 = packed["v1-s2"], packed["v1-s1"]
+    tar = pack(archive_v1 / "BigEarthNet-v1.0", tmp_path / "s2.tar")
+    kept = {
+        ("a", ("--s2", s2, "--s1", s1)): "a note on the archives",
+        ("b", ("--s2", tar, "--s1", s1)): "a note on the archives and indexes",
+        ("c", ("--s2", s2, "--s1", s1, "--keep-spool")): "what was unpacked",
+    }
+    for (name, args), what in kept.items():
+        told = ingest("bigearthnet", *args, "--out", tmp_path / name)
+        line = f"{tmp_path / name}.spool keeps {what} for the next run; it may be removed"
+        assert told.code == 0 and line in told.out.splitlines()
+    told = ingest("bigearthnet", *paths(archive_v1), "--out", tmp_path / "d")
+    assert "spool" not in told.out and not (tmp_path / "d.spool").exists()
 
 
 def test_a_run_that_fails_after_unpacking_says_what_is_kept_and_the_next_uses_it(

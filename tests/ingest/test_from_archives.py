@@ -85,7 +85,7 @@ def test_the_bytes_are_those_from_folders_and_the_spool_goes(case, ending, fusma
     assert again.returncode == 0 and "already complete" in again.stdout
     assert not list((tmp_path / "d.spool").rglob("*.tar"))
     other = fusmae_ingest(*args, "--seed", 7)
-    assert other.returncode == 1 and "seed: 0 then, 7 now" in other.stderr
+    assert other.returncode == 1 and "--seed: 0 then, 7 now" in other.stderr
 
 
 def test_a_kept_spool_is_used_again(case, fusmae_ingest, tmp_path):

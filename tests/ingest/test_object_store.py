@@ -45,7 +45,7 @@ def test_a_dataset_in_s3_is_the_one_on_disk_byte_for_byte_and_verifies(
     assert "bigearthnet-v1" in fusmae_ingest("info", url).stdout
     assert "already complete" in fusmae_ingest(*args).stdout
     other = fusmae_ingest(*args, "--seed", 1)
-    assert other.returncode == 1 and "seed: 0 then, 1 now" in other.stderr
+    assert other.returncode == 1 and "--seed: 0 then, 1 now" in other.stderr
 
 
 def test_verify_names_an_object_that_was_changed(s3, on_disk, fusmae_ingest):

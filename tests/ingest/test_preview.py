@@ -172,22 +172,35 @@ def test_a_page_is_made_anew_with_the_same_bytes(dataset, page, fusmae_ingest, t
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_only_previews_are_replaced_unless_forced(
-    dataset, page, fusmae_ingest, tmp_path, without_charts
-):
+def test_only_previews_are_replaced(dataset, fusmae_ingest, tmp_path):
     out = tmp_path / "notes.html"
     out.write_text("<html><title>years of notes</title></html>")
-    result = fusmae_ingest("preview", dataset, "--out", out, "--samples", 6)
-    assert result.returncode == 1 and f"{out} is there and is no preview" in result.stderr
-    assert "years of notes" in out.read_text()
-    args = ("--out", out, "--samples", 6, "--force")
-    assert fusmae_ingest("preview", dataset, *args).returncode == 0
-    assert parse(out).samples == parse(page).samples
     os.mkfifo(tmp_path / "pipe")
-    for force in ((), ("--force",)):
-        for place, told in ((tmp_path, "a folder"), (tmp_path / "pipe", "no file that can be")):
-            result = fusmae_ingest("preview", dataset, "--out", place, *force)
-            assert result.returncode == 1 and f"--out {place} is {told}" in result.stderr
+    for place, told in (
+        (out, "there and is no page of preview"),
+        (tmp_path, "a folder"),
+        (tmp_path / "pipe", "no file that can be"),
+    ):
+        result = fusmae_ingest("preview", dataset, "--out", place)
+        assert result.returncode == 1 and f"--out {place} is {told}" in result.stderr
+    assert "years of notes" in out.read_text()
+    result = fusmae_ingest("preview", dataset, "--out", out, "--force")
+    assert result.returncode == 2 and "--force" in result.stderr
+
+
+@pytest.mark.parametrize("file", ["dataset.json", "shards/train/page.html", "link/page.html"])
+def test_no_page_is_written_into_any_dataset(dataset, page, fusmae_ingest, tmp_path, file):
+    other = tmp_path / "other"
+    (other / "shards" / "train").mkdir(parents=True)
+    shutil.copy(dataset / "dataset.json", other)
+    # A page that was put there by hand is not replaced either.
+    shutil.copy(page, other / "shards" / "train")
+    (other / "link").symlink_to("shards/train")
+    before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
+    result = fusmae_ingest("preview", dataset, "--out", other / file)
+    assert result.returncode == 1
+    assert f"--out {other / file} lies in the dataset {other}" in result.stderr
+    assert {path: path.read_bytes() for path in other.rglob("*") if path.is_file()} == before
 
 
 def test_without_out_the_page_lies_beside_the_dataset(dataset, page, fusmae_ingest, without_charts):

@@ -12,7 +12,7 @@ import rasterio
 
 from fusmae.manifest import read_manifest
 from fusmae.sample import decode
-from fusmae_ingest import cli, dataset
+from fusmae_ingest import cli, dataset, rounds
 from fusmae_ingest.plan import plan_blocks
 
 OPTIONS = ("--samples-per-shard", 4, "--format", "shards", "--format", "zarr")
@@ -55,7 +55,7 @@ def made(spoilt, fusmae_ingest, paths, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("made") / "dataset"
     result = fusmae_ingest("bigearthnet", *paths(spoilt[0]), "--out", out, *OPTIONS, *TOLERANT)
     assert result.returncode == 0, result.stderr
-    assert "5 bad ones" in result.stdout and "quarantine.jsonl" in result.stdout
+    assert "5 as bad" in result.stdout and "quarantine.jsonl" in result.stdout
     return out
 
 
@@ -158,7 +158,7 @@ def test_mended_files_come_back_without_quarantine_too(
     shutil.copytree(archive_v1, archive, dirs_exist_ok=True)
     result = fusmae_ingest(*args, *paths(archive))
     assert result.returncode == 0, result.stderr
-    assert "24 samples; left out: 0 by options, 0 bad ones" in result.stdout
+    assert "; left out: 0 by options, 0 as bad" in result.stdout
     whole = (*args[:2], tmp_path / "whole", *args[3:], *paths(archive_v1))
     assert fusmae_ingest(*whole).returncode == 0
     assert tree(tmp_path / "d") == tree(tmp_path / "whole")
@@ -179,8 +179,8 @@ def test_notes_and_blocks_beside_a_broken_plan_are_not_used(
 
 def test_max_bad_allows_exactly_the_share_that_it_says():
     for num_bad, total in ((29, 100), (7, 1000), (57, 100)):
-        assert dataset._allowed(total, dataset.Tolerance(True, num_bad / total)) == num_bad
-    assert dataset._allowed(1000, dataset.Tolerance(True, 0.0289)) == 28
+        assert rounds.allowed(total, rounds.Tolerance(True, num_bad / total)) == num_bad
+    assert rounds.allowed(1000, rounds.Tolerance(True, 0.0289)) == 28
 
 
 def test_a_dataset_that_does_not_say_how_it_was_made_is_refused(

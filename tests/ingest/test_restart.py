@@ -150,16 +150,6 @@ def test_verify_names_a_flipped_byte_a_missing_and_an_extra_file(
     assert fusmae_ingest("verify", whole).returncode == 0
 
 
-def test_a_rerun_refuses_a_finished_dataset_that_lacks_a_file(
-    archive_v1, undisturbed, fusmae_ingest, paths, tmp_path
-):
-    whole = shutil.copytree(undisturbed[0], tmp_path / "d")
-    lost = next(whole.glob("zarr/*/s1/c/*/0/0/0"))
-    lost.unlink()
-    result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", whole, *OPTIONS)
-    assert result.returncode == 1 and f"{lost} is missing" in result.stderr
-
-
 def test_two_runs_on_one_output_do_not_mix(archive_v1, fusmae_ingest, paths, tmp_path):
     lock = tmp_path / "d" / ".ingest" / "lock"
     lock.parent.mkdir(parents=True)

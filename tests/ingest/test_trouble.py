@@ -229,8 +229,13 @@ def processes_of(mark: str) -> list[str]:
     return found
 
 
-def interrupt(args: list[str], mark: str, moment: Callable[[], bool]) -> tuple[int, str]:
-    """Press Ctrl-C, for all processes of the terminal, at this moment; exit code and stderr."""
+def interrupt(
+    args: list[str], mark: str, moment: Callable[[], bool], terminate: bool = False
+) -> tuple[int, str]:
+    """Press Ctrl-C, for all processes of the terminal, at this moment; exit code and stderr.
+
+    With `terminate` send SIGTERM instead, to the command alone.
+    """
     process = subprocess.Popen(
         [*COMMAND, *args],
         env={**os.environ, "FUSMAE_TEST": mark},
@@ -244,7 +249,10 @@ def interrupt(args: list[str], mark: str, moment: Callable[[], bool]) -> tuple[i
     deadline = time.monotonic() + 60
     while not moment():
         assert time.monotonic() < deadline and process.poll() is None
-    os.killpg(process.pid, signal.SIGINT)
+    if terminate:
+        process.terminate()
+    else:
+        os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     return process.returncode, stderr
 
@@ -269,6 +277,27 @@ def test_ctrl_c_while_converting_is_one_line_and_a_rerun_goes_on(
             args, str(out), lambda n=blocks: len(list(out.glob(".ingest/blocks/*"))) >= n
         )
         check_interrupted(done, str(out))
+        assert not (out / "dataset.json").exists()
+    assert fusmae_ingest(*args).returncode == 0
+    assert tree(out) == whole
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_is_one_line_and_a_rerun_goes_on(
+    archive_v1, whole, fusmae_ingest, paths, tmp_path, workers
+):
+    """While it converts, and while workers start."""
+    out = tmp_path / "d"
+    args = [str(a) for a in ("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)]
+    args += ["--workers", str(workers)]
+    moments = [lambda: list(out.glob(".ingest/blocks/*"))]
+    if workers > 1:
+        moments.insert(0, lambda: len(processes_of(str(out))) > 2)
+    for moment in moments:
+        code, stderr = interrupt(args, str(out), moment, terminate=True)
+        assert code == 143, stderr
+        assert told(stderr) == "error: stopped; run the same command again to go on"
+        assert processes_of(str(out)) == []
         assert not (out / "dataset.json").exists()
     assert fusmae_ingest(*args).returncode == 0
     assert tree(out) == whole

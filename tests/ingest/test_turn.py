@@ -40,6 +40,7 @@ def job(store: LocalStore, reader=read) -> Job:
         3,
         frozenset(["shards", "zarr"]),
         True,
+        {},
     )
 
 

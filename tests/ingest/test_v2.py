@@ -121,7 +121,11 @@ def test_without_tables_or_with_too_few_the_missing_one_is_named(
     assert bare.returncode == 1 and "give --metadata" in bare.stderr
     first = ("--metadata", archive_v2 / "metadata.parquet")
     one = fusmae_ingest("bigearthnet", *paths(archive_v2), *first, "--out", tmp_path / "d")
-    assert one.returncode == 1 and "the table of patches with snow" in one.stderr
+    assert one.returncode == 1 and "is a second one: give it too" in one.stderr
+    second = archive_v2 / "metadata_for_patches_with_snow_cloud_or_shadow.parquet"
+    args = ("--metadata", second, "--out", tmp_path / "d")
+    other = fusmae_ingest("bigearthnet", *paths(archive_v2), *args)
+    assert other.returncode == 1 and "only: give metadata.parquet too" in other.stderr
 
 
 def test_a_broken_row_and_an_absent_folder_are_said(archive_v2, fusmae_ingest, paths, tmp_path):
@@ -131,7 +135,10 @@ def test_a_broken_row_and_an_absent_folder_are_said(archive_v2, fusmae_ingest, p
     (next(copy.glob("BigEarthNet-S2/*")) / ".ipynb_checkpoints").mkdir()
     tables = [item for path in sorted(copy.glob("*.parquet")) for item in ("--metadata", path)]
     result = fusmae_ingest("bigearthnet", *paths(copy), *tables, "--out", tmp_path / "d")
-    assert result.returncode == 0 and "warning: 1 patches of the tables" in result.stderr
+    assert (
+        result.returncode == 0
+        and "warning: patches of the tables without an S2 patch in" in result.stderr
+    )
     assert f"The first: {gone.name}" in result.stderr
     for column, value in (("split", "holdout"), ("labels", None), ("s1_name", "../x")):
         table = pandas.read_parquet(copy / "metadata.parquet").astype({"split": object})
@@ -188,7 +195,8 @@ def test_a_patch_that_is_there_twice_is_refused_by_name(
     pandas.concat([table, table[5:6]]).to_parquet(tmp_path / "t.parquet")
     args = ("bigearthnet", *paths(archive_v2), "--metadata", tmp_path / "t.parquet")
     in_one = fusmae_ingest(*args, "--out", tmp_path / "d")
-    more = ("--metadata", archive_v2 / "metadata.parquet")
+    table[5:6].to_parquet(tmp_path / "more.parquet")
+    more = ("--metadata", tmp_path / "more.parquet")
     in_two = fusmae_ingest(*arguments, *more, "--out", tmp_path / "d")
     assert in_one.returncode == in_two.returncode == 1
     assert f"{table.patch_id[5]} is in two rows" in in_one.stderr
@@ -220,7 +228,7 @@ def test_other_lists_than_a_runs_own_are_refused(archive_v1, fusmae_ingest, path
     args = ("bigearthnet", *paths(archive_v1), "--out", tmp_path / "d")
     assert fusmae_ingest(*args).returncode == 0
     result = fusmae_ingest(*args, "--split-lists", lists)
-    assert result.returncode == 1 and "facts:" in result.stderr
+    assert result.returncode == 1 and "(--split-lists: none then, " in result.stderr
 
 
 def test_an_unfinished_simulation_is_not_taken_for_an_archive(

@@ -95,7 +95,7 @@ def test_the_command_names_the_file_and_fails(both, fusmae_ingest):
     shard.write_bytes(data)
     result = fusmae_ingest("verify", both)
     assert result.returncode == 1 and f"{shard}: sha256" in result.stderr
-    assert "has 1 problem(s)" in result.stderr and "Traceback" not in result.stderr
+    assert "has 1 problem, listed above" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_two_workers_say_what_one_says(both):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from fusmae_ingest import archives
+from fusmae_ingest import archives, verify_source
 from fusmae_ingest.archives import Spooling
 from fusmae_ingest.spool import spool
 from fusmae_ingest.spool_lock import SpoolLock
@@ -126,7 +126,7 @@ def test_a_moved_grid_another_zone_and_another_dtype_are_found(case):
     assert any(wide.name in line and "holds uint32" in line for line in told)
 
 
-def test_patches_that_no_source_holds_are_counted_and_some_named(case, tmp_path):
+def test_patches_that_no_source_holds_are_counted_and_one_named(case, tmp_path):
     dataset, folders = case
     patches = sorted({path.parent for path in folders[0].rglob("*_B02.tif")})
     for patch in patches[:5]:
@@ -135,10 +135,28 @@ def test_patches_that_no_source_holds_are_counted_and_some_named(case, tmp_path)
         (line,) = compare(dataset, sources)
         assert line.startswith("5 of the 24 samples to compare have files that no --source holds")
         named = [patch.name for patch in patches[:5] if f"{patch.name} ({patch.name}/" in line]
-        assert len(named) == 3 and line.endswith("and whole") and "publisher" not in line
+        assert len(named) == 1 and len(line) < 350 and "publisher" not in line
         shutil.rmtree(f"{dataset}.spool", ignore_errors=True)
     (line,) = compare(dataset, folders[1:])
     assert line.startswith("24 of the 24 samples")
+
+
+@pytest.mark.parametrize("ending", ["", ".tar.gz"])
+def test_a_forgotten_archive_is_told_at_the_start(case, ending, tmp_path, capsys, monkeypatch):
+    dataset, folders = case
+    sources = [pack(f, tmp_path / f"{f.name}{ending}") if ending else f for f in folders]
+    kinds = ("S2 patches", "S1 patches", "reference maps")[: len(sources)]
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verify_source, "open_archive", stop)
+    for given in (sources, *(sources[:i] + sources[i + 1 :] for i in range(len(sources)))):
+        with pytest.raises(KeyboardInterrupt):
+            compare(dataset, given)
+        missing = [kind for kind, path in zip(kinds, sources, strict=True) if path not in given]
+        told = [f"warning: no --source seems to hold {kind}: give all archives" for kind in missing]
+        assert [line[: len(told[0])] for line in capsys.readouterr().err.splitlines()] == told
 
 
 def test_a_file_lost_in_the_archive_is_named(case):

@@ -1,0 +1,149 @@
+"""What a finished dataset has lost is made again by the command that made it, byte for byte."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import rasterio
+
+OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "4")
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(archive_v1, fusmae_ingest, paths, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "d"
+    result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+@pytest.fixture
+def out(whole, tmp_path) -> Path:
+    return shutil.copytree(whole, tmp_path / "d")
+
+
+@pytest.fixture
+def again(archive_v1, fusmae_ingest, paths, out) -> Callable[..., object]:
+    """Gives the same command again."""
+
+    def run(*extra: object, archive: Path = archive_v1):
+        return fusmae_ingest("bigearthnet", *paths(archive), "--out", out, *OPTIONS, *extra)
+
+    return run
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_lost_shard_and_a_cut_zarr_object_are_made_again_and_no_other_block(
+    whole, out, again, fusmae_ingest, workers
+):
+    shard, other = sorted(out.glob("shards/train/*.tar"))[:2]
+    shard.unlink()
+    array = next(out.glob("zarr/test.zarr/s1/c/0/0/0/0"))
+    os.truncate(array, 100)
+    before = other.stat().st_mtime_ns, (out / "dataset.json").stat().st_mtime_ns
+    result = again("--workers", workers)
+    assert result.returncode == 0, result.stderr
+    lost = f"{shard.relative_to(out)} and 1 more"
+    assert f"{out}: missing or of a wrong size, so made again: {lost}" in result.stderr
+    assert f"{out}: mended, 24 samples" in result.stdout
+    assert tree(out) == tree(whole)
+    assert (other.stat().st_mtime_ns, (out / "dataset.json").stat().st_mtime_ns) == before
+    assert fusmae_ingest("verify", out).returncode == 0
+
+
+def test_a_shard_of_other_bytes_than_the_manifests_is_refused(
+    archive_v1, out, again, tmp_path, paths
+):
+    """One pixel of the archive is another now."""
+    archive = shutil.copytree(archive_v1, tmp_path / "archive")
+    for path in archive.glob("BigEarthNet-v1.0/*/*_B02.tif"):
+        with rasterio.open(path, "r+") as file:
+            pixels = file.read()
+            pixels[0, 0, 0] ^= 1
+            file.write(pixels)
+    shard = sorted(out.glob("shards/train/*.tar"))[0]
+    shard.unlink()
+    before = tree(out)
+    result = again(archive=archive)
+    assert result.returncode == 1 and f"{shard} would have the sha256 " in result.stderr
+    assert "so nothing was replaced: give the archives that the dataset was" in result.stderr
+    assert {p: d for p, d in tree(out).items() if not p.startswith(".ingest/")} == before
+    assert again().returncode == 0
+    assert before.items() < tree(out).items() and shard.exists()
+
+
+@pytest.mark.parametrize(
+    "lost", ["dataset.json", "samples.parquet", "index/train.npy", "zarr/train.zarr/zarr.json"]
+)
+def test_a_lost_file_of_the_whole_dataset_is_made_again(whole, out, again, lost):
+    (out / lost).unlink()
+    result = again()
+    assert result.returncode == 0, result.stderr
+    assert tree(out) == tree(whole)
+    assert lost in result.stderr and "made again" in result.stderr
+
+
+def test_a_dataset_that_left_out_bad_samples_is_mended(archive_v1, fusmae_ingest, paths, tmp_path):
+    archive = shutil.copytree(archive_v1, tmp_path / "archive")
+    patches = sorted((archive / "BigEarthNet-v1.0").glob("S[12]*"))
+    for patch in patches[3:9:2]:
+        (patch / f"{patch.name}_B05.tif").unlink()
+    args = ("bigearthnet", *paths(archive), "--out", tmp_path / "d", *OPTIONS)
+    tolerant = ("--on-error", "quarantine", "--max-bad", 0.5)
+    assert fusmae_ingest(*args, *tolerant).returncode == 0
+    before = tree(tmp_path / "d")
+    for lost in ("shards/train/*-000000.tar", "shards/val/*.tar", "quarantine.jsonl"):
+        for path in (tmp_path / "d").glob(lost):
+            path.unlink()
+        assert fusmae_ingest(*args).returncode == 1
+        result = fusmae_ingest(*args, *tolerant)
+        assert result.returncode == 0, result.stderr
+        assert tree(tmp_path / "d") == before
+    (tmp_path / "d" / "dataset.json").unlink()
+    assert fusmae_ingest(*args, *tolerant).returncode == 0
+    assert tree(tmp_path / "d") == before
+
+
+def test_another_dataset_that_lost_its_manifest_is_refused_and_stays(out, again):
+    (out / "dataset.json").unlink()
+    before = tree(out)
+    for extra, told in (
+        (("--seed", 5), "or in another order"),
+        (("--samples-per-shard", 2), "or in another order"),
+        (("--limit", 20), "make one of other samples"),
+    ):
+        result = again(*extra)
+        assert result.returncode == 1 and told in result.stderr, result.stderr
+        assert f"--out {out} has lost its dataset.json, and " in result.stderr
+        assert tree(out) == before
+
+
+def test_a_format_that_is_not_asked_for_is_not_swept_away(archive_v1, fusmae_ingest, paths, out):
+    (out / "dataset.json").unlink()
+    before = tree(out)
+    args = ("--out", out, "--samples-per-shard", 4)
+    result = fusmae_ingest("bigearthnet", *paths(archive_v1), *args)
+    assert result.returncode == 1 and "it has shards, zarr (--format)" in result.stderr
+    assert tree(out) == before
+
+
+def test_verify_says_how_to_mend(whole, out, again, fusmae_ingest):
+    shard = next(out.glob("shards/val/*.tar"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    result = fusmae_ingest("verify", out)
+    assert result.returncode == 1 and f"{shard}: sha256" in result.stderr
+    assert "has 1 problem, listed above; to mend it, remove the damaged files and" in result.stderr
+    shard.unlink()
+    assert "to mend it, " in fusmae_ingest("verify", out).stderr
+    assert again().returncode == 0
+    assert tree(out) == tree(whole)
+    (out / "extra").write_text("x")
+    assert "to mend it" not in fusmae_ingest("verify", out).stderr
