@@ -22,6 +22,7 @@ from .archives import (
     refuse_lack_of_room,
     refuse_out_place,
     refuse_spool_place,
+    say_idle,
     spool_folder,
 )
 from .bigearthnet_archive import Pair, detect_version, scan_v1
@@ -135,6 +136,8 @@ def bigearthnet(
         refuse_spool_place(folder, [*given.items(), ("--out", options.out)])
     check_scheduler(options)
     version = check_early(asked)
+    idle = {"--keep-spool": keep_spool, "--any-archive": any_archive, "--spool": spool}
+    say_idle(idle, given.values())
     with Spooling(folder, keep_spool, not any_archive) as spooling:
         whole = all(is_unpacked(path, option, spooling) for option, path in given.items())
         if not whole and _is_complete(options, asked, version, spooling):

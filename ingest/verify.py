@@ -68,8 +68,9 @@ def verify(
     every sample's key, shapes, facts and place in the index; zarr pixels equal to the shards';
     counts and statistics of the manifest from tables and pixels.
     """
-    if samples and not sources:
-        raise click.UsageError("--samples belongs to --source, which is not given")
+    for option, value in (("--samples", samples), ("--spool", spool)):
+        if value is not None and not sources:
+            raise click.UsageError(f"{option} belongs to --source, which is not given")
     store = open_store(dataset)
     manifest = manifest_of(store)
     folder = spool_folder(dataset, spool)
