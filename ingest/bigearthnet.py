@@ -28,6 +28,7 @@ from .archives import (
 from .bigearthnet_archive import Pair, detect_version, scan_v1
 from .bigearthnet_checks import Asked, check_early, recorded, split_rule
 from .bigearthnet_pair import read_pair
+from .bigearthnet_tables import LISTS, LISTS_URL
 from .bigearthnet_v2 import scan_v2
 from .dataset import refuse_other_files, refuse_other_plan
 from .dataset_options import (
@@ -92,7 +93,8 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
 @click.option(
     "--split-lists",
     type=SOURCE_PATH,
-    help="Folder of the published v1 lists: official split, seasonal snow, cloud and shadow.",
+    help=f"Folder of the published v1 lists, {', '.join(LISTS)}, each as it is, .gz or .bz2; they "
+    f"lie beside the v1 archives at {LISTS_URL}.",
 )
 @click.option("--exclude", default="", help="snow, cloud or snow,cloud: leave such patches out.")
 @click.option(

@@ -90,7 +90,7 @@ _OPTIONS = (
         type=click.FloatRange(0, 1),
         default=0.001,
         show_default=True,
-        help="The largest share of samples that quarantine may leave out.",
+        help="The largest share of samples that quarantine may leave out: 0.001 is one in 1,000.",
     ),
 )
 
