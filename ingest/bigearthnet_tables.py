@@ -22,6 +22,7 @@ SNOW_LIST = "patches_with_seasonal_snow.csv"
 CLOUD_LIST = "patches_with_cloud_and_shadow.csv"
 LISTS = (*SPLIT_LISTS.values(), SNOW_LIST, CLOUD_LIST)
 LISTS_URL = "https://zenodo.org/records/12687186"
+V2_URL = "https://zenodo.org/records/10891137"
 _OPENERS: dict[str, Callable[..., IO[str]]] = {"": open, ".gz": gzip.open, ".bz2": bz2.open}
 
 _V2_COLUMNS = (
@@ -48,12 +49,20 @@ def open_table(path: Path) -> "pyarrow.Table":
     import pyarrow.parquet
 
     try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(
+            f"--metadata {path}: {error.strerror}; give a table such as metadata.parquet"
+        ) from None
+    try:
         missing = set(_V2_COLUMNS) - set(pyarrow.parquet.read_schema(path).names)
         if missing:
             raise ValueError(f"--metadata {path} lacks the columns {sorted(missing)}")
         return pyarrow.parquet.read_table(path, columns=list(_V2_COLUMNS))
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"--metadata {path}: {' '.join(str(error).split())}") from None
+    except (OSError, pyarrow.ArrowException):
+        raise ValueError(
+            f"--metadata {path} is no parquet table, or is damaged: download it again from {V2_URL}"
+        ) from None
 
 
 def read_table(path: Path) -> Iterable[dict[str, object]]:

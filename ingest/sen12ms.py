@@ -64,10 +64,9 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
     refuse_out_place(options.out, [("--root", root)])
     refuse_other_files(open_store(options.out))
     check_scheduler(options)
-    if root.is_file():
-        raise ValueError(
-            f"--root {root} is a file: extract it, and give the folder that holds the seasons"
-        )
+    if not root.is_dir():
+        what = "is a file: extract it, and" if root.exists() else "does not exist:"
+        raise ValueError(f"--root {root} {what} give the folder that holds the seasons")
     simulation = simulation_of(root)
     click.echo("Listing SEN12MS ...", err=True)
     # Workers of a cluster stand in other folders.

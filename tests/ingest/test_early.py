@@ -269,9 +269,13 @@ def test_a_folder_and_an_archive_are_compared_too(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--metadata", "absent.parquet"], "absent.parquet"),
+        (["--metadata", "absent.parquet"], "absent.parquet: No such file or directory; give a "),
+        (
+            ["--metadata", "."],
+            "--metadata .: Is a directory; give a table such as metadata.parquet",
+        ),
         (["--metadata", "poor.parquet"], "poor.parquet lacks the columns"),
-        (["--metadata", "cut.parquet"], "--metadata cut.parquet: "),
+        (["--metadata", "cut.parquet"], "cut.parquet is no parquet table, or is damaged: download"),
         (["--split-lists", "nowhere"], "--split-lists nowhere lacks train.csv, val.csv, "),
         (["--split-lists", "torn"], "--split-lists torn/train.csv.bz2: "),
         (["--split", "official"], "--split official needs --split-lists"),
@@ -431,6 +435,10 @@ def test_a_triplets_archive_instead_of_its_folder_is_said(ingest, tmp_path):
     (tmp_path / "s.tar.gz").write_bytes(b"x")
     told = ingest("sen12ms", "--root", tmp_path / "s.tar.gz", "--out", tmp_path / "d")
     assert "s.tar.gz is a file: extract it" in told.error
+    told = ingest("sen12ms", "--root", tmp_path / "s", "--out", tmp_path / "d")
+    assert f"--root {tmp_path / 's'} does not exist: give the folder that holds" in told.error
+    told = ingest("sen12ms", "--root", tmp_path, "--split", tmp_path, "--out", tmp_path / "d")
+    assert f"--split {tmp_path}: Is a directory; give official or a text file" in told.error
 
 
 # Around unpacking --------------------------------------------------------------------------
