@@ -218,7 +218,8 @@ def _scan(
         if version == "v1":
             pairs, absent = scan_v1(optical, radar, lists, tolerant, work.update)
         else:
-            pairs, absent = scan_v2(optical, radar, asked.metadata, archives.get("--maps"), lists)
+            maps = archives.get("--maps")
+            pairs, absent = scan_v2(optical, radar, asked.metadata, maps, lists, work.update)
     if absent:
         told = "S1 patches" if version == "v1" else "patches of the tables"
         click.echo(

@@ -21,6 +21,7 @@ from .dataset_options import (
 )
 from .facts import SEN12MS_FACTS, SEN12MS_LC_FACTS
 from .origins import SEN12MS, request_origin
+from .progress import LongWork
 from .request import Request
 from .sen12ms_archive import KNOWN_BAD, Triplet, choose, read_names, scan
 from .sen12ms_sample import read_triplet
@@ -68,10 +69,10 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
         what = "is a file: extract it, and" if root.exists() else "does not exist:"
         raise ValueError(f"--root {root} {what} give the folder that holds the seasons")
     simulation = simulation_of(root)
-    click.echo("Listing SEN12MS ...", err=True)
     # Workers of a cluster stand in other folders.
     root = root.absolute()
-    triplets, missing = scan(root, with_lc=not no_lc)
+    with LongWork("Listing SEN12MS"):
+        triplets, missing = scan(root, with_lc=not no_lc)
     if missing:
         _report_missing(missing, len(triplets), options)
     if test_names is not None:
