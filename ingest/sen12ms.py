@@ -32,6 +32,13 @@ _LABEL_SET = "sen12ms-igbp10"
 
 _LC_PROCESSING = " MODIS MCD12Q1 land cover of 2016, from 500 m to the 10 m grid."
 
+# What `fusmae.splits.sen12ms_split` gives each split.
+_SHARES = {
+    "train": "it gets the scenes that are neither val nor test",
+    "val": "it gets a tenth of the scenes, by a hash of their names",
+    "test": "it gets the held-out scenes or listed patches",
+}
+
 _EXAMPLES = """
 \b
 Examples:
@@ -85,6 +92,7 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
         chosen = plan.limit(chosen, limit, options.seed)
     if not chosen:
         raise ValueError(f"--root {root}: no triplet is left")
+    _say_empty(chosen, limit)
     request = Request(
         **request_origin("sen12ms", _archive(with_lc=not no_lc), simulation),
         arrays=(SEN12MS_S1, SEN12MS_S2, *(() if no_lc else (SEN12MS_LC,))),
@@ -105,6 +113,19 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
         },
     )
     make_dataset(request, options, len(triplets) - len(chosen))
+
+
+def _say_empty(chosen: dict[str, str], limit: int | None) -> None:
+    """Say which splits have no samples, and why."""
+    scenes = len({name.rpartition("_p")[0] for name in chosen})
+    more = "a larger --limit" if limit else "more scenes"
+    for split in SPLITS:
+        if split not in chosen.values():
+            click.echo(
+                f"note: {split} is empty: {_SHARES[split]} ({scenes:,} scene{'s' * (scenes != 1)} "
+                f"here); {more} may fill it",
+                err=True,
+            )
 
 
 def _archive(with_lc: bool) -> dict[str, Any]:
