@@ -61,8 +61,9 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
     "--split",
     default="official",
     show_default=True,
-    help="official (the authors' hold-out scenes), or a text file of test patches, one name a "
-    "line. Validation scenes are drawn from the others by a hash of their names.",
+    help="official (the authors' hold-out scenes), or a text file of test patches, one name such "
+    "as ROIs1158_spring_s2_124_p100.tif a line. Validation scenes are drawn from the others by a "
+    "hash of their names.",
 )
 @click.option("--no-lc", is_flag=True, help="Do without land cover, and so without labels.")
 @dataset_options
