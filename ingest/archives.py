@@ -5,7 +5,7 @@ dataset.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,6 +151,23 @@ def _refuse_other_contents(folder: Path) -> None:
                 f"--spool {folder} holds {path.name}, which is no part of a spool: give --spool a "
                 "folder of its own"
             )
+
+
+def say_idle(spooling_options: Mapping[str, object], archives: Collection[Path]) -> None:
+    """Say which of these options do nothing; the values of those that were not given are false."""
+    given = [option for option, value in spooling_options.items() if value]
+    files = [path for path in archives if path.is_file()]
+    if not any(compression(path) for path in files):
+        of_unpacking = [option for option in given if option != "--spool"]
+        _say_idle(of_unpacking, "no archive is compressed")
+    if not files and "--spool" in given:
+        _say_idle(["--spool"], "folders are read in place")
+
+
+def _say_idle(options: Sequence[str], why: str) -> None:
+    if options:
+        do = "does" if len(options) == 1 else "do"
+        click.echo(f"note: {', '.join(options)} {do} nothing here: {why}", err=True)
 
 
 def refuse_lack_of_room(archives: Iterable[tuple[str, Path]], spooling: Spooling) -> None:

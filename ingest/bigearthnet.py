@@ -23,11 +23,13 @@ from .archives import (
     refuse_lack_of_room,
     refuse_out_place,
     refuse_spool_place,
+    say_idle,
     spool_folder,
 )
 from .bigearthnet_archive import Pair, detect_version, scan_v1
 from .bigearthnet_checks import Asked, check_early, recorded, split_rule
 from .bigearthnet_pair import read_pair
+from .bigearthnet_tables import LISTS, LISTS_URL
 from .bigearthnet_v2 import scan_v2
 from .dataset import refuse_other_files, refuse_other_plan
 from .dataset_options import (
@@ -94,7 +96,8 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
 @click.option(
     "--split-lists",
     type=SOURCE_PATH,
-    help="Folder of the published v1 lists: official split, seasonal snow, cloud and shadow.",
+    help=f"Folder of the published v1 lists, {', '.join(LISTS)}, each as it is, .gz or .bz2; they "
+    f"lie beside the v1 archives at {LISTS_URL}.",
 )
 @click.option("--exclude", default="", help="snow, cloud or snow,cloud: leave such patches out.")
 @click.option(
@@ -138,6 +141,8 @@ def bigearthnet(
         refuse_spool_place(folder, [*given.items(), ("--out", options.out)])
     check_scheduler(options)
     version = check_early(asked)
+    idle = {"--keep-spool": keep_spool, "--any-archive": any_archive, "--spool": spool}
+    say_idle(idle, given.values())
     with Spooling(folder, keep_spool, not any_archive) as spooling:
         whole = all(is_unpacked(path, option, spooling) for option, path in given.items())
         there = None if whole else _complete(options, asked, version, spooling)
@@ -226,7 +231,8 @@ def _scan(
         if version == "v1":
             pairs, absent = scan_v1(optical, radar, lists, tolerant, work.update)
         else:
-            pairs, absent = scan_v2(optical, radar, asked.metadata, archives.get("--maps"), lists)
+            maps = archives.get("--maps")
+            pairs, absent = scan_v2(optical, radar, asked.metadata, maps, lists, work.update)
     if absent:
         told = "S1 patches" if version == "v1" else "patches of the tables"
         click.echo(

@@ -4,19 +4,26 @@ Read before an archive is unpacked, to see that they are good, and by its listin
 """
 
 import bz2
+import gzip
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow
 
-# Names of the published v1 lists, with or without .bz2; one name (or "s2,s1") a line.
+# The published v1 lists; one name (or "s2,s1") a line. Zenodo has them as .csv.gz,
+# kai-tub/bigearthnet_common as .csv.bz2.
 SPLIT_LISTS = {"train": "train.csv", "val": "val.csv", "test": "test.csv"}
 SNOW_LIST = "patches_with_seasonal_snow.csv"
 CLOUD_LIST = "patches_with_cloud_and_shadow.csv"
+LISTS = (*SPLIT_LISTS.values(), SNOW_LIST, CLOUD_LIST)
+LISTS_URL = "https://zenodo.org/records/12687186"
+V2_URL = "https://zenodo.org/records/10891137"
+_OPENERS: dict[str, Callable[..., IO[str]]] = {"": open, ".gz": gzip.open, ".bz2": bz2.open}
 
 _V2_COLUMNS = (
     "patch_id",
@@ -42,12 +49,20 @@ def open_table(path: Path) -> "pyarrow.Table":
     import pyarrow.parquet
 
     try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(
+            f"--metadata {path}: {error.strerror}; give a table such as metadata.parquet"
+        ) from None
+    try:
         missing = set(_V2_COLUMNS) - set(pyarrow.parquet.read_schema(path).names)
         if missing:
             raise ValueError(f"--metadata {path} lacks the columns {sorted(missing)}")
         return pyarrow.parquet.read_table(path, columns=list(_V2_COLUMNS))
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"--metadata {path}: {' '.join(str(error).split())}") from None
+    except (OSError, pyarrow.ArrowException):
+        raise ValueError(
+            f"--metadata {path} is no parquet table, or is damaged: download it again from {V2_URL}"
+        ) from None
 
 
 def read_table(path: Path) -> Iterable[dict[str, object]]:
@@ -109,21 +124,22 @@ class NameLists:
     """The published v1 lists in one folder: official split, snow, cloud and shadow.
 
     Raises:
-        ValueError: one is missing or cannot be read, or a name is in two splits.
+        ValueError: some are missing or cannot be read, or a name is in two splits.
     """
 
     def __init__(self, folder: Path) -> None:
         self.split_of: dict[str, str] = {}
+        there = _find_lists(folder)
         for split, file in SPLIT_LISTS.items():
-            for name in _read_names(folder, file):
+            for name in _read_names(there[file]):
                 other = self.split_of.setdefault(name, split)
                 if other != split:
                     raise ValueError(
                         f"--split-lists {folder}: {name} is in {SPLIT_LISTS[other]} and in {file}: "
                         "a sample is in one split only; download the lists again"
                     )
-        self.snow = set(_read_names(folder, SNOW_LIST))
-        self.cloud = set(_read_names(folder, CLOUD_LIST))
+        self.snow = set(_read_names(there[SNOW_LIST]))
+        self.cloud = set(_read_names(there[CLOUD_LIST]))
 
     def digest(self) -> str:
         """What tells these lists from others, however they are packed: from a sha256."""
@@ -131,13 +147,30 @@ class NameLists:
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:_DIGITS]
 
 
-def _read_names(folder: Path, file: str) -> list[str]:
-    for path, opener in ((folder / file, open), (folder / f"{file}.bz2", bz2.open)):
-        if path.is_file():
-            try:
-                with opener(path, "rt") as lines:
-                    return [line.strip().partition(",")[0] for line in lines if line.strip()]
-            except (OSError, EOFError, UnicodeDecodeError) as error:
-                told = getattr(error, "strerror", None) or error
-                raise ValueError(f"--split-lists {path}: {told}; download it again") from None
-    raise ValueError(f"--split-lists {folder} has neither {file} nor {file}.bz2")
+def _find_lists(folder: Path) -> dict[str, Path]:
+    """Where each of the lists is, packed or not.
+
+    Raises:
+        ValueError: some are missing; the message names them all.
+    """
+    there = {}
+    for file in LISTS:
+        spellings = (folder / f"{file}{ending}" for ending in _OPENERS)
+        if path := next(filter(Path.is_file, spellings), None):
+            there[file] = path
+    missing = [file for file in LISTS if file not in there]
+    if missing:
+        raise ValueError(
+            f"--split-lists {folder} lacks {', '.join(missing)} (or with .gz or .bz2): they lie "
+            f"beside the v1 archives at {LISTS_URL}"
+        )
+    return there
+
+
+def _read_names(path: Path) -> list[str]:
+    try:
+        with _OPENERS["" if path.suffix == ".csv" else path.suffix](path, "rt") as lines:
+            return [line.strip().partition(",")[0] for line in lines if line.strip()]
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        told = getattr(error, "strerror", None) or error
+        raise ValueError(f"--split-lists {path}: {told}; download it again") from None

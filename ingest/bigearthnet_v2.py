@@ -4,7 +4,7 @@ Stands before the plan, beside `bigearthnet_archive`; reads no pixels. Layout: C
 2024 (reBEN, arXiv:2407.03653).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ def scan_v2(
     tables: Sequence[Path],
     maps: Archive | None,
     lists: Path | None,
+    progress: Callable[[int, int], None],
 ) -> tuple[list[Pair], list[str]]:
     """Every pair of a v2 archive that the metadata tables list and whose S2 patch is there.
 
-    The second value names the listed patches whose S2 patch is not there.
+    The second value names the listed patches whose S2 patch is not there. `progress(done, total)`
+    counts S2 patches.
 
     Raises:
         ValueError: a table lacks a column or cannot be read, an S2 patch is in no table, a
@@ -43,10 +45,12 @@ def scan_v2(
         present[patch.name] = patch
     refuse_unlisted(str(s2), present, listed.values())
     known = NameLists(lists) if lists else None
-    pairs = []
+    pairs: list[Pair] = []
     for name, patch in present.items():
+        progress(len(pairs), len(present))
         pair = _pair(listed[name], patch, s1, maps)
         pairs.append(with_lists(pair, pair.s2v1_name, known) if known else pair)
+    progress(len(pairs), len(present))
     return pairs, sorted(listed.keys() - present.keys())
 
 

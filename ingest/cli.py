@@ -51,7 +51,21 @@ class _Verbs(click.Group):
         return verb
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+_EXAMPLES = """
+\b
+Examples, without any data of your own:
+  fusmae-ingest simulate bigearthnet --out archive --patches 200
+  fusmae-ingest bigearthnet --s2 archive/BigEarthNet-v1.0 --s1 archive/BigEarthNet-S1-v1.0 \\
+      --out ben
+  fusmae-ingest verify ben
+  fusmae-ingest info ben
+
+\b
+More: fusmae-ingest bigearthnet --help, and so on.
+"""
+
+
+@click.group(cls=_Verbs, epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fusmae")
 def commands() -> None:
     """Sentinel-1 and Sentinel-2 archives to sharded, verified, self-describing datasets."""

@@ -120,10 +120,18 @@ def check_scheduler(address: str) -> None:
     place = urllib.parse.urlsplit(address)
     try:
         if not place.hostname or not place.port:
-            raise ValueError("expected an address such as tcp://host:8786")
+            raise ValueError
         socket.create_connection((place.hostname, place.port), timeout=_ANSWER_S).close()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--scheduler {address}: no Dask scheduler: {error}") from None
+    except ValueError:
+        raise ValueError(
+            f"--scheduler {address}: expected an address such as tcp://host:8786"
+        ) from None
+    except OSError as error:
+        told = f"no host {place.hostname}" if isinstance(error, socket.gaierror) else error.strerror
+        raise ValueError(
+            f"--scheduler {address}: no Dask scheduler there ({told or 'no answer'}): start one "
+            "with `dask scheduler`, and give the address that it prints"
+        ) from None
     answers = f"--scheduler {address}: {place.hostname}:{place.port} answers but is no Dask"
     # Workers that come and go are the scheduler's business, not the reader's of our messages.
     for logger in _LOGGERS:
@@ -155,10 +163,14 @@ def _wait_for_workers(client: Any, address: str) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
             raise RuntimeError(
-                f"--scheduler {address}: no worker within {_WAIT_FOR_WORKERS_S} s; start some, "
-                "then run the same command again"
+                f"--scheduler {address}: no worker within {_WAIT_FOR_WORKERS_S} s; start some with "
+                f"`dask worker {address}`, then run the same command again"
             )
-        click.echo(f"no worker yet at {address}; waiting up to {left:.0f} s", err=True)
+        click.echo(
+            f"no worker yet at {address}; waiting up to {left:.0f} s for one "
+            f"(`dask worker {address}` starts it)",
+            err=True,
+        )
         try:
             client.wait_for_workers(1, timeout=min(left, _SAY_AGAIN_S))
         except TimeoutError:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from fusmae.manifest import MANIFEST_NAME, Manifest
 
@@ -85,7 +86,7 @@ _OPTIONS = (
         type=click.FloatRange(0, 1),
         default=0.001,
         show_default=True,
-        help="The largest share of samples that quarantine may leave out.",
+        help="The largest share of samples that quarantine may leave out: 0.001 is one in 1,000.",
     ),
 )
 
@@ -96,11 +97,26 @@ def dataset_options(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def gathered(**given: Any) -> None:
         shared = {field.name: given.pop(field.name) for field in fields(DatasetOptions)}
+        _refuse_idle(click.get_current_context(), shared)
         function(options=DatasetOptions(**shared), **given)
 
     for option in reversed(_OPTIONS):
         gathered = option(gathered)
     return gathered
+
+
+def _refuse_idle(context: click.Context, shared: dict[str, Any]) -> None:
+    """Raises click.UsageError: an option is given that another one leaves without effect."""
+
+    def given(name: str) -> bool:
+        return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+    if given("max_bad") and shared["on_error"] != "quarantine":
+        raise click.UsageError("--max-bad belongs to --on-error quarantine, which is not given")
+    if given("workers") and shared["scheduler"] is not None:
+        raise click.UsageError(
+            "--workers are processes here, and --scheduler converts on its own workers: give one"
+        )
 
 
 def check_scheduler(options: DatasetOptions) -> None:

@@ -1,5 +1,9 @@
 """`fusmae-ingest info`: what a dataset holds, from its manifest alone."""
 
+import json
+from collections.abc import Iterator
+from typing import Any
+
 import click
 import numpy as np
 from rich.console import Console
@@ -13,89 +17,152 @@ from .storage import manifest_of, open_store
 # What config A of the pretraining benchmark aims at: ViT-B, 224 px and patches of 16, one H200.
 TARGET_SAMPLES_PER_S = 6600
 
+# More than any line has: what is no terminal gets no line folded.
+_ENDLESS = 1000
 
-@click.command(
-    epilog="\b\nExamples:\n  fusmae-ingest info ben\n  fusmae-ingest info s3://bucket/ben\n"
-)
+_EXAMPLES = """
+\b
+Examples:
+  fusmae-ingest info ben
+  fusmae-ingest info s3://bucket/ben
+  fusmae-ingest info ben --json | jq '.splits.train.samples'
+"""
+
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("dataset")
-def info(dataset: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
+def info(dataset: str, as_json: bool) -> None:
     """Print what a dataset holds: splits, bands, classes.
 
     DATASET is a folder or a URL; its manifest alone is read.
     """
-    manifest = manifest_of(open_store(dataset))
-    console = Console()
-    console.print(f"[bold]{manifest.name}[/bold], format {manifest.format_version}")
-    console.print(f"{manifest.source['title']}; licence {manifest.source['licence']}")
-    if manifest.simulated:
-        console.print("[bold]Simulated: no pixel or label here was ever observed.[/bold]")
-    console.print(f"Split rule {manifest.options['plan']['split']}, seed {manifest.seed}")
-    console.print(_split_table(manifest))
-    console.print(_bandwidth(manifest))
-    console.print(_band_table(manifest))
-    for name, classes in manifest.label_sets.items():
-        console.print(f"Label set {name}: {len(classes)} classes")
-    for name, classes in manifest.counted_classes().items():
-        console.print(_class_table(manifest, name, classes))
+    told = summary(manifest_of(open_store(dataset)))
+    if as_json:
+        click.echo(json.dumps(told, indent=1, ensure_ascii=False))
+    else:
+        _print(told)
 
 
-def _table(*names: str | Column, numbers: tuple[str, ...]) -> Table:
-    return Table(*names, *(Column(name, justify="right") for name in numbers))
+def summary(manifest: Manifest) -> dict[str, Any]:
+    """What `info` tells, of plain types; sizes in bytes, statistics in stored units.
+
+    `gpu_read_bytes_per_s` is what storage must deliver to one GPU at `TARGET_SAMPLES_PER_S`.
+    Class codes have no mean: it is None.
+    """
+    sample_bytes = sum(array_bytes(spec) for spec in manifest.arrays)
+    return {
+        "name": manifest.name,
+        "format_version": manifest.format_version,
+        "title": manifest.source["title"],
+        "licence": manifest.source["licence"],
+        "simulated": manifest.simulated,
+        "split_rule": manifest.options["plan"]["split"],
+        "seed": manifest.seed,
+        "sample_bytes": sample_bytes,
+        "gpu_read_bytes_per_s": sample_bytes * TARGET_SAMPLES_PER_S,
+        "splits": {
+            name: {
+                "samples": split.num_samples,
+                "shards": len(split.shards),
+                "shard_bytes": sum(shard.bytes for shard in split.shards),
+                "zarr_bytes": sum(file.bytes for file in split.zarr),
+            }
+            for name, split in manifest.splits.items()
+        },
+        "statistics_split": manifest.statistics_split,
+        "bands": _bands(manifest),
+        "label_sets": {name: list(classes) for name, classes in manifest.label_sets.items()},
+        "class_counts": {
+            name: {
+                label: {split: s.class_counts[name][i] for split, s in manifest.splits.items()}
+                for i, label in enumerate(classes)
+            }
+            for name, classes in manifest.counted_classes().items()
+        },
+    }
 
 
-def _split_table(manifest: Manifest) -> Table:
-    table = _table("split", numbers=("samples", "shards", "shard bytes", "zarr bytes"))
-    for name, split in manifest.splits.items():
-        table.add_row(
-            name,
-            f"{split.num_samples:,}",
-            f"{len(split.shards):,}",
-            f"{sum(shard.bytes for shard in split.shards):,}",
-            f"{sum(file.bytes for file in split.zarr):,}",
-        )
-    table.caption = f"{_pixel_bytes(manifest):,} bytes of pixels a sample"
-    return table
+def _bands(manifest: Manifest) -> list[dict[str, Any]]:
+    bands = []
+    for spec in manifest.arrays:
+        stats = manifest.statistics[spec.name]
+        measured = spec.sensor in ("s1", "s2")
+        for i, band in enumerate(spec.bands):
+            bands.append(
+                {
+                    "array": spec.name,
+                    "sensor": spec.sensor,
+                    "band": band.name,
+                    "gsd_m": band.gsd_m,
+                    "dtype": np.dtype(spec.dtype).name,
+                    "unit": spec.unit,
+                    "mean": stats.mean[i] if measured else None,
+                    "std": stats.std[i] if measured else None,
+                    "min": stats.min[i],
+                    "max": stats.max[i],
+                }
+            )
+    return bands
 
 
-def _pixel_bytes(manifest: Manifest) -> int:
-    return sum(array_bytes(spec) for spec in manifest.arrays)
+def _print(told: dict[str, Any]) -> None:
+    """Boxes on a terminal, else lines of columns that nothing folds."""
+    console = Console(highlight=False)
+    plain = not console.is_terminal
+    if plain:
+        console.width = _ENDLESS
+    for line in _lines(told):
+        console.print(line, markup=False)
+    tables = [_split_table(told), _band_table(told)]
+    tables += [_class_table(told, name) for name in told["class_counts"]]
+    for table in tables:
+        if plain:
+            table.box, table.pad_edge = None, False
+            console.print()
+        console.print(table)
 
 
-def _bandwidth(manifest: Manifest) -> str:
-    """What storage must deliver to one GPU, and how long an epoch of the largest split is then."""
-    pixels = _pixel_bytes(manifest)
-    bytes_per_s = pixels * TARGET_SAMPLES_PER_S
-    name, split = max(manifest.splits.items(), key=lambda item: item[1].num_samples)
-    return (
-        f"One GPU reads {pixels:,} bytes x {TARGET_SAMPLES_PER_S:,} samples/s = "
-        f"{bytes_per_s / 1e9:.2f} GB/s (the rate aimed at for ViT-B, 224 px, patch 16, on one "
-        f"H200);\nan epoch of {name} is {split.num_samples * pixels / 1e9:.4g} GB, "
-        f"{split.num_samples / TARGET_SAMPLES_PER_S:.3g} s at that rate"
+def _lines(told: dict[str, Any]) -> Iterator[str]:
+    yield f"{told['name']}, format {told['format_version']}"
+    yield f"{told['title']}; licence {told['licence']}"
+    if told["simulated"]:
+        yield "Simulated: no pixel or label here was ever observed."
+    yield f"Split rule {told['split_rule']}, seed {told['seed']}"
+    units = sorted({f"{entry['sensor']}: {entry['unit']}" for entry in told["bands"]})
+    yield f"Statistics of the {told['statistics_split']} split; {'; '.join(units)}"
+    for name, classes in told["label_sets"].items():
+        yield f"Label set {name}: {len(classes)} classes"
+    yield (
+        f"One GPU reads {told['sample_bytes']:,} bytes x {TARGET_SAMPLES_PER_S:,} samples/s = "
+        f"{told['gpu_read_bytes_per_s'] / 1e9:.2f} GB/s (ViT-B on an H200)"
     )
 
 
-def _class_table(manifest: Manifest, name: str, classes: tuple[str, ...]) -> Table:
-    table = _table(name, numbers=tuple(manifest.splits))
-    counts = [split.class_counts[name] for split in manifest.splits.values()]
-    for label, *numbers in zip(classes, *counts, strict=True):
-        table.add_row(label, *(f"{number:,}" for number in numbers))
-    table.caption = "samples of each split that hold the class"
+def _table(*names: str, numbers: tuple[str, ...]) -> Table:
+    columns = [Column(name, overflow="fold") for name in names]
+    return Table(*columns, *(Column(name, justify="right") for name in numbers))
+
+
+def _split_table(told: dict[str, Any]) -> Table:
+    table = _table("split", numbers=("samples", "shards", "shard bytes", "zarr bytes"))
+    for name, split in told["splits"].items():
+        table.add_row(name, *(f"{number:,}" for number in split.values()))
     return table
 
 
-def _band_table(manifest: Manifest) -> Table:
-    band = Column("band", overflow="fold")
-    table = _table("array", band, "GSD", "dtype", numbers=("mean", "std", "min", "max"))
-    for spec in manifest.arrays:
-        stats = manifest.statistics[spec.name]
-        dtype = np.dtype(spec.dtype).name
-        for i, entry in enumerate(spec.bands):
-            numbers = [stats.mean[i], stats.std[i], stats.min[i], stats.max[i]]
-            told = [f"{number:.2f}" for number in numbers]
-            if spec.sensor not in ("s1", "s2"):
-                # Class codes have no mean.
-                told = ["", "", *(f"{number:.0f}" for number in numbers[2:])]
-            table.add_row(spec.name, entry.name, f"{entry.gsd_m} m", dtype, *told)
-    units = "; ".join(sorted({f"{spec.sensor}: {spec.unit}" for spec in manifest.arrays}))
-    table.caption = f"statistics of the {manifest.statistics_split} split; {units}"
+def _band_table(told: dict[str, Any]) -> Table:
+    table = _table("array", "band", "GSD", "dtype", numbers=("mean", "std", "min", "max"))
+    for entry in told["bands"]:
+        numbers = [entry[key] for key in ("mean", "std", "min", "max")]
+        digits = 0 if entry["mean"] is None else 2
+        shown = ["-" if number is None else f"{number:.{digits}f}" for number in numbers]
+        table.add_row(entry["array"], entry["band"], f"{entry['gsd_m']} m", entry["dtype"], *shown)
+    return table
+
+
+def _class_table(told: dict[str, Any], name: str) -> Table:
+    table = _table(name, numbers=tuple(told["splits"]))
+    for label, counts in told["class_counts"][name].items():
+        table.add_row(label, *(f"{number:,}" for number in counts.values()))
     return table

@@ -7,6 +7,7 @@ Requests that fail in passing are repeated by fsspec's packages (s3fs and botoco
 
 import errno
 import hashlib
+import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,11 +27,15 @@ def refuse_url(url: str) -> None:
     """Look at a URL before anything is asked of its store.
 
     Raises:
-        ValueError: it names no place, none that outlives this process, or a password.
+        ValueError: it names no place, none that is known or outlives this process, or a password.
     """
     protocol, _, rest = url.rpartition("://")
     if not rest.strip("/"):
         raise ValueError(f"{url!r} names no place: give a URL as s3://bucket/name")
+    if protocol.rpartition("::")[2] not in fsspec.available_protocols():
+        raise ValueError(
+            f"{url}: nothing is known of {protocol}://: give a folder, or a URL as s3://bucket/name"
+        )
     if protocol == "memory":
         raise ValueError(
             f"{url}: memory:// is gone when the command ends: give a folder, or a URL as "
@@ -65,7 +70,10 @@ class ObjectStore:
         # Listings and sizes that fsspec keeps would hide what other processes write.
         try:
             return fsspec.core.url_to_fs(self.url, use_listings_cache=False)
-        except (ImportError, ValueError) as error:
+        except ImportError as error:
+            how = ": pip install 'fusmae[s3]'" if self._compares else ""
+            raise ValueError(f"{self.url}: {error}{how}") from None
+        except Exception as error:  # packages behind fsspec have exceptions of their own
             raise ValueError(f"{self.url}: {error}") from None
 
     @contextmanager
@@ -224,18 +232,37 @@ _NUMBERS = {
 }
 
 
+# What packages behind fsspec call a store that is out of reach: botocore, aiohttp, httpx, Python.
+_OUT_OF_REACH = {
+    *("ConnectionError", "ConnectError", "ClientConnectorError", "gaierror"),
+    *("TimeoutError", "ReadTimeoutError", "ConnectTimeout"),
+}
+_NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"}
+
+
 @contextmanager
 def _naming(place: str) -> Iterator[None]:
     """Put the object's place into whatever goes wrong with it.
 
     Raises:
         OSError: FileNotFoundError and the like where it is that.
+        ValueError: there are no credentials for the store.
     """
     try:
         yield
-    except OSError as error:
-        known = [number for kind, number in _NUMBERS.items() if isinstance(error, kind)]
-        number = known[0] if known else error.errno or errno.EIO
-        raise OSError(number, error.strerror or str(error), place) from None
     except Exception as error:  # packages behind fsspec have exceptions of their own
-        raise OSError(errno.EIO, str(error) or type(error).__name__, place) from None
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if kinds & _NO_CREDENTIALS:
+            raise ValueError(
+                f"{place}: {error}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from None
+        number, told = errno.EIO, str(error) or type(error).__name__
+        if kinds & _OUT_OF_REACH:
+            told = "no answer from the store: see that the network is up and the address right"
+            if place.startswith("s3"):
+                told += " (AWS_ENDPOINT_URL)"
+        elif isinstance(error, OSError):
+            known = [number for kind, number in _NUMBERS.items() if isinstance(error, kind)]
+            number = known[0] if known else error.errno or errno.EIO
+            told = error.strerror or (os.strerror(number) if known else str(error))
+        raise OSError(number, told, place) from None

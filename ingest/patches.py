@@ -16,8 +16,9 @@ from typing import Any, Protocol
 
 # More than the files of any patch of BigEarthNet together.
 _ROOM_BYTES = 512 << 10
-# A file beyond this is no archive's: the largest, of SEN12MS, have 1.7 MB.
-_MAX_FILE_BYTES = 64 << 20
+# A file beyond this is no archive's, nor are a patch's together: the largest, of SEN12MS, have
+# 1.7 MB.
+MAX_FILE_BYTES = 64 << 20
 
 
 class Patch(Protocol):
@@ -36,6 +37,7 @@ class Patch(Protocol):
 
         Raises:
             MissingFile: a file is missing; the message names it.
+            ValueError: a file is larger than any of an archive.
             OSError: a file cannot be read.
         """
 
@@ -54,6 +56,14 @@ class MissingFile(ValueError):
         return f"{self.where} is missing: get the archive again from its publisher"
 
 
+def too_large(where: str, size: int) -> ValueError:
+    """What to raise where a file is larger than any of an archive, before room is made for it."""
+    return ValueError(
+        f"{where} has {size:,} bytes, expected at most {MAX_FILE_BYTES:,}: get it again from the "
+        "publisher's archive"
+    )
+
+
 def open_to_read(path: str) -> tuple[int, int]:
     """A file's descriptor, which the caller closes, and the file's size in bytes.
 
@@ -65,14 +75,11 @@ def open_to_read(path: str) -> tuple[int, int]:
     # Without it the opening of a pipe waits for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     told = os.fstat(descriptor)
-    if stat.S_ISREG(told.st_mode) and told.st_size <= _MAX_FILE_BYTES:
+    if stat.S_ISREG(told.st_mode) and told.st_size <= MAX_FILE_BYTES:
         return descriptor, told.st_size
     os.close(descriptor)
     if stat.S_ISREG(told.st_mode):
-        raise ValueError(
-            f"{path} has {told.st_size:,} bytes, expected at most {_MAX_FILE_BYTES:,}: "
-            "extract it again from the publisher's archive"
-        )
+        raise too_large(path, told.st_size)
     kind = "a folder" if stat.S_ISDIR(told.st_mode) else "a pipe or a device"
     raise ValueError(f"{path} is {kind}: expected a file")
 

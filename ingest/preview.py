@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from fusmae.manifest import MANIFEST_NAME, Manifest, read_manifest
 
@@ -63,6 +64,10 @@ def preview(dataset: str, out: Path | None, samples: int, split: str | None) -> 
         if package not in ("matplotlib", "PIL"):
             raise
         raise ValueError(f"preview needs {package}: pip install 'fusmae[report]'") from None
+    there = manifest.splits[shown].num_samples
+    asked = click.get_current_context().get_parameter_source("samples")
+    if samples > there and asked is ParameterSource.COMMANDLINE:
+        click.echo(f"note: --samples {samples:,}: {shown} has {there:,}; all are shown", err=True)
     _replace(out, make_page(root, manifest, shown, samples).encode())
     click.echo(f"{out}: open it in a browser")
 

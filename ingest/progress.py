@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 _PAUSE_S = 0.1
 # Between two plain lines: a log of a day has 2,880.
 LINE_EVERY_S = 30.0
+# A speed over less time than this says nothing of the work.
+_MEASURABLE_S = 1.0
 
 
 class LongWork:
@@ -90,17 +92,22 @@ class LongWork:
 def describe(done: int, total: int, first: int, spent_s: float, in_bytes: bool) -> str:
     """How far work is, such as `1,024/354,196 (0 %), 850/s, 7 min left`.
 
-    `first` was there when the work began `spent_s` seconds ago: it counts towards no speed.
+    `first` was there when the work began `spent_s` seconds ago: it counts towards no speed. The
+    first second, in which workers start, has none.
     """
-    speed = (done - first) / max(spent_s, 0.5)
+    amount = f"{decimal(done)} of {decimal(total)}" if in_bytes else f"{done:,}/{total:,}"
+    share = "" if done >= total else f" ({done / total:.0%})"
+    if spent_s < _MEASURABLE_S:
+        return f"{amount}{share}, {duration(spent_s)}"
+    speed = (done - first) / spent_s
     if in_bytes:
-        amount, rate = f"{decimal(done)} of {decimal(total)}", f"{decimal(int(speed))}/s"
+        rate = f"{decimal(int(speed))}/s"
     else:
-        amount, rate = f"{done:,}/{total:,}", f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s"
+        rate = f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s"
     if done >= total:
         return f"{amount}, {rate}, {duration(spent_s)}"
     left = f"{duration((total - done) / speed)} left" if speed else "no end in sight yet"
-    return f"{amount} ({done / total:.0%}), {rate}, {left}"
+    return f"{amount}{share}, {rate}, {left}"
 
 
 def duration(seconds: float) -> str:

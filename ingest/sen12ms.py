@@ -21,6 +21,7 @@ from .dataset_options import (
 )
 from .facts import SEN12MS_FACTS, SEN12MS_LC_FACTS
 from .origins import SEN12MS, request_origin
+from .progress import LongWork
 from .request import Request
 from .sen12ms_archive import KNOWN_BAD, Triplet, choose, read_names, scan
 from .sen12ms_sample import read_triplet
@@ -30,6 +31,13 @@ from .storage import open_store
 _LABEL_SET = "sen12ms-igbp10"
 
 _LC_PROCESSING = " MODIS MCD12Q1 land cover of 2016, from 500 m to the 10 m grid."
+
+# What `fusmae.splits.sen12ms_split` gives each split.
+_SHARES = {
+    "train": "it gets the scenes that are neither val nor test",
+    "val": "it gets a tenth of the scenes, by a hash of their names",
+    "test": "it gets the held-out scenes or listed patches",
+}
 
 _EXAMPLES = """
 \b
@@ -53,8 +61,9 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
     "--split",
     default="official",
     show_default=True,
-    help="official (the authors' hold-out scenes), or a text file of test patches, one name a "
-    "line. Validation scenes are drawn from the others by a hash of their names.",
+    help="official (the authors' hold-out scenes), or a text file of test patches, one name such "
+    "as ROIs1158_spring_s2_124_p100.tif a line. Validation scenes are drawn from the others by a "
+    "hash of their names.",
 )
 @click.option("--no-lc", is_flag=True, help="Do without land cover, and so without labels.")
 @dataset_options
@@ -64,15 +73,14 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
     refuse_out_place(options.out, [("--root", root)])
     refuse_other_files(open_store(options.out))
     check_scheduler(options)
-    if root.is_file():
-        raise ValueError(
-            f"--root {root} is a file: extract it, and give the folder that holds the seasons"
-        )
+    if not root.is_dir():
+        what = "is a file: extract it, and" if root.exists() else "does not exist:"
+        raise ValueError(f"--root {root} {what} give the folder that holds the seasons")
     simulation = simulation_of(root)
-    click.echo("Listing SEN12MS ...", err=True)
     # Workers of a cluster stand in other folders.
     root = root.absolute()
-    triplets, missing = scan(root, with_lc=not no_lc)
+    with LongWork("Listing SEN12MS"):
+        triplets, missing = scan(root, with_lc=not no_lc)
     if missing:
         _report_missing(missing, len(triplets), options)
     if test_names is not None:
@@ -85,6 +93,7 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
         chosen = plan.limit(chosen, limit, options.seed)
     if not chosen:
         raise ValueError(f"--root {root}: no triplet is left")
+    _say_empty(chosen, limit)
     request = Request(
         **request_origin("sen12ms", _archive(with_lc=not no_lc), simulation),
         arrays=(SEN12MS_S1, SEN12MS_S2, *(() if no_lc else (SEN12MS_LC,))),
@@ -105,6 +114,19 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
         },
     )
     make_dataset(request, options, len(triplets) - len(chosen))
+
+
+def _say_empty(chosen: dict[str, str], limit: int | None) -> None:
+    """Say which splits have no samples, and why."""
+    scenes = len({name.rpartition("_p")[0] for name in chosen})
+    more = "a larger --limit" if limit else "more scenes"
+    for split in SPLITS:
+        if split not in chosen.values():
+            click.echo(
+                f"note: {split} is empty: {_SHARES[split]} ({scenes:,} scene{'s' * (scenes != 1)} "
+                f"here); {more} may fill it",
+                err=True,
+            )
 
 
 def _archive(with_lc: bool) -> dict[str, Any]:

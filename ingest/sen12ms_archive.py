@@ -128,7 +128,8 @@ def read_names(path: Path) -> set[str]:
     try:
         lines = path.read_text().split()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--split {path}: {error}; give official or a text file") from None
+        told = getattr(error, "strerror", None) or "it is no text"
+        raise ValueError(f"--split {path}: {told}; give official or a text file") from None
     names = set()
     for line in lines:
         match = _FILE.fullmatch(line)

@@ -64,10 +64,15 @@ def simulation_in(archive: Archive) -> dict[str, Any] | None:
 
 _BIGEARTHNET_EXAMPLES = """
 \b
-Example, then what reads it:
+Examples, each with what reads it:
   fusmae-ingest simulate bigearthnet --out archive --patches 2000 --workers 2
   fusmae-ingest bigearthnet --s2 archive/BigEarthNet-v1.0 --s1 archive/BigEarthNet-S1-v1.0 \\
       --out ben
+  fusmae-ingest simulate bigearthnet --out archive2 --patches 2000 --version v2
+  fusmae-ingest bigearthnet --s2 archive2/BigEarthNet-S2 --s1 archive2/BigEarthNet-S1 \\
+      --metadata archive2/metadata.parquet \\
+      --metadata archive2/metadata_for_patches_with_snow_cloud_or_shadow.parquet \\
+      --maps archive2/Reference_Maps --out reben
 """
 
 _SEN12MS_EXAMPLES = """

@@ -142,15 +142,16 @@ def manifest_of(store: Store) -> Manifest:
     """The manifest of the dataset in this place.
 
     Raises:
-        ValueError: there is none, or it is not readable.
+        ValueError: there is none, or it is no manifest.
+        OSError: the place cannot be read.
     """
     try:
         text = store.read(MANIFEST_NAME).decode()
-    except (OSError, UnicodeDecodeError) as error:
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError) as error:
+        told = getattr(error, "strerror", None) or "it is no text"
         raise ValueError(
-            f"cannot read {store}/{MANIFEST_NAME}: {getattr(error, 'strerror', None) or error}; "
-            f"is {store} a finished dataset of fusmae-ingest? If it was, give the command again "
-            "that made it"
+            f"cannot read {store}/{MANIFEST_NAME}: {told}; is {store} a finished dataset of "
+            "fusmae-ingest? If it was, give the command again that made it"
         ) from None
     return from_json(text, f"{store}/{MANIFEST_NAME}")
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .patches import MissingFile, Patch, scratch
+from .patches import MAX_FILE_BYTES, MissingFile, Patch, scratch, too_large
 from .tar_index import MEMBERS, PATCHES, Head, read_head, spelled
 
 # How many times the files' own bytes one read may take. Headers between the files are 2 % to
@@ -78,6 +78,9 @@ class TarPatch:
         begin = min(offset for offset, _ in wanted)
         span = max(offset + size for offset, size in wanted) - begin
         num_bytes = sum(size for _, size in wanted)
+        if num_bytes > MAX_FILE_BYTES:
+            size, file = max((size, file) for (_, size), file in zip(wanted, files, strict=True))
+            raise too_large(self.where(file), size)
         if span <= _MAX_SPAN * num_bytes:
             whole = scratch(span)[:span]
             opened.read(begin, whole)

@@ -24,6 +24,8 @@ _EXAMPLES = """
 Examples:
   fusmae-ingest verify ben --workers 8
   fusmae-ingest verify ben --source BigEarthNet-S2-v1.0.tar --source BigEarthNet-S1-v1.0.tar
+  fusmae-ingest verify reben --source BigEarthNet-S2.tar.zst --source BigEarthNet-S1.tar.zst \\
+      --source Reference_Maps.tar.zst
   fusmae-ingest verify sen12ms --source SEN12MS --samples 1000
 """
 
@@ -42,8 +44,8 @@ Examples:
     "sources",
     type=SOURCE_PATH,
     multiple=True,
-    help="Archive that the dataset was made from, as given to ingest; may be given several times. "
-    "Its GeoTIFFs are read again, by rasterio, and compared.",
+    help="Archive that the dataset was made from, as given to --s2, --s1, --maps or --root; give "
+    "--source for each. Its GeoTIFFs are read again, by rasterio, and compared.",
 )
 @click.option(
     "--samples",
@@ -69,8 +71,9 @@ def verify(
     every sample's key, shapes, facts and place in the index; zarr pixels equal to the shards';
     counts and statistics of the manifest from tables and pixels.
     """
-    if samples and not sources:
-        raise click.UsageError("--samples belongs to --source, which is not given")
+    for option, value in (("--samples", samples), ("--spool", spool)):
+        if value is not None and not sources:
+            raise click.UsageError(f"{option} belongs to --source, which is not given")
     store = open_store(dataset)
     manifest = manifest_of(store)
     folder = spool_folder(dataset, spool)

@@ -180,10 +180,11 @@ def simulate(out: Path) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=2000, help="of the archive; default 2000")
+    parser.add_argument("--rounds", type=int, default=3, help="of each system; default 3")
+    workers = parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    workers.help = "processes, a case each; default 1 2"
+    parser.add_argument("--out", type=Path, required=True, help="JSON to write")
     options = parser.parse_args(arguments)
     if options.pairs <= START_PAIRS:
         parser.error(f"--pairs must be above {START_PAIRS}, the pairs that tell what a start costs")

@@ -6,12 +6,20 @@ import platform
 import statistics
 from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 
 def describe(*packages: str) -> dict[str, Any]:
-    """The processor, its cores that this process may use, and versions; no names, no clock."""
+    """The processor, its cores that this process may use, and versions; no names, no clock.
+
+    Ends the benchmark where one of the packages is not installed.
+    """
+    missing = [name for name in packages if not find_spec(name)]
+    if missing:
+        needed = " ".join(missing)
+        raise SystemExit(f"error: this benchmark needs {needed}: pip install {needed}")
     model = platform.processor()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -163,7 +163,10 @@ def test_missing_folder_and_unknown_option(archive, fusmae_ingest, paths, tmp_pa
         (("--split", "official"), "--split-lists"),
         (("--exclude", "snow"), "--split-lists"),
         (("--metadata", "m.parquet"), "belong to BigEarthNet v2"),
-        (("--split-lists", "/nowhere", "--split", "official"), "/nowhere has neither train.csv"),
+        (
+            ("--split-lists", "/nowhere", "--split", "official"),
+            "/nowhere lacks train.csv, val.csv, ",
+        ),
     ],
 )
 def test_combinations_that_cannot_work_are_refused_by_name(refused, extra, message):

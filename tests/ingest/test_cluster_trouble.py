@@ -74,11 +74,21 @@ def told(result: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-def test_an_address_without_a_scheduler_is_one_line(archive_v1, fusmae_ingest, paths, tmp_path):
-    for address in ("tcp://127.0.0.1:9", "nonsense"):
-        out = ("--out", tmp_path / "d", "--scheduler", address)
-        result = fusmae_ingest("bigearthnet", *paths(archive_v1), *out)
-        assert f"--scheduler {address}" in told(result)
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("tcp://127.0.0.1:9", "no Dask scheduler there (Connection refused): start one with"),
+        ("tcp://nowhere.invalid:9", "no Dask scheduler there (no host nowhere.invalid): start"),
+        ("nonsense", "expected an address such as tcp://host:8786"),
+        ("tcp://host:port", "expected an address such as tcp://host:8786"),
+    ],
+)
+def test_an_address_without_a_scheduler_is_one_line(
+    archive_v1, fusmae_ingest, paths, tmp_path, address, reason
+):
+    out = ("--out", tmp_path / "d", "--scheduler", address)
+    result = fusmae_ingest("bigearthnet", *paths(archive_v1), *out)
+    assert f"--scheduler {address}: {reason}" in told(result)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +139,9 @@ def test_waiting_for_workers_is_said_at_once_and_again_and_has_an_end(empty, mon
     with pytest.raises(RuntimeError, match="no worker within"):
         list(subject.run_on_cluster(address, [], print))
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == f"no worker yet at {address}; waiting up to 1 s"
+    assert lines[0] == (
+        f"no worker yet at {address}; waiting up to 1 s for one (`dask worker {address}` starts it)"
+    )
     assert len(lines) == 3
 
 

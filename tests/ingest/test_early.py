@@ -1,5 +1,6 @@
 """What is told before an archive is unpacked, and of a dataset that is complete without one."""
 
+import bz2
 import errno
 import gzip
 import hashlib
@@ -22,6 +23,7 @@ from fusmae.manifest import MANIFEST_NAME, from_json, to_json
 from fusmae_ingest import bigearthnet, cli, cluster
 from fusmae_ingest.archive_note import write_note
 from fusmae_ingest.archives import spool_folder
+from fusmae_ingest.bigearthnet_tables import NameLists
 from fusmae_ingest.glimpse import first_files
 from fusmae_ingest.spool import PUBLISHED_MD5
 from fusmae_ingest.spool_lock import SpoolLock
@@ -330,10 +332,14 @@ def test_a_folder_and_an_archive_are_compared_too(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--metadata", "absent.parquet"], "absent.parquet"),
+        (["--metadata", "absent.parquet"], "absent.parquet: No such file or directory; give a "),
+        (
+            ["--metadata", "."],
+            "--metadata .: Is a directory; give a table such as metadata.parquet",
+        ),
         (["--metadata", "poor.parquet"], "poor.parquet lacks the columns"),
-        (["--metadata", "cut.parquet"], "--metadata cut.parquet: "),
-        (["--split-lists", "nowhere"], "--split-lists nowhere has neither train.csv"),
+        (["--metadata", "cut.parquet"], "cut.parquet is no parquet table, or is damaged: download"),
+        (["--split-lists", "nowhere"], "--split-lists nowhere lacks train.csv, val.csv, "),
         (["--split-lists", "torn"], "--split-lists torn/train.csv.bz2: "),
         (["--split", "official"], "--split official needs --split-lists"),
         (["--scheduler", "tcp://nowhere:1"], "no scheduler at tcp://nowhere:1"),
@@ -357,6 +363,35 @@ def test_options_that_cannot_work_are_refused_before_unpacking(
     args = (*v2(packed), *metadata(tables), "--out", "d", *extra)
     assert message in ingest(*args).error
     assert not Path("d.spool").exists() and not Path("d").exists()
+
+
+def test_all_lists_that_are_missing_are_named_with_their_source(
+    archive_v1, paths, ingest, lists, tmp_path
+):
+    (lists / "val.csv").unlink()
+    (lists / "patches_with_seasonal_snow.csv").unlink()
+    told = ingest(
+        "bigearthnet", *paths(archive_v1), "--split-lists", lists, "--out", tmp_path / "d"
+    )
+    assert f"{lists} lacks val.csv, patches_with_seasonal_snow.csv (or " in told.error
+    assert "https://zenodo.org/records/12687186" in told.error
+
+
+def test_lists_are_read_as_they_are_published_and_unpacked(lists, tmp_path):
+    (lists / "train.csv").write_text("one,s1\ntwo,s1\n")
+    plain = NameLists(lists)
+    assert plain.split_of == {"one": "train", "two": "train"}
+    for module in (gzip, bz2):
+        folder = tmp_path / module.__name__
+        folder.mkdir()
+        for path in lists.iterdir():
+            packed = folder / f"{path.name}.{module.__name__.replace('gzip', 'gz')}"
+            packed.write_bytes(module.compress(path.read_bytes()))
+        assert NameLists(folder).digest() == plain.digest()
+        cut = packed.read_bytes()[:-9]
+        packed.write_bytes(cut)
+        with pytest.raises(ValueError, match=f"--split-lists {packed}: .*download it again"):
+            NameLists(folder)
 
 
 @pytest.mark.parametrize(
@@ -463,6 +498,10 @@ def test_a_triplets_archive_instead_of_its_folder_is_said(ingest, tmp_path):
     (tmp_path / "s.tar.gz").write_bytes(b"x")
     told = ingest("sen12ms", "--root", tmp_path / "s.tar.gz", "--out", tmp_path / "d")
     assert "s.tar.gz is a file: extract it" in told.error
+    told = ingest("sen12ms", "--root", tmp_path / "s", "--out", tmp_path / "d")
+    assert f"--root {tmp_path / 's'} does not exist: give the folder that holds" in told.error
+    told = ingest("sen12ms", "--root", tmp_path, "--split", tmp_path, "--out", tmp_path / "d")
+    assert f"--split {tmp_path}: Is a directory; give official or a text file" in told.error
 
 
 # Around unpacking --------------------------------------------------------------------------

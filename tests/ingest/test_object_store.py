@@ -84,7 +84,11 @@ def test_a_killed_run_is_completed_by_the_next(s3, on_disk, archive_v1, fusmae_i
     ("url", "told"),
     [
         ("s3://no-such-bucket/d", "no-such-bucket"),
-        ("nonsense://bucket/d", "error: nonsense://bucket/d: Protocol not known: nonsense\n"),
+        (
+            "s4://bucket/d",
+            "error: s4://bucket/d: nothing is known of s4://: give a folder, or a URL",
+        ),
+        ("simplecache::s4://bucket/d", "nothing is known of simplecache::s4://"),
         ("memory://d", "error: memory://d: memory:// is gone when the command ends"),
         ("s3://", "'s3://' names no place"),
         ("file://", "'file://' names no place"),
@@ -99,15 +103,44 @@ def test_a_place_that_cannot_be_written_is_one_line(
     assert result.stderr.count("\n") == 1 and "hush" not in result.stderr + result.stdout
 
 
-def test_without_credentials_it_is_one_line(s3, archive_v1, paths, tmp_path):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [({}, "Unable to locate credentials"), ({"AWS_PROFILE": "nobody"}, "profile (nobody)")],
+)
+def test_without_credentials_the_variables_to_set_are_named(
+    s3, archive_v1, paths, tmp_path, given, reason
+):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | given
     environment |= {"HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"}
     environment["AWS_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"]
-    args = ["bigearthnet", *map(str, paths(archive_v1)), "--out", "s3://datasets/denied"]
-    command = [sys.executable, "-m", "fusmae_ingest.cli", *args]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert "s3://datasets/denied" in result.stderr
+    ingest = ["bigearthnet", *map(str, paths(archive_v1)), "--out", "s3://datasets/denied"]
+    for args in (ingest, ["info", "s3://datasets/denied"]):
+        command = [sys.executable, "-m", "fusmae_ingest.cli", *args]
+        result = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert result.returncode == 1
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("error: s3://datasets/denied") and reason in line
+        assert "set AWS_PROFILE, or AWS_ACCESS_KEY_ID" in line and "again" not in line
+
+
+@pytest.mark.parametrize("url", ["s3://datasets/down", "http://127.0.0.1:9/down"])
+def test_a_store_out_of_reach_is_told_in_one_line(fusmae_ingest_process, monkeypatch, url):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    result = fusmae_ingest_process("info", url)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {url}/dataset.json: no answer from the store: see that ")
+    assert line.endswith("; run the same command again to go on")
+    assert ("(AWS_ENDPOINT_URL)" in line) == url.startswith("s3://")
+
+
+def test_a_place_without_a_dataset_is_told_as_one(s3, fusmae_ingest):
+    result = fusmae_ingest("info", "s3://datasets/nothing")
+    assert result.returncode == 1
+    assert "nothing/dataset.json: No such file or directory; is s3://datasets/" in result.stderr
 
 
 def test_a_file_url_is_the_path_in_it(on_disk, archive_v1, fusmae_ingest, paths, tmp_path):

@@ -133,6 +133,45 @@ def test_a_bad_pair_ends_the_run_or_is_left_out(kind, archive_v1, fusmae_ingest,
     assert str(tmp_path) not in entry["reason"]
 
 
+def drop_a_band(path: Path) -> None:
+    rewrite(path, lambda pixels: pixels[:12], count=12)
+
+
+SEN12MS_SPOILERS = {
+    "s1 nodata": ("s1", lambda p: rewrite(p, np.zeros_like), "every pixel of every band is nodata"),
+    "s2 nodata": ("s2", lambda p: rewrite(p, np.zeros_like), "every pixel of every band is nodata"),
+    "lc nodata": ("lc", lambda p: rewrite(p, np.zeros_like), "every pixel of every band is nodata"),
+    "size": ("s2", lambda p: rewrite(p, lambda x: x[:, :255]), "expected uint16(13, 256, 256)"),
+    "bands": ("s2", drop_a_band, "expected uint16(13, 256, 256)"),
+    "dtype": ("s1", lambda p: rewrite(p, np.float64), "expected float32(2, 256, 256)"),
+}
+
+
+@pytest.fixture(scope="module")
+def triplets(tmp_path_factory, fusmae_ingest) -> Path:
+    out = tmp_path_factory.mktemp("triplets") / "archive"
+    result = fusmae_ingest("simulate", "sen12ms", "--out", out, "--patches", 4, "--seed", 3)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+@pytest.mark.parametrize("kind", SEN12MS_SPOILERS)
+def test_a_bad_triplet_ends_the_run_or_is_left_out(kind, triplets, fusmae_ingest, tmp_path):
+    sensor, spoil, reason = SEN12MS_SPOILERS[kind]
+    archive = shutil.copytree(triplets, tmp_path / "archive")
+    path = sorted(archive.glob(f"ROIs*/{sensor}_*/*.tif"))[2]
+    spoil(path)
+    args = ("sen12ms", "--root", archive, "--out", tmp_path / "d")
+    failed = fusmae_ingest(*args)
+    assert failed.returncode == 1 and reason in failed.stderr and path.name in failed.stderr
+    result = fusmae_ingest(*args, "--on-error", "quarantine", "--max-bad", 0.25)
+    assert result.returncode == 0, result.stderr
+    (line,) = (tmp_path / "d" / "quarantine.jsonl").read_text().splitlines()
+    entry = json.loads(line)
+    assert entry["key"] == path.stem.replace(f"_{sensor}_", "_")
+    assert reason in entry["reason"] and str(tmp_path) not in entry["reason"]
+
+
 def grid(epsg: int, left: float, top: float) -> Grid:
     return Grid(epsg, (10.0, 0.0, left, 0.0, -10.0, top), 120, 120)
 

@@ -127,6 +127,23 @@ def test_labels_of_a_simulated_archive_are_those_of_a_recount(simulated, fusmae_
         assert store.label_single.values.tolist() == rows.label_single.tolist()
 
 
+def test_splits_that_stay_empty_are_told_with_the_reason(pairs, simulated, fusmae_ingest, tmp_path):
+    args = ("sen12ms", "--root", pairs, "--no-lc", "--out", tmp_path / "d")
+    result = fusmae_ingest(*args)
+    assert result.returncode == 0, result.stderr
+    table = pandas.read_parquet(tmp_path / "d" / "samples.parquet")
+    (filled,) = set(table.split)
+    told = [line for line in result.stderr.splitlines() if line.startswith("note: ")]
+    empty = [split for split in ("train", "val", "test") if split != filled]
+    assert [line.split()[1] for line in told] == empty
+    assert all(
+        "it gets the " in line and "(1 scene here); more scenes may" in line for line in told
+    )
+    few = ("--root", simulated, "--out", tmp_path / "e", "--limit", 1)
+    result = fusmae_ingest("sen12ms", *few)
+    assert result.stderr.count("note: ") == 2 and "a larger --limit" in result.stderr
+
+
 def test_the_known_bad_patch_is_left_out_and_named(pairs, fusmae_ingest, tmp_path):
     root = tmp_path / "archive"
     for path in sorted(pairs.rglob("*_p30.tif")):

@@ -363,3 +363,31 @@ def test_progress_reaches_the_whole(tar, tmp_path, monkeypatch):
     size = tar.stat().st_size
     assert seen == sorted(seen)
     assert seen[-1] == (size, size)
+
+
+def write_huge_member(path: Path, name: str, size: int) -> Path:
+    """A tar with a file of so many zeros, of which the disk holds none."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    with path.open("wb") as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+        file.truncate(512 + -(-size // 512) * 512 + 1024)
+    return path
+
+
+def test_no_room_is_made_for_a_member_of_absurd_size(tmp_path, monkeypatch):
+    patch, size = NAMES[0], 10 << 30
+    tar = write_huge_member(tmp_path / "a.tar", f"{V1}/{patch}/{patch}_B01.tif", size)
+    archive = opened(tar, tmp_path / "index")
+
+    def no_room(num_bytes: int) -> memoryview:
+        raise MemoryError(num_bytes)
+
+    monkeypatch.setattr(tar_archive, "scratch", no_room)
+    where = f"{tar}/{patch}/{patch}_B01.tif"
+    with pytest.raises(ValueError) as told:
+        archive.patch(patch).load([f"{patch}_B01.tif"])
+    assert str(told.value) == (
+        f"{where} has 10,737,418,240 bytes, expected at most 67,108,864: get it again from the "
+        "publisher's archive"
+    )

@@ -1,5 +1,6 @@
 """BigEarthNet v2: tables, reference maps, splits and exclusions, on a simulated archive."""
 
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -98,20 +99,14 @@ def test_info_says_what_a_gpu_asks_of_the_storage(dataset, fusmae_ingest):
     pixels = sum(array.nbytes for array in sample.values() if isinstance(array, np.ndarray))
     shown = " ".join(fusmae_ingest("info", dataset).stdout.split())
     assert f"{pixels:,} bytes x 6,600 samples/s = {pixels * 6600 / 1e9:.2f} GB/s" in shown
-    num_samples = len(pandas.read_parquet(dataset / "samples.parquet").query("split == 'train'"))
-    assert f"an epoch of train is {num_samples * pixels / 1e9:.4g} GB" in shown
 
 
 def test_info_names_dtypes_as_numpy_does_and_gives_class_codes_no_mean(dataset, fusmae_ingest):
     lines = fusmae_ingest("info", dataset).stdout.splitlines()
-    cells = {
-        line.split("│")[2].strip(): [cell.strip() for cell in line.split("│")[4:-1]]
-        for line in lines
-        if line.count("│") == 9
-    }
+    cells = {cell[1]: cell[3:] for line in lines if len(cell := re.split(r"\s{2,}", line)) == 8}
     assert cells["VV"][0] == "float32" and cells["B08"][0] == "uint16"
     assert float(cells["B08"][1]) > 0
-    assert cells["CLC"][:3] == ["uint16", "", ""] and int(cells["CLC"][3]) >= 111
+    assert cells["CLC"][:3] == ["uint16", "-", "-"] and int(cells["CLC"][3]) >= 111
 
 
 def test_without_tables_or_with_too_few_the_missing_one_is_named(
