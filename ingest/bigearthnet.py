@@ -31,7 +31,7 @@ from .bigearthnet_checks import Asked, check_early, recorded, split_rule
 from .bigearthnet_pair import read_pair
 from .bigearthnet_tables import LISTS, LISTS_URL
 from .bigearthnet_v2 import scan_v2
-from .dataset import refuse_other_files, refuse_other_plan
+from .dataset import refuse_other_files, refuse_other_plan, refuse_other_run
 from .dataset_options import (
     DatasetOptions,
     check_scheduler,
@@ -137,6 +137,7 @@ def bigearthnet(
     # Before an archive of 60 GB is unpacked.
     refuse_out_place(options.out, given.items())
     refuse_other_files(store)
+    refuse_other_run(store)
     if spool is not None or any(path.is_file() for path in given.values()):
         refuse_spool_place(folder, [*given.items(), ("--out", options.out)])
     check_scheduler(options)

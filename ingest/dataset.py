@@ -16,7 +16,7 @@ from .plan import names_digest
 from .record import forget_bad, forget_records
 from .request import Request
 from .rounds import Tolerance, allowed, refuse_bad, run_rounds
-from .storage import SCRATCH, UNNAMED, Store, manifest_of, write_file
+from .storage import LOCK, SCRATCH, UNNAMED, LocalStore, Store, manifest_of, write_file
 
 
 def build(
@@ -113,6 +113,19 @@ def refuse_other_files(store: Store) -> None:
             f"--out {store} is not empty and is not a dataset: give a new folder, or copy back its "
             f"{MANIFEST_NAME} if it was one"
         )
+
+
+def refuse_other_run(store: Store) -> None:
+    """Look for another run's lock before long work; `build` takes it.
+
+    Only in a folder: in an object store a look at a lock that is not renewed takes a while.
+
+    Raises:
+        ValueError: another run is writing the dataset.
+    """
+    if isinstance(store, LocalStore) and store.exists(LOCK):
+        with store.locked():
+            pass
 
 
 def plan_of(store: Store, manifest: Manifest) -> dict[str, Any]:

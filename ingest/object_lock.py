@@ -16,9 +16,8 @@ from typing import Protocol
 
 import click
 
-from .storage import SCRATCH
+from .storage import LOCK
 
-LOCK = f"{SCRATCH}/lock"
 # Between two renewals, and what all wait where the store cannot compare. A lock that did not
 # change for three times as long is a dead run's.
 LOCK_RENEWAL_S = 10.0

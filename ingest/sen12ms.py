@@ -11,7 +11,7 @@ from fusmae.splits import SPLITS
 
 from . import plan
 from .archives import SOURCE_PATH, refuse_out_place
-from .dataset import refuse_other_files
+from .dataset import refuse_other_files, refuse_other_run
 from .dataset_options import (
     DatasetOptions,
     check_scheduler,
@@ -72,6 +72,7 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
     test_names = None if split == "official" else read_names(Path(split))
     refuse_out_place(options.out, [("--root", root)])
     refuse_other_files(open_store(options.out))
+    refuse_other_run(open_store(options.out))
     check_scheduler(options)
     if not root.is_dir():
         what = "is a file: extract it, and" if root.exists() else "does not exist:"

@@ -20,6 +20,7 @@ from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, from_json
 SCRATCH = ".ingest"
 # Local files that have not got their name yet.
 UNNAMED = f"{SCRATCH}/unnamed"
+LOCK = f"{SCRATCH}/lock"
 
 Part = bytes | bytearray | memoryview
 
@@ -209,7 +210,7 @@ class LocalStore:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        path = self.root / SCRATCH / "lock"
+        path = self.root / LOCK
         made = [folder for folder in path.parents if not folder.exists()]
         try:
             with self._lock_file(path):
@@ -234,9 +235,8 @@ class LocalStore:
                     return file
         except BlockingIOError:
             raise ValueError(f"another run is writing {self}: wait for it, or stop it") from None
-        except (FileNotFoundError, FileExistsError):
-            # Says so where no folder can be made; else it was removed in between.
-            self.root.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:
+            pass  # removed in between
         raise ValueError(f"another run has just ended in {self}: run again to see it")
 
     def _remove_if_nothing_began(self, lock: Path) -> None:

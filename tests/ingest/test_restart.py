@@ -157,3 +157,5 @@ def test_two_runs_on_one_output_do_not_mix(archive_v1, fusmae_ingest, paths, tmp
         fcntl.flock(file, fcntl.LOCK_EX)
         result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", tmp_path / "d")
     assert result.returncode == 1 and "another run is writing" in result.stderr
+    # Before it listed an archive.
+    assert result.stderr.count("\n") == 1 and "Listing" not in result.stderr
