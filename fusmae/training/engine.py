@@ -5,7 +5,6 @@ the norm of the gradients, and each parameter's fp32 weight and Adam moments by 
 """
 
 import logging
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from fusmae.config import OptimConfig
 from fusmae.training.ds_config import EnginePlan
 from fusmae.training.optim import parameter_groups, torch_adamw
 from fusmae.training.ranks import Ranks
+from fusmae.training.step import SplitStep, StepGuard, Update
 
 
 class ParameterState(NamedTuple):
@@ -69,7 +69,6 @@ class Engine:
         import deepspeed
 
         self.plan = plan
-        self._clip_norm = optim.clip_norm or math.inf
         if plan.deepspeed_adam:
             adam = _deepspeed_adam(model, optim, plan.offload)
         else:
@@ -85,6 +84,12 @@ class Engine:
         self._fragments = deepspeed.utils
         self._gathered = deepspeed.zero.GatheredParameters
         self._named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        self._losses: list[Tensor] = []  # of the step's micro-batches
+        self._split: SplitStep | None = None
+        self._guard: StepGuard | None = None
+        if plan.device_guard:
+            self._split = SplitStep(self._engine.optimizer) if plan.stage else None
+            self._guard = StepGuard(adam, optim.clip_norm, in_parts=plan.stage > 0)
         self._create_adam_state()
 
     @property
@@ -106,7 +111,9 @@ class Engine:
         self._engine.backward(losses["loss"])
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
-        return {name: loss.detach() for name, loss in losses.items()}
+        detached = {name: loss.detach() for name, loss in losses.items()}
+        self._losses.append(detached["loss"])
+        return detached
 
     def losses(self, images: dict[str, Tensor], masks: Any) -> dict[str, Tensor]:
         """The losses of one micro-batch from which nothing is learned."""
@@ -122,31 +129,32 @@ class Engine:
             return images
         return {sensor: image.bfloat16() for sensor, image in images.items()}
 
-    def update(self, rate: float) -> float | None:
-        """Clip and apply the accumulated gradients; their norm before clipping.
+    def update(self, rate: float) -> Update:
+        """Clip and apply the accumulated gradients, unless their norm or a loss is not finite.
 
-        The norm is None where the DeepSpeed json switches it off (`compute_grad_norm`).
-
-        Raises:
-            ValueError: the norm is not finite. At stage 0 the weights are then as they were;
-                at others they may be lost, and `save_checkpoint` refuses them.
+        A step that is skipped changes neither weights nor Adam's state. Under the default
+        configurations (`plan.device_guard`) the host waits for nothing here.
         """
-        norm: Any = None
-        if self.plan.stage == 0:
-            norm = nn.utils.clip_grad_norm_([p for _, p in self._named], self._clip_norm)
-            _check_norm(norm)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
+        losses, self._losses = self._losses, []
+        if self._guard is not None:
+            update = self._guard.judge(self._gradients(), losses)
+            self._engine.step()
+            return update
         self._engine.step()
-        if self.plan.stage:
-            norm = self._engine.get_global_grad_norm()
-            if norm is not None:
-                _check_norm(norm)
+        norm, skipped = self._engine.get_global_grad_norm(), not self._engine.was_step_applied()
         if self.plan.stage == 3:
             # DeepSpeed 0.19.8 overwrites the gradients of the parameters that a step uses; those
             # of a sensor that is left out would be the last step's again.
             self._engine.optimizer.grad_partitions_flat_buffer.zero_()
-        return None if norm is None else float(norm)
+        return Update(torch.tensor(float(norm)), torch.tensor(float(skipped)))
+
+    def _gradients(self) -> list[Tensor]:
+        """This rank's accumulated gradients: all of them at stage 0, else its part."""
+        if self._split is None:
+            return [p.grad for _, p in self._named if p.grad is not None]
+        return self._split.gradients()
 
     def sum_over_ranks(self, values: list[float | Tensor]) -> list[float]:
         """The sums of numbers that each rank has its own of, exact in float64; synchronises."""
@@ -261,14 +269,6 @@ class Engine:
             }
         if self.plan.stage in (1, 2):
             wrapper._lazy_init_hp_params_optimizer_state()
-
-
-def _check_norm(norm: Any) -> None:
-    if not math.isfinite(float(norm)):
-        raise ValueError(
-            f"the norm of the gradients is {float(norm)} although the loss is finite; resume from "
-            "the newest checkpoint with a lower optim.lr, or in fp32"
-        )
 
 
 def _deepspeed_adam(model: nn.Module, optim: OptimConfig, offload: bool) -> Any:

@@ -48,11 +48,13 @@ class Means:
     resumed between two lines writes the same next line as an undisturbed one.
 
     A sensor's loss is averaged over the steps that had the sensor: `absent` counts the others.
+    Steps that were skipped count in `skipped` alone.
     """
 
     count: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     absent: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
 
     def add(self, values: dict[str, float], absent: Iterable[str] = ()) -> None:
         """A step's values; `absent` names those that this step has none of."""
@@ -62,13 +64,17 @@ class Means:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
+    def skip(self) -> None:
+        """A step that came to nothing."""
+        self.skipped += 1
+
     def take(self) -> dict[str, float]:
-        """The means since the last call; starts over. At least one `add` came before."""
+        """The means since the last call, without any where all steps were skipped; starts over."""
         means = {
             name: total / (self.count - self.absent.get(name, 0))
             for name, total in self.sums.items()
         }
-        self.count, self.sums, self.absent = 0, {}, {}
+        self.count, self.sums, self.absent, self.skipped = 0, {}, {}, 0
         return means
 
 
