@@ -19,6 +19,7 @@ import torch
 from fusmae.config import as_table
 from fusmae.data import MixedBatch, MixedPreprocess, MixtureLoader
 from fusmae.model import FusMAE, draw_masks, draw_sensors
+from fusmae.model.budget import count_flops
 from fusmae.training.checkpoint import (
     find_checkpoint,
     read_state,
@@ -149,19 +150,18 @@ def train(run: Run) -> None:
     if recipe.run.validate_every_steps:
         validation = Validation(recipe, run.sources, run.ranks, plan.micro_batch, device)
     batches = iter(loader)
-    watch, ledger = Stopwatch(), Ledger()
+    watch, ledger = Stopwatch(device), Ledger()
 
     # ------------------------------------------------------------------ the training loop
     stopping = False
     with Monitor(total_steps, step, shown=is_first) as monitor:
         while step < total_steps and not stopping:
-            losses, sample_ids, waited_s = [], [], 0.0
+            losses, sample_ids = [], []
             replaced = -loader.num_replaced
             shown = draw_sensors(sensors, recipe.model.sensor_dropout, recipe.seed, step)
             for _ in range(plan.accumulation):
-                asked = time.perf_counter()
-                batch = next_batch(batches, run.ranks.rank)
-                waited_s += time.perf_counter() - asked
+                with watch.waiting():
+                    batch = next_batch(batches, run.ranks.rank)
                 images = preprocess(batch.parts)
                 masks = draw_masks(recipe.model, sensors, recipe.seed, batch.positions)
                 images = {sensor: images[sensor] for sensor in shown}
@@ -171,7 +171,7 @@ def train(run: Run) -> None:
             update = engine.update(rate)
             step += 1
             ledger.add(step, losses, update, sample_ids, replaced + loader.num_replaced)
-            watch.add(recipe.optim.global_batch, waited_s)
+            watch.add(recipe.optim.global_batch, flops_of(run, shown))
             monitor.advance(step)
             logging, validating, saving = (
                 every and (step % every == 0 or step == total_steps)
@@ -216,6 +216,13 @@ def build(run: Run, device: torch.device) -> tuple[Engine, MixedPreprocess, Mixt
     loader = open_stream(run.sources, recipe.seed, run.ranks, run.plan.micro_batch, device)
     preprocess = make_preprocess(run.sources, recipe.model.sizes_px(recipe.data.bands))
     return engine, preprocess.to(device), loader
+
+
+def flops_of(run: Run, sensors: list[str]) -> int:
+    """One rank's operations in a step of these sensors."""
+    channels = {sensor: run.channels[sensor] for sensor in sensors}
+    share = run.recipe.optim.global_batch // run.ranks.world_size
+    return share * count_flops(run.recipe.model, channels).training
 
 
 def resume(run: Run, engine: Engine, loader: MixtureLoader) -> tuple[int, Means]:

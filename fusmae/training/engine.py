@@ -90,6 +90,9 @@ class Engine:
         if plan.device_guard:
             self._split = SplitStep(self._engine.optimizer) if plan.stage else None
             self._guard = StepGuard(adam, optim.clip_norm, in_parts=plan.stage > 0)
+        if plan.stage == 0 and torch.distributed.get_world_size() == 1:
+            # Nothing to reduce, and DeepSpeed would still copy every gradient to and fro.
+            self._engine.enable_backward_allreduce = False
         self._create_adam_state()
 
     @property
@@ -153,6 +156,9 @@ class Engine:
     def _gradients(self) -> list[Tensor]:
         """This rank's accumulated gradients: all of them at stage 0, else its part."""
         if self._split is None:
+            for _, parameter in self._named:
+                if parameter.grad is None:  # of a sensor that was left out
+                    parameter.grad = torch.zeros_like(parameter)
             return [p.grad for _, p in self._named if p.grad is not None]
         return self._split.gradients()
 
