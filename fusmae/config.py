@@ -271,11 +271,12 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How often a run saves, logs and validates. None of it changes the result.
+    """How often a run saves, logs and validates. None of it changes the result beyond rounding.
 
     Every `validate_every_steps`, 0 for never, the loss is taken on the first `val_samples` of
     `val_split` of the first dataset. A step whose loss or gradients are not finite is skipped;
-    `max_skips_in_a_row` of them end the run.
+    `max_skips_in_a_row` of them end the run. `compile` makes the model's kernels by torch.compile
+    at the start, which takes minutes and a C++ compiler, hence off by default.
     """
 
     save_every_steps: int = 1000
@@ -286,6 +287,7 @@ class RunConfig:
     val_samples: int = 1024
     deterministic: bool = False
     max_skips_in_a_row: int = 10
+    compile: bool = False
 
     def __post_init__(self) -> None:
         _check_not_negative("run", self, "validate_every_steps")

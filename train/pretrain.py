@@ -27,7 +27,7 @@ from fusmae.training.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
-from fusmae.training.engine import Engine, join_ranks
+from fusmae.training.engine import Engine, compile_model, join_ranks
 from fusmae.training.export import export_encoder
 from fusmae.training.ledger import Ledger, StepResult
 from fusmae.training.metrics import METRICS, Means, MetricsWriter, Stopwatch
@@ -212,7 +212,10 @@ def build(run: Run, device: torch.device) -> tuple[Engine, MixedPreprocess, Mixt
     """The model under DeepSpeed, what makes its input on the device, and the stream of samples."""
     recipe = run.recipe
     torch.manual_seed(recipe.seed)  # the same initial weights on every rank
-    engine = Engine(FusMAE(recipe.model, run.channels), recipe.optim, run.plan)
+    model = FusMAE(recipe.model, run.channels)
+    if recipe.run.compile:
+        compile_model(model, run.plan)
+    engine = Engine(model, recipe.optim, run.plan)
     loader = open_stream(run.sources, recipe.seed, run.ranks, run.plan.micro_batch, device)
     preprocess = make_preprocess(run.sources, recipe.model.sizes_px(recipe.data.bands))
     return engine, preprocess.to(device), loader

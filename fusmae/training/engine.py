@@ -6,6 +6,7 @@ the norm of the gradients, and each parameter's fp32 weight and Adam moments by 
 
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -55,6 +56,28 @@ def join_ranks(ranks: Ranks, deterministic: bool) -> torch.device:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return torch.device("cuda", ranks.local_rank) if on_gpu else torch.device("cpu")
+
+
+def compile_model(model: nn.Module, plan: EnginePlan) -> None:
+    """Have the model's forward and backward pass compiled when they first run, for one batch size.
+
+    Before `Engine` takes the model: DeepSpeed's own `compile` compiles its hooks, too. Only the
+    method is replaced, so parameters keep their names.
+
+    Raises:
+        ValueError: there is no compiler, or ZeRO stage 3, which gathers weights between layers.
+    """
+    if plan.stage == 3:
+        raise ValueError(
+            "run.compile with ZeRO stage 3 is refused: DeepSpeed gathers weights inside the "
+            "model's forward pass; set run.compile = false, or use stage 1 or 2"
+        )
+    if not (os.environ.get("CXX") or any(map(shutil.which, ("g++", "clang++", "c++")))):
+        raise ValueError(
+            "run.compile needs a C++ compiler (g++, clang++ or $CXX), there is none; "
+            "install one, or set run.compile = false"
+        )
+    model.forward = torch.compile(model.forward, dynamic=False)
 
 
 class Engine:

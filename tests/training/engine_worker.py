@@ -3,8 +3,9 @@
     deepspeed --num_accelerators 2 engine_worker.py --plan plan.json --out FOLDER
 
 `plan.json` lists cases: {"name", "ds", "clip_norm", "steps", "restore", "save", "shown",
-"validate", "spoil"}. Rank 0 writes FOLDER/NAME.json with each step's loss, norm of the gradients
-and operations. In step `spoil` the last rank alone sees a pixel that is not finite.
+"validate", "spoil", "backend"}, the last one of torch.compile. Rank 0 writes FOLDER/NAME.json with
+each step's loss, norm of the gradients and operations. In step `spoil` the last rank alone sees a
+pixel that is not finite.
 """
 
 import argparse
@@ -81,7 +82,10 @@ def state_of(engine: Engine) -> list[torch.Tensor]:
 def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> None:
     optim = optim_of(case.get("clip_norm", 0.0))
     plan = plan_engine(case["ds"], optim, world_size)
-    engine = Engine(make_model(), optim, plan)
+    model = make_model()
+    if "backend" in case:
+        model.forward = torch.compile(model.forward, backend=case["backend"], dynamic=False)
+    engine = Engine(model, optim, plan)
     first, losses, norms, skipped, operations = 0, [], [], [], []
     validated, trained, kept = [], [], None
     if "restore" in case:
