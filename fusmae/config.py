@@ -277,10 +277,12 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How often a run saves, logs and validates. None of it changes the result.
+    """How often a run saves, logs and validates. None of it changes the result beyond rounding.
 
     Every `validate_every_steps`, 0 for never, the loss is taken on the first `val_samples` of
-    `val_split` of the first dataset.
+    `val_split` of the first dataset. A step whose loss or gradients are not finite is skipped;
+    `max_skips_in_a_row` of them end the run. `compile` makes the model's kernels by torch.compile
+    at the start, which takes minutes and a C++ compiler, hence off by default.
     """
 
     save_every_steps: int = 1000
@@ -290,10 +292,12 @@ class RunConfig:
     val_split: str = "val"
     val_samples: int = 1024
     deterministic: bool = False
+    max_skips_in_a_row: int = 10
+    compile: bool = False
 
     def __post_init__(self) -> None:
         _check_not_negative("run", self, "validate_every_steps")
-        _check_positive("run", self, "val_samples")
+        _check_positive("run", self, "val_samples", "max_skips_in_a_row")
         _check_positive("run", self, "save_every_steps", "keep_checkpoints", "log_every_steps")
 
 

@@ -15,11 +15,11 @@ from typing import Any, NoReturn
 
 import click
 import torch
-from torch import Tensor
 
 from fusmae.config import as_table
 from fusmae.data import MixedBatch, MixedPreprocess, MixtureLoader
 from fusmae.model import FusMAE, draw_masks, draw_sensors
+from fusmae.model.budget import count_flops
 from fusmae.training.checkpoint import (
     find_checkpoint,
     read_state,
@@ -27,13 +27,15 @@ from fusmae.training.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
-from fusmae.training.engine import Engine, join_ranks
+from fusmae.training.engine import Engine, compile_model, join_ranks
 from fusmae.training.export import export_encoder
+from fusmae.training.ledger import Ledger, StepResult
 from fusmae.training.metrics import METRICS, Means, MetricsWriter, Stopwatch
 from fusmae.training.monitor import Monitor
 from fusmae.training.ranks import StopRequest
 from fusmae.training.record import describe_start, write_record
 from fusmae.training.run import Run, check_same_run, check_unused, is_complete, read_run
+from fusmae.training.skips import Skips
 from fusmae.training.source import make_preprocess, open_stream, save_subsets
 from fusmae.training.validation import Validation
 
@@ -128,8 +130,11 @@ def pretrain(
 def train(run: Run) -> None:
     """Train to the end of the schedule, or until asked to stop, and export the encoder.
 
+    The loop does not wait for the device. Losses, norms, skipped steps and requests to stop are
+    read every few steps, as `Ledger` says, and before a line is logged or a checkpoint saved.
+
     Raises:
-        ValueError: the run in `run.out` is another one, or a loss is not finite.
+        ValueError: the run in `run.out` is another one, or too many steps in a row were skipped.
         RankError: this rank cannot read its samples.
     """
     recipe, plan, total_steps = run.recipe, run.plan, run.schedule.total_steps
@@ -140,45 +145,57 @@ def train(run: Run) -> None:
     step, means = resume(run, engine, loader)
     sensors = list(recipe.data.bands)
     metrics = begin(run, step) if is_first else None
+    skips = Skips(run.out, run.sources, recipe.run.max_skips_in_a_row, step, writes=is_first)
     validation = None
     if recipe.run.validate_every_steps:
         validation = Validation(recipe, run.sources, run.ranks, plan.micro_batch, device)
     batches = iter(loader)
-    watch = Stopwatch()
+    watch, ledger = Stopwatch(device), Ledger()
 
     # ------------------------------------------------------------------ the training loop
     stopping = False
     with Monitor(total_steps, step, shown=is_first) as monitor:
         while step < total_steps and not stopping:
-            losses, sample_ids, waited_s = [], [], 0.0
+            losses, sample_ids = [], []
             replaced = -loader.num_replaced
             shown = draw_sensors(sensors, recipe.model.sensor_dropout, recipe.seed, step)
             for _ in range(plan.accumulation):
-                asked = time.perf_counter()
-                batch = next_batch(batches, run.ranks.rank)
-                waited_s += time.perf_counter() - asked
+                with watch.waiting():
+                    batch = next_batch(batches, run.ranks.rank)
                 images = preprocess(batch.parts)
                 masks = draw_masks(recipe.model, sensors, recipe.seed, batch.positions)
                 images = {sensor: images[sensor] for sensor in shown}
                 losses.append(engine.forward_backward(images, masks))
                 sample_ids.append(batch.sample_ids)
-            replaced += loader.num_replaced
-            step_means, stopping = agree(engine, losses, sample_ids, replaced, stop.requested, step)
             rate = run.schedule.rate(step)
-            norm = engine.update(rate)
+            update = engine.update(rate)
             step += 1
-            means.add(step_means, absent=set(sensors) - set(shown))
-            watch.add(recipe.optim.global_batch, waited_s)
+            ledger.add(step, losses, update, sample_ids, replaced + loader.num_replaced)
+            watch.add(recipe.optim.global_batch, flops_of(run, shown))
             monitor.advance(step)
-            if metrics and (step % recipe.run.log_every_steps == 0 or step == total_steps):
+            logging, validating, saving = (
+                every and (step % every == 0 or step == total_steps)
+                for every in (
+                    recipe.run.log_every_steps,
+                    recipe.run.validate_every_steps,
+                    recipe.run.save_every_steps,
+                )
+            )
+            if logging or saving or ledger.is_due:
+                results, stopping = ledger.read(engine, stop.requested)
+                for result in results:
+                    count(result, means, skips, sensors)
+            if metrics and logging:
                 line: dict[str, Any] = {"step": step, "samples": step * recipe.optim.global_batch}
-                taken = means.take()
+                skipped, taken = means.skipped, means.take()
+                norm = results[-1].norm if math.isfinite(results[-1].norm) else None
                 line |= taken | {"lr": rate, "grad_norm": norm} | watch.read()
+                line |= {"skipped": skipped} if skipped else {}
                 metrics.write(line)
                 monitor.show(line, list(taken))
-            if validation and (step % recipe.run.validate_every_steps == 0 or step == total_steps):
+            if validation and validating:
                 watch.skip(validate(validation, engine, step, metrics, monitor))
-            if stopping or step % recipe.run.save_every_steps == 0 or step == total_steps:
+            if stopping or saving:
                 save(run, engine, loader, step, means)
         if stopping:
             monitor.say(f"asked to stop: saved step {step}; go on with --resume auto")
@@ -195,10 +212,20 @@ def build(run: Run, device: torch.device) -> tuple[Engine, MixedPreprocess, Mixt
     """The model under DeepSpeed, what makes its input on the device, and the stream of samples."""
     recipe = run.recipe
     torch.manual_seed(recipe.seed)  # the same initial weights on every rank
-    engine = Engine(FusMAE(recipe.model, run.channels), recipe.optim, run.plan)
+    model = FusMAE(recipe.model, run.channels)
+    if recipe.run.compile:
+        compile_model(model, run.plan)
+    engine = Engine(model, recipe.optim, run.plan)
     loader = open_stream(run.sources, recipe.seed, run.ranks, run.plan.micro_batch, device)
     preprocess = make_preprocess(run.sources, recipe.model.sizes_px(recipe.data.bands))
     return engine, preprocess.to(device), loader
+
+
+def flops_of(run: Run, sensors: list[str]) -> int:
+    """One rank's operations in a step of these sensors."""
+    channels = {sensor: run.channels[sensor] for sensor in sensors}
+    share = run.recipe.optim.global_batch // run.ranks.world_size
+    return share * count_flops(run.recipe.model, channels).training
 
 
 def resume(run: Run, engine: Engine, loader: MixtureLoader) -> tuple[int, Means]:
@@ -232,43 +259,18 @@ def next_batch(batches: Iterator[MixedBatch], rank: int) -> MixedBatch:
         raise RankError(f"rank {rank}: {error}") from error
 
 
-def agree(
-    engine: Engine,
-    losses: list[dict[str, Tensor]],
-    sample_ids: list[Tensor],
-    replaced: int,
-    stop: bool,
-    step: int,
-) -> tuple[dict[str, float], bool]:
-    """The step's mean losses over ranks and micro-batches, and whether any rank is to stop.
-
-    Where samples of bad shards were replaced, `replaced` is their number beside the losses.
+def count(result: StepResult, means: Means, skips: Skips, sensors: list[str]) -> None:
+    """Add a step to the means, or to the skipped ones.
 
     Raises:
-        ValueError: a loss is not finite, before it has touched the weights.
+        ValueError: too many in a row were skipped.
     """
-    names = list(losses[0])
-    table = torch.stack([torch.stack([micro[name] for name in names]) for micro in losses])
-    flags, num_replaced, *sums = engine.sum_over_ranks(
-        [float(stop), float(replaced), *table.double().mean(dim=0)]
-    )
-    ranks = torch.distributed.get_world_size()
-    means = {name: total / ranks for name, total in zip(names, sums, strict=True)}
-    if all(math.isfinite(mean) for mean in means.values()):
-        return means | ({"replaced": num_replaced} if num_replaced else {}), flags > 0
-    bad = ~table.isfinite().all(dim=1)
-    mine = [
-        row for ids, is_bad in zip(sample_ids, bad, strict=True) if is_bad for row in ids.tolist()
-    ]
-    rows = [row for part in engine.gather_over_ranks(mine) for row in part]
-    is_mixture = any(source for source, _ in rows)
-    names = [f"{row} (dataset {source})" if is_mixture else str(row) for source, row in rows]
-    shown = ", ".join(names[:16]) + (", ..." if len(names) > 16 else "")
-    raise ValueError(
-        f"step {step + 1}: the loss is not finite on a micro-batch with rows {shown} of the split; "
-        "it has not touched the weights. Look at these samples, lower optim.lr or set "
-        "optim.clip_norm, and go on with --resume auto"
-    )
+    skips.add(result)
+    if result.bad_rows is not None:
+        means.skip()
+        return
+    replaced = {"replaced": float(result.replaced)} if result.replaced else {}
+    means.add(result.losses | replaced, absent=set(sensors) - set(result.losses))
 
 
 def validate(

@@ -48,7 +48,9 @@ class EnginePlan:
     """A complete DeepSpeed configuration and the facts about it that the trainer uses.
 
     `deepspeed_adam` tells whether DeepSpeed's own fused Adam (compiled on first use) takes
-    the place of torch's, `offload` whether the optimiser's state lies in host memory.
+    the place of torch's, `offload` whether the optimiser's state lies in host memory, and
+    `device_guard` whether steps are clipped and skipped on the device by `StepGuard`; otherwise
+    DeepSpeed does so, and waits for the device several times a step.
     """
 
     config: dict[str, Any]
@@ -58,6 +60,7 @@ class EnginePlan:
     precision: Precision
     deepspeed_adam: bool
     offload: bool
+    device_guard: bool
 
 
 def read_ds_config(path: Path) -> dict[str, Any]:
@@ -98,6 +101,11 @@ def plan_engine(table: dict[str, Any], optim: OptimConfig, world_size: int) -> E
         raise ValueError(f"zero_optimization.stage = {stage!r} must be 0, 1, 2 or 3")
     precision = _precision(table, stage)
     deepspeed_adam = _wants_deepspeed_adam(table)
+    if deepspeed_adam and stage == 0:
+        raise ValueError(
+            "DeepSpeed's AdamW with ZeRO stage 0 is refused, since nothing would skip a step whose "
+            "gradients are not finite: remove the optimizer section for torch's fused AdamW"
+        )
     micro_batch = table.get("train_micro_batch_size_per_gpu")
     if type(micro_batch) is not int or micro_batch < 1:
         raise ValueError(
@@ -106,19 +114,27 @@ def plan_engine(table: dict[str, Any], optim: OptimConfig, world_size: int) -> E
         )
     accumulation = _accumulation(optim.global_batch, micro_batch, world_size)
 
+    offload = "offload_optimizer" in zero
+    device_guard = not (deepspeed_adam or offload or stage == 3)
+
     config = copy.deepcopy(table)
     config.pop("optimizer", None)  # built from the recipe's numbers and handed over
     config["train_batch_size"] = optim.global_batch
     config["gradient_accumulation_steps"] = accumulation
-    # At stage 0 the trainer clips; DeepSpeed's own default would be 1.0.
-    config["gradient_clipping"] = optim.clip_norm if stage else 0.0
+    # DeepSpeed's own default would be 1.0.
+    config["gradient_clipping"] = 0.0 if device_guard else optim.clip_norm
     # Its timers synchronise the device twice a step.
     config["timers"] = {"throughput": {"enabled": False, "synchronized": False}}
     config["zero_optimization"] = {"reduce_bucket_size": _BUCKET_ELEMENTS, **zero}
-    offload = "offload_optimizer" in zero
+    # One guard, not two: DeepSpeed's costs thousands of operations and waits for the device.
+    config["zero_optimization"]["compute_grad_norm"] = stage not in (1, 2) or not device_guard
+    if precision == "bf16":
+        config["bf16"]["check_grad_overflow"] = not device_guard
     if offload and not deepspeed_adam:
         config["zero_force_ds_cpu_optimizer"] = False
-    return EnginePlan(config, micro_batch, accumulation, stage, precision, deepspeed_adam, offload)
+    return EnginePlan(
+        config, micro_batch, accumulation, stage, precision, deepspeed_adam, offload, device_guard
+    )
 
 
 def _precision(table: dict[str, Any], stage: int) -> Precision:

@@ -5,8 +5,8 @@ the norm of the gradients, and each parameter's fp32 weight and Adam moments by 
 """
 
 import logging
-import math
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from fusmae.config import OptimConfig
 from fusmae.training.ds_config import EnginePlan
 from fusmae.training.optim import parameter_groups, torch_adamw
 from fusmae.training.ranks import Ranks
+from fusmae.training.step import SplitStep, StepGuard, Update
 
 
 class ParameterState(NamedTuple):
@@ -57,6 +58,28 @@ def join_ranks(ranks: Ranks, deterministic: bool) -> torch.device:
     return torch.device("cuda", ranks.local_rank) if on_gpu else torch.device("cpu")
 
 
+def compile_model(model: nn.Module, plan: EnginePlan) -> None:
+    """Have the model's forward and backward pass compiled when they first run, for one batch size.
+
+    Before `Engine` takes the model: DeepSpeed's own `compile` compiles its hooks, too. Only the
+    method is replaced, so parameters keep their names.
+
+    Raises:
+        ValueError: there is no compiler, or ZeRO stage 3, which gathers weights between layers.
+    """
+    if plan.stage == 3:
+        raise ValueError(
+            "run.compile with ZeRO stage 3 is refused: DeepSpeed gathers weights inside the "
+            "model's forward pass; set run.compile = false, or use stage 1 or 2"
+        )
+    if not (os.environ.get("CXX") or any(map(shutil.which, ("g++", "clang++", "c++")))):
+        raise ValueError(
+            "run.compile needs a C++ compiler (g++, clang++ or $CXX), there is none; "
+            "install one, or set run.compile = false"
+        )
+    model.forward = torch.compile(model.forward, dynamic=False)
+
+
 class Engine:
     """A model under DeepSpeed.
 
@@ -69,7 +92,6 @@ class Engine:
         import deepspeed
 
         self.plan = plan
-        self._clip_norm = optim.clip_norm or math.inf
         if plan.deepspeed_adam:
             adam = _deepspeed_adam(model, optim, plan.offload)
         else:
@@ -85,6 +107,15 @@ class Engine:
         self._fragments = deepspeed.utils
         self._gathered = deepspeed.zero.GatheredParameters
         self._named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        self._losses: list[Tensor] = []  # of the step's micro-batches
+        self._split: SplitStep | None = None
+        self._guard: StepGuard | None = None
+        if plan.device_guard:
+            self._split = SplitStep(self._engine.optimizer) if plan.stage else None
+            self._guard = StepGuard(adam, optim.clip_norm, in_parts=plan.stage > 0)
+        if plan.stage == 0 and torch.distributed.get_world_size() == 1:
+            # Nothing to reduce, and DeepSpeed would still copy every gradient to and fro.
+            self._engine.enable_backward_allreduce = False
         self._create_adam_state()
 
     @property
@@ -106,7 +137,9 @@ class Engine:
         self._engine.backward(losses["loss"])
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
-        return {name: loss.detach() for name, loss in losses.items()}
+        detached = {name: loss.detach() for name, loss in losses.items()}
+        self._losses.append(detached["loss"])
+        return detached
 
     def losses(self, images: dict[str, Tensor], masks: Any) -> dict[str, Tensor]:
         """The losses of one micro-batch from which nothing is learned."""
@@ -122,31 +155,35 @@ class Engine:
             return images
         return {sensor: image.bfloat16() for sensor, image in images.items()}
 
-    def update(self, rate: float) -> float | None:
-        """Clip and apply the accumulated gradients; their norm before clipping.
+    def update(self, rate: float) -> Update:
+        """Clip and apply the accumulated gradients, unless their norm or a loss is not finite.
 
-        The norm is None where the DeepSpeed json switches it off (`compute_grad_norm`).
-
-        Raises:
-            ValueError: the norm is not finite. At stage 0 the weights are then as they were;
-                at others they may be lost, and `save_checkpoint` refuses them.
+        A step that is skipped changes neither weights nor Adam's state. Under the default
+        configurations (`plan.device_guard`) the host waits for nothing here.
         """
-        norm: Any = None
-        if self.plan.stage == 0:
-            norm = nn.utils.clip_grad_norm_([p for _, p in self._named], self._clip_norm)
-            _check_norm(norm)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
+        losses, self._losses = self._losses, []
+        if self._guard is not None:
+            update = self._guard.judge(self._gradients(), losses)
+            self._engine.step()
+            return update
         self._engine.step()
-        if self.plan.stage:
-            norm = self._engine.get_global_grad_norm()
-            if norm is not None:
-                _check_norm(norm)
+        norm, skipped = self._engine.get_global_grad_norm(), not self._engine.was_step_applied()
         if self.plan.stage == 3:
             # DeepSpeed 0.19.8 overwrites the gradients of the parameters that a step uses; those
             # of a sensor that is left out would be the last step's again.
             self._engine.optimizer.grad_partitions_flat_buffer.zero_()
-        return None if norm is None else float(norm)
+        return Update(torch.tensor(float(norm)), torch.tensor(float(skipped)))
+
+    def _gradients(self) -> list[Tensor]:
+        """This rank's accumulated gradients: all of them at stage 0, else its part."""
+        if self._split is None:
+            for _, parameter in self._named:
+                if parameter.grad is None:  # of a sensor that was left out
+                    parameter.grad = torch.zeros_like(parameter)
+            return [p.grad for _, p in self._named if p.grad is not None]
+        return self._split.gradients()
 
     def sum_over_ranks(self, values: list[float | Tensor]) -> list[float]:
         """The sums of numbers that each rank has its own of, exact in float64; synchronises."""
@@ -261,14 +298,6 @@ class Engine:
             }
         if self.plan.stage in (1, 2):
             wrapper._lazy_init_hp_params_optimizer_state()
-
-
-def _check_norm(norm: Any) -> None:
-    if not math.isfinite(float(norm)):
-        raise ValueError(
-            f"the norm of the gradients is {float(norm)} although the loss is finite; resume from "
-            "the newest checkpoint with a lower optim.lr, or in fp32"
-        )
 
 
 def _deepspeed_adam(model: nn.Module, optim: OptimConfig, offload: bool) -> Any:

@@ -3,10 +3,13 @@
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from fusmae.training.durable import replace_file
 
@@ -48,11 +51,13 @@ class Means:
     resumed between two lines writes the same next line as an undisturbed one.
 
     A sensor's loss is averaged over the steps that had the sensor: `absent` counts the others.
+    Steps that were skipped count in `skipped` alone.
     """
 
     count: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     absent: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
 
     def add(self, values: dict[str, float], absent: Iterable[str] = ()) -> None:
         """A step's values; `absent` names those that this step has none of."""
@@ -62,30 +67,71 @@ class Means:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
+    def skip(self) -> None:
+        """A step that came to nothing."""
+        self.skipped += 1
+
     def take(self) -> dict[str, float]:
-        """The means since the last call; starts over. At least one `add` came before."""
+        """The means since the last call, without any where all steps were skipped; starts over."""
         means = {
             name: total / (self.count - self.absent.get(name, 0))
             for name, total in self.sums.items()
         }
-        self.count, self.sums, self.absent = 0, {}, {}
+        self.count, self.sums, self.absent, self.skipped = 0, {}, {}, 0
         return means
 
 
-class Stopwatch:
-    """Speed since the last reading, on the wall clock of this rank."""
+# Dense bfloat16 products, operations a second, by the datasheets. The PCIe and NVL versions of the
+# H100 have other peaks; of a GPU that is not listed no share of the peak is told.
+_PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
-    def __init__(self) -> None:
+
+def peak_flops(gpu: str) -> float | None:
+    """The peak of a GPU with this name, as torch tells it; None where it is not known."""
+    if "H100" in gpu and ("PCIe" in gpu or "NVL" in gpu):
+        return None
+    return next((peak for name, peak in _PEAK_FLOPS.items() if name in gpu), None)
+
+
+class Stopwatch:
+    """Speed since the last reading, of this rank.
+
+    On a GPU the wait for data is the time for which the GPU had nothing to do: between the end of
+    a step's work and the arrival of the next samples, by events in its stream. The host, which
+    runs ahead, waits longer without harm. On a CPU it is the host's wait.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._peak = peak_flops(torch.cuda.get_device_name(device)) if self._on_gpu else None
+        self._reset()
+
+    def _reset(self) -> None:
         self._start = time.perf_counter()
         self._waited_s = 0.0
-        self._samples = 0
-        self._steps = 0
+        self._waits: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._samples = self._steps = self._flops = 0
 
-    def add(self, samples: int, waited_s: float) -> None:
-        """Count one step's samples, of all ranks, and the seconds it waited for them."""
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What is done inside is waiting for data."""
+        if self._on_gpu:
+            before = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            after = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            before.record()
+            yield
+            after.record()
+            self._waits.append((before, after))
+        else:
+            asked = time.perf_counter()
+            yield
+            self._waited_s += time.perf_counter() - asked
+
+    def add(self, samples: int, flops: int) -> None:
+        """Count one step: its samples, of all ranks, and this rank's operations."""
         self._steps += 1
         self._samples += samples
-        self._waited_s += waited_s
+        self._flops += flops
 
     def skip(self, seconds: float) -> None:
         """Leave out time that was not spent on training."""
@@ -94,14 +140,20 @@ class Stopwatch:
     def read(self) -> dict[str, float]:
         """Samples a second, seconds a step, and the fraction of them spent waiting for data.
 
-        Starts over. At least one `add` came before.
+        On a GPU, 10^12 operations a second of one GPU, too, and their share of its peak where
+        that is known. Starts over. At least one `add` came before, and the device is done.
         """
-        now = time.perf_counter()
-        elapsed = now - self._start
+        elapsed = time.perf_counter() - self._start
+        waited_s = self._waited_s
+        waited_s += sum(before.elapsed_time(after) for before, after in self._waits) / 1e3
         speed = {
             "samples_per_s": self._samples / elapsed,
             "step_s": elapsed / self._steps,
-            "data_wait": self._waited_s / elapsed,
+            "data_wait": waited_s / elapsed,
         }
-        self._start, self._waited_s, self._samples, self._steps = now, 0.0, 0, 0
+        if self._on_gpu:
+            speed["tflops"] = self._flops / elapsed / 1e12
+        if self._peak:
+            speed["mfu"] = self._flops / elapsed / self._peak
+        self._reset()
         return speed

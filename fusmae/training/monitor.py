@@ -48,6 +48,7 @@ class Monitor:
         """Show a line of `metrics.jsonl`; `losses` are the names of its losses, in order."""
         numbers = "  ".join(f"{name} {line[name]:.4f}" for name in losses)
         text = f"{numbers}  lr {line['lr']:.2e}  {line['samples_per_s']:.0f} samples/s"
+        text += f"  MFU {line['mfu']:.1%}" if "mfu" in line else ""
         self._progress.update(self._task, description=text)
         if self._progress.disable:
             left_s = (self._total - line["step"]) * line["step_s"]

@@ -99,6 +99,16 @@ def test_the_formula_counts_every_operation_that_torch_counts(fusion: Fusion, na
     assert (flops.forward, flops.training) == (forward, counter.get_total_flops())
 
 
+@pytest.mark.parametrize("fusion", [fusion for fusion in FUSIONS if fusion != "stack"])
+def test_of_a_sensor_that_is_left_out_nothing_is_counted(fusion: Fusion) -> None:
+    config = ModelConfig(preset="tiny", fusion=fusion, image_px=64, patch_px=8)
+    model = FusMAE(config, {"s1": 2, "s2": 12})
+    masks = draw_masks(config, ["s1", "s2"], 0, torch.arange(1))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model({"s2": torch.zeros(1, 12, 64, 64)}, masks)["loss"].backward()
+    assert count_flops(config, {"s2": 12}).training == counter.get_total_flops()
+
+
 def test_the_readmes_table_is_the_one_that_is_computed() -> None:
     readme = Path(__file__).resolve().parents[2] / "README.md"
     assert variants_table() in readme.read_text()

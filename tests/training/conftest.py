@@ -84,9 +84,9 @@ def start_ranks(count: int, script: Path, *arguments: object) -> list[subprocess
     return processes
 
 
-def wait_for(processes: list[subprocess.Popen[str]]) -> str:
+def wait_for(processes: list[subprocess.Popen[str]], at_most_s: float = 240) -> str:
     """All output of ranks that end by themselves; fails if one does not exit with 0."""
-    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    outputs = [process.communicate(timeout=at_most_s)[0] for process in processes]
     text = "\n".join(outputs)
     assert [process.returncode for process in processes] == [0] * len(processes), text
     return text

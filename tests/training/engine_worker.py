@@ -3,7 +3,9 @@
     deepspeed --num_accelerators 2 engine_worker.py --plan plan.json --out FOLDER
 
 `plan.json` lists cases: {"name", "ds", "clip_norm", "steps", "restore", "save", "shown",
-"validate"}. Rank 0 writes FOLDER/NAME.json with the losses and gradient norms of each step.
+"validate", "spoil", "backend"}, the last one of torch.compile. Rank 0 writes FOLDER/NAME.json with
+each step's loss, norm of the gradients and operations. In step `spoil` the last rank alone sees a
+pixel that is not finite.
 """
 
 import argparse
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusmae.config import ModelConfig, OptimConfig
 from fusmae.model import FusMAE, draw_masks
@@ -55,12 +58,36 @@ def make_model() -> FusMAE:
     return FusMAE(MODEL, CHANNELS)
 
 
+class Operations(TorchDispatchMode):
+    """Counts what is dispatched, and of that what waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = self.waits = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.total += 1
+        self.waits += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def state_of(engine: Engine) -> list[torch.Tensor]:
+    """Weights, moments and Adam's count."""
+    tensors = [part.clone() for _, whole in engine.states() for part in whole]
+    return [*tensors, torch.tensor(engine.adam_steps)]
+
+
 def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> None:
     optim = optim_of(case.get("clip_norm", 0.0))
     plan = plan_engine(case["ds"], optim, world_size)
-    engine = Engine(make_model(), optim, plan)
-    first, losses, norms = 0, [], []
-    validated, trained = [], []
+    model = make_model()
+    if "backend" in case:
+        model.forward = torch.compile(model.forward, backend=case["backend"], dynamic=False)
+    engine = Engine(model, optim, plan)
+    first, losses, norms, skipped, operations = 0, [], [], [], []
+    validated, trained, kept = [], [], None
     if "restore" in case:
         folder = out / case["restore"]
         restore_checkpoint(folder, engine)
@@ -74,18 +101,29 @@ def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> Non
             masks = draw_masks(MODEL, list(CHANNELS), 0, positions)
             shown = case["shown"][step] if "shown" in case else list(CHANNELS)
             mine = {sensor: images[sensor][rows] for sensor in shown}
+            is_spoilt = case.get("spoil") == step and rank == world_size - 1
+            if is_spoilt and micro == plan.accumulation - 1:
+                mine["s2"][-1, 0, 5, 7] = float("inf")
             if "validate" in case:
                 validated.append(float(engine.losses(mine, masks)["loss"]))
             loss = float(engine.forward_backward(mine, masks)["loss"])
             total += loss
             trained.append(loss)
-        norms.append(engine.update(RATES[step]))
+        before = state_of(engine) if case.get("spoil") == step else []
+        with Operations() as counted:
+            update = engine.update(RATES[step])
+        if before:
+            kept = all(map(torch.equal, before, state_of(engine)))
+        operations.append([counted.total, counted.waits])
+        norms.append(float(update.norm))
+        skipped.append(float(update.skipped))
         losses.append(engine.sum_over_ranks([total])[0] / world_size / plan.accumulation)
     if "save" in case:
         state = {"step": case["steps"]}
         save_checkpoint(out / case["save"], engine, state, keep=2, rank=rank)
     if rank == 0:
         result = {"losses": losses, "norms": norms, "validated": validated, "trained": trained}
+        result |= {"skipped": skipped, "operations": operations, "kept": kept}
         (out / f"{case['name']}.json").write_text(json.dumps(result))
 
 

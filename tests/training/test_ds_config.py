@@ -49,19 +49,45 @@ def test_the_users_table_is_left_alone() -> None:
     assert json.dumps(table) == before
 
 
-def test_deepspeed_clips_from_stage_1_and_never_by_its_own_default() -> None:
-    clipping = OptimConfig(global_batch=400, clip_norm=2.0)
-    assert plan_engine(MICRO | zero(1), clipping, 1).config["gradient_clipping"] == 2.0
-    assert plan_engine(MICRO | zero(1), OPTIM, 1).config["gradient_clipping"] == 0.0
-    assert plan_engine(MICRO, clipping, 1).config["gradient_clipping"] == 0.0
+OWN_ADAM = {"optimizer": {"type": "AdamW"}}
+OFFLOAD = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
+
+
+@pytest.mark.parametrize(
+    ("extra", "on_device"),
+    [
+        ({}, True),
+        (zero(1), True),
+        (zero(2), True),
+        (zero(2) | {"bf16": {"enabled": True}}, True),
+        (zero(3) | {"bf16": {"enabled": True}}, False),
+        (OFFLOAD, False),
+        (zero(1) | OWN_ADAM, False),
+    ],
+)
+def test_one_guard_clips_and_skips_never_two_and_never_none(
+    extra: dict[str, Any], on_device: bool
+) -> None:
+    plan = plan_engine(MICRO | extra, OptimConfig(global_batch=400, clip_norm=2.0), 1)
+    assert plan.device_guard == on_device
+    assert plan.config["gradient_clipping"] == (0.0 if on_device else 2.0)
+    norm = plan.config["zero_optimization"]["compute_grad_norm"]
+    assert norm == (plan.stage not in (1, 2) or not on_device)
+    if "bf16" in extra:
+        assert plan.config["bf16"]["check_grad_overflow"] != on_device
+
+
+def test_without_a_clip_norm_deepspeed_does_not_clip_by_its_own_default() -> None:
+    for extra in ({}, zero(1), zero(3), OFFLOAD):
+        assert plan_engine(MICRO | extra, OPTIM, 1).config["gradient_clipping"] == 0.0
 
 
 def test_the_json_chooses_which_fused_adam() -> None:
-    assert not plan_engine(MICRO, OPTIM, 1).deepspeed_adam
-    own = {"optimizer": {"type": "AdamW"}}
-    assert plan_engine(MICRO | own, OPTIM, 1).deepspeed_adam
+    table = MICRO | zero(1)
+    assert not plan_engine(table, OPTIM, 1).deepspeed_adam
+    assert plan_engine(table | OWN_ADAM, OPTIM, 1).deepspeed_adam
     torchs = {"optimizer": {"type": "AdamW", "params": {"torch_adam": True}}}
-    assert not plan_engine(MICRO | torchs, OPTIM, 1).deepspeed_adam
+    assert not plan_engine(table | torchs, OPTIM, 1).deepspeed_adam
 
 
 @pytest.mark.parametrize(
@@ -77,6 +103,7 @@ def test_the_json_chooses_which_fused_adam() -> None:
             "remove optimizer.params.lr",
         ),
         ({"optimizer": {"type": "Lamb"}}, 1, "'Lamb' .* must be 'AdamW'"),
+        (OWN_ADAM, 1, "DeepSpeed's AdamW with ZeRO stage 0 is refused"),
         ({"zero_optimisation": {"stage": 1}}, 1, "did you mean zero_optimization"),
         ({"gradient_allreduce_op": "sum"}, 1, "unknown key gradient_allreduce_op"),
         (zero(4), 1, "stage = 4 must be 0, 1, 2 or 3"),

@@ -1,9 +1,13 @@
 """The metrics file survives kills and resumes without doubled or torn lines."""
 
 import json
+import time
 from pathlib import Path
 
-from fusmae.training.metrics import Means, MetricsWriter
+import pytest
+import torch
+
+from fusmae.training.metrics import Means, MetricsWriter, Stopwatch, peak_flops
 
 
 def steps(path: Path) -> list[int]:
@@ -64,3 +68,56 @@ def test_means_kept_in_a_checkpoint_go_on_exactly() -> None:
     for value in values[2:]:
         resumed.add({"loss": value})
     assert resumed.take() == whole.take()
+
+
+def test_skipped_steps_are_in_no_mean() -> None:
+    means = Means()
+    means.skip()
+    assert means.take() == {}
+    means.add({"loss": 3.0})
+    means.skip()
+    assert means.skipped == 1
+    assert means.take() == {"loss": 3.0}
+    assert means.skipped == 0
+
+
+@pytest.mark.parametrize(
+    ("gpu", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+    ],
+)
+def test_the_peak_is_known_of_these_gpus_alone(gpu: str, peak: float | None) -> None:
+    assert peak_flops(gpu) == peak
+
+
+def test_a_cpu_has_a_wait_for_data_and_no_share_of_a_peak() -> None:
+    watch = Stopwatch(torch.device("cpu"))
+    for _ in range(2):
+        with watch.waiting():
+            time.sleep(0.01)
+        watch.add(samples=8, flops=100)
+    speed = watch.read()
+    assert set(speed) == {"samples_per_s", "step_s", "data_wait"}
+    assert 0 < speed["data_wait"] <= 1
+    assert speed["samples_per_s"] * speed["step_s"] == pytest.approx(8)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_busy_gpu_does_not_wait_while_the_host_does() -> None:
+    watch, matrix = Stopwatch(torch.device("cuda")), torch.randn(4096, 4096, device="cuda")
+    for _ in range(200):
+        product = matrix @ matrix
+    with watch.waiting():
+        time.sleep(0.001)
+    watch.add(samples=1, flops=200 * 2 * 4096**3)
+    float(product.sum())
+    speed = watch.read()
+    assert speed["data_wait"] < 0.001 / speed["step_s"]
+    assert speed["tflops"] > 0

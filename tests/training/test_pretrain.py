@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import random
 import re
@@ -19,12 +20,15 @@ import numpy as np
 import pytest
 import torch
 
+from fusmae.config import OptimConfig
 from fusmae.data import Preprocess, open_dataset
 from fusmae.evaluation.reconstruction import load_pretrained
 from fusmae.manifest import read_manifest
 from fusmae.model import draw_masks, draw_sensors, load_encoder
 from fusmae.sensors import SEN12MS_S1, SEN12MS_S2
-from fusmae.training.checkpoint import find_checkpoint, newest_state, read_weights
+from fusmae.training.checkpoint import find_checkpoint, newest_state, read_state, read_weights
+from fusmae.training.ds_config import plan_engine
+from fusmae.training.engine import compile_model
 
 from ..data.object_store import LoopbackStore  # noqa: TID252
 from ..data.tiny_dataset import write_tiny_dataset  # noqa: TID252
@@ -360,29 +364,75 @@ def test_sigterm_to_the_deepspeed_command_saves(
     assert state["step"] < 10 * TOTAL_STEPS
 
 
-def test_pixels_that_are_not_finite_stop_the_run_by_name(
-    tiny_dataset: Path, options: list[str], tmp_path: Path
-) -> None:
-    data, run, row = tmp_path / "data", tmp_path / "run", 17
+BAD_ROW = 17
+
+
+@pytest.fixture
+def spoilt(tiny_dataset: Path, options: list[str], tmp_path: Path) -> list[str]:
+    """Options for a dataset of which one sample has pixels that are not finite."""
+    data = tmp_path / "data"
     shutil.copytree(tiny_dataset, data)
     manifest = read_manifest(data)
-    shard = data / manifest.splits["train"].shards[row // 12].path
-    offset = int(np.load(data / "index" / "train.npy")[row]) + manifest.layout.offsets["s1"]
+    shard = data / manifest.splits["train"].shards[BAD_ROW // 12].path
+    offset = int(np.load(data / "index" / "train.npy")[BAD_ROW]) + manifest.layout.offsets["s1"]
     with shard.open("r+b") as file:
         file.seek(offset)
         file.write(np.full(4, np.nan, "<f4").tobytes())
     options[options.index("--data") + 1] = str(data)
-    result = alone(*options, "--out", str(run))
-    assert result.returncode == 1
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert "the loss is not finite" in line
-    rows = line.split("rows ")[1].split(" of the split")[0].split(", ")
-    assert str(row) in rows
-    assert len(rows) == 4  # its micro-batch
-    assert "Traceback" not in result.stderr
+    return options
+
+
+def samples_of(line: dict[str, Any]) -> list[int]:
+    return [sample["row"] for sample in line["samples"]]
+
+
+def test_steps_with_pixels_that_are_not_finite_are_skipped_counted_and_named(
+    spoilt: list[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    wait_for(start_ranks(2, SCRIPT, *spoilt, "--out", run))
+    listed = [json.loads(line) for line in (run / "skipped.jsonl").read_text().splitlines()]
+    assert len(listed) == 4  # an epoch each
+    assert all(BAD_ROW in samples_of(line) and len(samples_of(line)) == 4 for line in listed)
+    keys = open_dataset(tmp_path / "data", "train").reader.keys()
+    for sample in listed[0]["samples"]:
+        assert sample == {"dataset": "tiny", "row": sample["row"], "key": keys[sample["row"]]}
+    lines = lines_of(run)
+    assert sum(line.get("skipped", 0) for line in lines) == 4
+    assert all(math.isfinite(line["loss"]) for line in lines)
     checkpoint = find_checkpoint(run)
-    if checkpoint is not None:
-        assert all(np.isfinite(weight).all() for weight in read_weights(checkpoint).values())
+    assert checkpoint is not None
+    assert read_state(checkpoint)["adam_steps"] == TOTAL_STEPS - 4
+    assert all(torch.isfinite(weight).all() for weight in read_weights(checkpoint).values())
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run_and_name_their_samples(
+    spoilt: list[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    limits = ["--set", "run.max_skips_in_a_row=1", "--set", "run.log_every_steps=1000"]
+    result = alone(*spoilt, "--out", str(run), *limits)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "are not finite, as those of 1 steps in a row (run.max_skips_in_a_row)" in line
+    assert str(run / "skipped.jsonl") in line
+    assert BAD_ROW in samples_of(json.loads((run / "skipped.jsonl").read_text()))
+
+
+def test_skipped_steps_are_listed_once_however_often_a_run_is_resumed(
+    spoilt: list[str], tmp_path: Path
+) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    for out in (run, whole):
+        assert alone(*spoilt, "--out", str(out)).returncode == 0
+    shutil.rmtree(run / "encoder")
+    newest = find_checkpoint(run)
+    assert newest is not None
+    shutil.rmtree(newest)  # the one before it is taken
+    assert alone(*spoilt, "--out", str(run), "--resume", "auto").returncode == 0
+    assert_same_run(run, whole)
+    assert (run / "skipped.jsonl").read_bytes() == (whole / "skipped.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -441,6 +491,42 @@ def test_an_error_of_all_ranks_is_told_by_one(options: list[str], tmp_path: Path
     assert [rank.returncode for rank in ranks] == [1, 1]
     assert len(first.splitlines()) == 1
     assert second == ""
+
+
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="there is no C++ compiler"
+)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.timeout(1200)
+def test_a_compiled_run_has_the_losses_of_an_eager_one(
+    undisturbed: Path, options: list[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = [*options, "--out", run, "--set", "run.compile=true"]
+    wait_for(start_ranks(2, SCRIPT, *arguments), at_most_s=1100)
+    for line, expected in zip(lines_of(run), lines_of(undisturbed), strict=True):
+        # Fused kernels sum in another order; as above, Adam carries it for 21 steps.
+        for key in ("s1", "s2", "loss"):
+            assert line[key] == pytest.approx(expected[key], rel=1e-5)
+
+
+def test_compiling_is_refused_under_stage_3_and_without_a_compiler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = {"train_micro_batch_size_per_gpu": 4}
+    plans = [
+        plan_engine(table | {"zero_optimization": {"stage": stage}}, OptimConfig(global_batch=4), 1)
+        for stage in (3, 1)
+    ]
+    with pytest.raises(ValueError, match=r"run\.compile with ZeRO stage 3 is refused"):
+        compile_model(torch.nn.Linear(1, 1), plans[0])
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match=r"run\.compile needs a C\+\+ compiler"):
+        compile_model(torch.nn.Linear(1, 1), plans[1])
 
 
 @pytest.fixture(scope="module")

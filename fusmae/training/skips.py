@@ -1,0 +1,77 @@
+"""Skipped steps, whose loss or gradients were not finite: samples are named, too many end a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fusmae.data import SplitReader
+from fusmae.training.ledger import StepResult
+from fusmae.training.metrics import MetricsWriter
+from fusmae.training.source import Source
+
+SKIPPED = "skipped.jsonl"
+
+
+class Skips:
+    """Lists each skipped step's samples in RUN/skipped.jsonl, and ends a run of too many."""
+
+    def __init__(
+        self, run: Path, sources: Sequence[Source], limit: int, resumed_step: int, writes: bool
+    ) -> None:
+        """Continue the list after `resumed_step`.
+
+        Args:
+            run: the folder of the run; on rank 0 it is there.
+            sources: the run's datasets.
+            limit: as many skipped steps in a row end the run.
+            resumed_step: updates made so far, 0 for a new run.
+            writes: on rank 0 alone.
+        """
+        self._path = run / SKIPPED
+        self._sources = sources
+        self._limit = limit
+        self._in_a_row = 0
+        self._writes = writes
+        if writes and self._path.exists():
+            MetricsWriter(self._path, resumed_step)
+
+    def add(self, result: StepResult) -> None:
+        """Count a step; called by all ranks with every step in turn.
+
+        Raises:
+            ValueError: it is the last of too many in a row.
+        """
+        if result.bad_rows is None:
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        if self._writes:
+            samples = self._describe(result.bad_rows)
+            MetricsWriter(self._path, result.step).write({"step": result.step, "samples": samples})
+        if self._in_a_row == self._limit:
+            raise ValueError(
+                f"the loss or the gradients of step {result.step} are not finite, as those of "
+                f"{self._limit} steps in a row (run.max_skips_in_a_row); they were skipped and "
+                f"have not touched the weights. {self._path} lists their samples: look at them, "
+                "lower optim.lr or set optim.clip_norm, and go on with --resume auto"
+            )
+
+    def _describe(self, rows: list[list[int]]) -> list[dict[str, Any]]:
+        """Each sample's dataset, row and key; without keys where the dataset does not tell them."""
+        keys = {source: _keys(self._sources[source]) for source in {source for source, _ in rows}}
+        return [
+            {"dataset": self._sources[source].manifest.name, "row": row}
+            | ({"key": keys[source][row]} if keys[source] else {})
+            for source, row in rows
+        ]
+
+
+def _keys(source: Source) -> list[str]:
+    try:
+        reader = SplitReader(source.path, source.data.split)
+        try:
+            return reader.keys()
+        finally:
+            reader.close()
+    except (OSError, ValueError):
+        return []
