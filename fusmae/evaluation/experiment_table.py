@@ -157,15 +157,23 @@ def markdown(table: dict[str, Any], experiment: Experiment) -> str:
     if table["without_weights"]:
         names = ", ".join(table["without_weights"])
         lines += [f"Without weights, so not run: {names} (docs/BACKBONES.md).", ""]
-    seeds = ", ".join(map(str, table["seeds"]))
-    lines.append(
-        f"Seeds {seeds}; over several the mean ± standard deviation. The learning rate of each "
-        "cell was chosen on val and test was read once. `paper`: Chan-To-Hing and Veeravalli, "
-        "IGARSS 2024, whose split, classes and averaging are not printed."
-    )
+    lines.append(_notes(table, experiment))
     if "wall_s" in table:
         lines += ["", f"Wall time of all runs: {table['wall_s'] / 3600:.1f} h."]
     return "\n".join(lines) + "\n"
+
+
+def _notes(table: dict[str, Any], experiment: Experiment) -> str:
+    seeds = table["seeds"]
+    many = f"Mean ± standard deviation of seeds {', '.join(map(str, seeds))}."
+    notes = [many if len(seeds) > 1 else f"Seed {seeds[0]}."]
+    notes.append("The learning rate of each cell was chosen on val and test was read once.")
+    if any(system.paper for system in experiment.systems):
+        notes.append(
+            "`paper`: Chan-To-Hing and Veeravalli, IGARSS 2024, whose split, classes and averaging "
+            "are not printed."
+        )
+    return " ".join(notes)
 
 
 def _section(table: dict[str, Any], experiment: Experiment, protocol: Protocol) -> list[str]:
@@ -207,13 +215,13 @@ def _reliance(table: dict[str, Any], protocol: Protocol) -> list[str]:
         return []
     names = list(dict.fromkeys(name for lost in measured.values() for name in lost[0]))
     lines = [
-        f"Points lost with a sensor's images exchanged | {' | '.join(map(_upper, names))}",
-        "|".join(["---"] * (len(names) + 1)),
+        f"| Points lost with a sensor's images exchanged | {' | '.join(map(_upper, names))} |",
+        "|---" * (len(names) + 1) + "|",
     ]
     for (row, sensors), lost in measured.items():
         texts = [_text([one[name] for one in lost if name in one]) for name in names]
-        lines.append(f"{row}, {_upper(sensors)} | {' | '.join(texts)}")
-    return [*(f"| {line} |" for line in lines), ""]
+        lines.append(f"| {row}, {_upper(sensors)} | {' | '.join(texts)} |")
+    return [*lines, ""]
 
 
 def _paper(system: System | None, protocol: Protocol, experiment: Experiment) -> list[str]:
