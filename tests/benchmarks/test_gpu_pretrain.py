@@ -1,0 +1,40 @@
+"""The GPU benchmark's own lines run on a CPU; its figures are nobody's promise there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+WORKERS = "peer: AMP, float32 batches from workers"
+
+
+@pytest.mark.timeout(900)
+def test_gpu_benchmark_runs_on_a_cpu_and_relates_its_figures(tmp_path: Path) -> None:
+    report_path = tmp_path / "report.json"
+    command = [sys.executable, HERE / "gpu_pretrain.py", "--device", "cpu", "--tiny"]
+    command += ["--samples", "40", "--seconds", "0.1", "--minutes", "14", "--out", report_path]
+    command += ["--only", "product", "loader", "A", WORKERS, "peer: DeepSpeed's defaults"]
+    done = subprocess.run(
+        list(map(str, command)),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=880,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(report_path.read_text())
+    cases = report["cases"]
+    assert report["left_out"] == []
+    assert [case for case, figures in cases.items() if "failed" in figures] == []
+    ours = cases["A"]
+    assert ours["micro_batch"] == 4
+    assert ours["samples_per_s"] == pytest.approx(4 / ours["step_s"]["median"], rel=0.1)
+    resident = ours["resident_step_s"]["median"]
+    assert ours["data_wait"] == pytest.approx(1 - resident / ours["step_s"]["median"], abs=1e-3)
+    product = cases["product"]["tflops"]
+    assert ours["of_product"] == pytest.approx(ours["tflops"] / product, abs=1e-3)
+    assert WORKERS in done.stdout
