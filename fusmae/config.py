@@ -273,12 +273,16 @@ class OptimConfig:
 class RunConfig:
     """How often a run saves, logs and validates. None of it changes the result.
 
+    It saves every `save_every_steps`, and `save_every_minutes` after the last save, 0 for never.
+    The newest `keep_checkpoints` stay, and each of a multiple of `keep_every_steps`, 0 for none.
     Every `validate_every_steps`, 0 for never, the loss is taken on the first `val_samples` of
     `val_split` of the first dataset.
     """
 
     save_every_steps: int = 1000
+    save_every_minutes: float = 0.0
     keep_checkpoints: int = 2
+    keep_every_steps: int = 0
     log_every_steps: int = 10
     validate_every_steps: int = 0
     val_split: str = "val"
@@ -286,7 +290,8 @@ class RunConfig:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        _check_not_negative("run", self, "validate_every_steps")
+        _check_not_negative("run", self, "validate_every_steps", "save_every_minutes")
+        _check_not_negative("run", self, "keep_every_steps")
         _check_positive("run", self, "val_samples")
         _check_positive("run", self, "save_every_steps", "keep_checkpoints", "log_every_steps")
 

@@ -25,7 +25,6 @@ from fusmae.training.checkpoint import (
     read_state,
     remove_leftovers,
     restore_checkpoint,
-    save_checkpoint,
 )
 from fusmae.training.engine import Engine, join_ranks
 from fusmae.training.export import export_encoder
@@ -34,6 +33,7 @@ from fusmae.training.monitor import Monitor
 from fusmae.training.ranks import StopRequest
 from fusmae.training.record import describe_start, write_record
 from fusmae.training.run import Run, check_same_run, check_unused, is_complete, read_run
+from fusmae.training.saving import Saver
 from fusmae.training.source import make_preprocess, open_stream, save_subsets
 from fusmae.training.validation import Validation
 
@@ -148,7 +148,10 @@ def train(run: Run) -> None:
 
     # ------------------------------------------------------------------ the training loop
     stopping = False
-    with Monitor(total_steps, step, shown=is_first) as monitor:
+    with (
+        Monitor(total_steps, step, shown=is_first) as monitor,
+        Saver(run.out, engine, recipe.run, run.ranks.rank, monitor.say) as saver,
+    ):
         while step < total_steps and not stopping:
             losses, sample_ids, waited_s = [], [], 0.0
             replaced = -loader.num_replaced
@@ -163,7 +166,9 @@ def train(run: Run) -> None:
                 losses.append(engine.forward_backward(images, masks))
                 sample_ids.append(batch.sample_ids)
             replaced += loader.num_replaced
-            step_means, stopping = agree(engine, losses, sample_ids, replaced, stop.requested, step)
+            step_means, stopping, save_due = agree(
+                engine, losses, sample_ids, replaced, stop.requested, saver.is_due, step
+            )
             rate = run.schedule.rate(step)
             norm = engine.update(rate)
             step += 1
@@ -174,12 +179,16 @@ def train(run: Run) -> None:
                 line: dict[str, Any] = {"step": step, "samples": step * recipe.optim.global_batch}
                 taken = means.take()
                 line |= taken | {"lr": rate, "grad_norm": norm} | watch.read()
+                if saver.num_failed:
+                    line["failed_saves"] = saver.num_failed
                 metrics.write(line)
                 monitor.show(line, list(taken))
             if validation and (step % recipe.run.validate_every_steps == 0 or step == total_steps):
                 watch.skip(validate(validation, engine, step, metrics, monitor))
-            if stopping or step % recipe.run.save_every_steps == 0 or step == total_steps:
-                save(run, engine, loader, step, means)
+            save_due |= step % recipe.run.save_every_steps == 0
+            if stopping or save_due or step == total_steps:
+                saver.save(state_of(run, loader, step, means))
+        saver.finish()
         if stopping:
             monitor.say(f"asked to stop: saved step {step}; go on with --resume auto")
     # -------------------------------------------------------------------------------------
@@ -238,9 +247,10 @@ def agree(
     sample_ids: list[Tensor],
     replaced: int,
     stop: bool,
+    save: bool,
     step: int,
-) -> tuple[dict[str, float], bool]:
-    """The step's mean losses over ranks and micro-batches, and whether any rank is to stop.
+) -> tuple[dict[str, float], bool, bool]:
+    """The step's mean losses over ranks and micro-batches, and whether any rank is to stop or save.
 
     Where samples of bad shards were replaced, `replaced` is their number beside the losses.
 
@@ -249,13 +259,14 @@ def agree(
     """
     names = list(losses[0])
     table = torch.stack([torch.stack([micro[name] for name in names]) for micro in losses])
-    flags, num_replaced, *sums = engine.sum_over_ranks(
-        [float(stop), float(replaced), *table.double().mean(dim=0)]
+    stops, saves, num_replaced, *sums = engine.sum_over_ranks(
+        [float(stop), float(save), float(replaced), *table.double().mean(dim=0)]
     )
     ranks = torch.distributed.get_world_size()
     means = {name: total / ranks for name, total in zip(names, sums, strict=True)}
     if all(math.isfinite(mean) for mean in means.values()):
-        return means | ({"replaced": num_replaced} if num_replaced else {}), flags > 0
+        means |= {"replaced": num_replaced} if num_replaced else {}
+        return means, stops > 0, saves > 0
     bad = ~table.isfinite().all(dim=1)
     mine = [
         row for ids, is_bad in zip(sample_ids, bad, strict=True) if is_bad for row in ids.tolist()
@@ -288,16 +299,15 @@ def validate(
     return time.perf_counter() - started
 
 
-def save(run: Run, engine: Engine, loader: MixtureLoader, step: int, means: Means) -> None:
-    """Write a checkpoint; called by all ranks together."""
-    state = {
+def state_of(run: Run, loader: MixtureLoader, step: int, means: Means) -> dict[str, Any]:
+    """What a checkpoint keeps besides weights and moments."""
+    return {
         "step": step,
         "loader": loader.state_dict(),
         "means": dataclasses.asdict(means),
         "recipe": as_table(run.recipe),
         "dataset": run.dataset,
     }
-    save_checkpoint(run.out, engine, state, run.recipe.run.keep_checkpoints, run.ranks.rank)
 
 
 def main() -> None:

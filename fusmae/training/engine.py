@@ -129,7 +129,7 @@ class Engine:
 
         Raises:
             ValueError: the norm is not finite. At stage 0 the weights are then as they were;
-                at others they may be lost, and `save_checkpoint` refuses them.
+                at others they may be lost, and a save refuses them.
         """
         norm: Any = None
         if self.plan.stage == 0:
