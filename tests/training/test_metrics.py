@@ -5,6 +5,8 @@ from pathlib import Path
 
 from fusmae.training.metrics import Means, MetricsWriter
 
+from .conftest import fill
+
 
 def steps(path: Path) -> list[int]:
     return [json.loads(line)["step"] for line in path.read_text().splitlines()]
@@ -64,3 +66,20 @@ def test_means_kept_in_a_checkpoint_go_on_exactly() -> None:
     for value in values[2:]:
         resumed.add({"loss": value})
     assert resumed.take() == whole.take()
+
+
+def test_a_full_disk_leaves_no_part_of_a_line(small_disk: Path) -> None:
+    path = small_disk / "metrics.jsonl"
+    metrics = MetricsWriter(path, 0)
+    metrics.write({"step": 0})
+    fill(small_disk / "filler")
+    for step in range(1, 200):  # the first still fit into the file's last page
+        try:
+            metrics.write({"step": step, "loss": 0.123456789})
+        except OSError:
+            break
+    assert step > 1
+    (small_disk / "filler").unlink()
+    metrics.write({"step": step})
+    written = [json.loads(line)["step"] for line in path.read_text().splitlines()]
+    assert written == list(range(step + 1))

@@ -28,9 +28,10 @@ from fusmae.training.checkpoint import find_checkpoint, newest_state, read_weigh
 
 from ..data.object_store import LoopbackStore  # noqa: TID252
 from ..data.tiny_dataset import write_tiny_dataset  # noqa: TID252
-from .conftest import ENVIRONMENT, ROOT, TOTAL_STEPS, free_port, start_ranks, wait_for
+from .conftest import ENVIRONMENT, ROOT, TOTAL_STEPS, fill, free_port, start_ranks, wait_for
 
 SCRIPT = ROOT / "train" / "pretrain.py"
+EXIT_WORKER = Path(__file__).with_name("exit_worker.py")
 SPEED = ("samples_per_s", "step_s", "data_wait")
 
 
@@ -49,14 +50,16 @@ def options(recipe: Path, tiny_dataset: Path, ds_json: Path) -> list[str]:
     ]
 
 
-def launch(options: list[str], extensions: Path | None = None) -> subprocess.Popen[str]:
+def launch(
+    options: list[str], extensions: Path | None = None, script: Path = SCRIPT
+) -> subprocess.Popen[str]:
     """`deepspeed train/pretrain.py` with 2 CPU ranks, as the README says."""
     environment = {**ENVIRONMENT, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     if extensions:
         environment["TORCH_EXTENSIONS_DIR"] = str(extensions)
     command = ["deepspeed", "--num_accelerators", "2", "--master_port", str(free_port())]
     return subprocess.Popen(
-        [*command, str(SCRIPT), *options],
+        [*command, str(script), *options],
         env=environment,
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -122,7 +125,7 @@ def steps_written(run: Path) -> int:
 
 
 def wait_until_step(run: Path, step: int, processes: list[subprocess.Popen[str]]) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 240
     while steps_written(run) < step:
         assert time.monotonic() < until, "the run does not get on"
         assert all(process.poll() is None for process in processes), processes[0].communicate()
@@ -344,20 +347,84 @@ def test_validation_is_the_mean_over_its_samples_on_any_number_of_ranks(
     assert expected[-1]["val"] == pytest.approx({k: v.item() for k, v in losses.items()}, rel=1e-5)
 
 
+def is_running(pid: int) -> bool:
+    """False for a zombie, too, which nobody may reap in a container; it has no command line."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except OSError:
+        return False
+
+
+# What the `deepspeed` command exits with, as ds_configs/README.md says: None for killed by the
+# signal itself.
+RUNNER_CODES = {
+    ("runner", "SIGTERM"): None,
+    ("runner", "SIGUSR1"): None,
+    ("launcher", "SIGTERM"): 1,
+    ("launcher", "SIGUSR1"): 0,
+    ("rank", "SIGTERM"): 0,
+    ("rank", "SIGUSR1"): 0,
+}
+
+
 @pytest.mark.slow
-def test_sigterm_to_the_deepspeed_command_saves(
-    undisturbed: Path, options: list[str], tmp_path: Path
+@pytest.mark.parametrize(("target", "name"), RUNNER_CODES)
+def test_a_signal_to_anyone_saves_on_every_rank_and_leaves_no_orphan(
+    target: str, name: str, options: list[str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """DeepSpeed tells nobody; the ranks notice that the command is gone."""
-    run = tmp_path / "run"
-    launched = launch([*options, "--out", str(run), "--set", "optim.epochs=60"])
+    run, number = tmp_path / "run", signal.Signals[name]
+    arguments = [*options, "--out", str(run), "--set", "optim.epochs=4000"]
+    launched = launch([str(tmp_path), *arguments], script=EXIT_WORKER)
+    request.addfinalizer(launched.kill)  # the ranks notice
     wait_until_step(run, 3, [launched])
-    launched.send_signal(signal.SIGTERM)
-    output, _ = launched.communicate(timeout=60)  # ends when the last rank closes the pipe
-    assert "asked to stop" in output
+    ranks, launchers, runners = zip(
+        *(map(int, (tmp_path / f"{rank}.pids").read_text().split()) for rank in (0, 1)), strict=True
+    )
+    assert set(runners) == {launched.pid}
+    step = steps_written(run)
+    os.kill({"runner": runners[0], "launcher": launchers[0], "rank": ranks[1]}[target], number)
+    output, _ = launched.communicate(timeout=240)  # ends when the last rank closes the pipe
+    assert [(tmp_path / f"{rank}.code").read_text() for rank in (0, 1)] == ["0", "0"], output
+    expected = RUNNER_CODES[target, name]
+    assert launched.returncode == (-number if expected is None else expected)
+    until = time.monotonic() + 60
+    while any(map(is_running, (*ranks, *launchers))):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    # A whole checkpoint of the last step that was made.
+    checkpoint, state = find_checkpoint(run), newest_state(run)
+    assert checkpoint is not None and state is not None
+    assert checkpoint.name == f"step-{state['step']:08d}"
+    assert state["step"] >= step
+    assert f"asked to stop: saved step {state['step']};" in output
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_survived_until_the_last_save(options: list[str], small_disk: Path) -> None:
+    run, filler = small_disk / "run", small_disk / "filler"
+    arguments = [*options, "--out", str(run), "--set", "optim.epochs=4000"]
+    ranks = start_ranks(2, SCRIPT, *arguments, "--set", "run.save_every_steps=3")
+    told = ranks[0].stdout
+    assert told
+    wait_until_step(run, 6, ranks)
+    fill(filler)
+    while "could not be saved" not in (warning := told.readline()):
+        assert ranks[0].poll() is None
+    assert warning.startswith("warning: step ") and "No space left on device" in warning
+    filler.unlink()
+    while "failed_saves" not in (lines_of(run) or [{}])[-1]:
+        assert ranks[0].poll() is None
+        time.sleep(0.01)
+    newest = newest_state(run)
+    fill(filler)
+    ranks[1].send_signal(signal.SIGTERM)
+    output, other = (rank.communicate(timeout=240)[0] for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [1, 1]
+    (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "could not be saved" in error and "the newest checkpoint is of step" in error
+    assert "Traceback" not in output + other
     state = newest_state(run)
-    assert state is not None
-    assert state["step"] < 10 * TOTAL_STEPS
+    assert newest and state and state["step"] >= newest["step"]
 
 
 def test_pixels_that_are_not_finite_stop_the_run_by_name(

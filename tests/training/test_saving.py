@@ -2,10 +2,7 @@
 
 import errno
 import os
-import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from fusmae.training import saving
 from fusmae.training.checkpoint import find_checkpoint, newest_state, read_weights, write_checkpoint
 from fusmae.training.saving import Saver
 
+from .conftest import fill
 from .memory_engine import Memory
 
 
@@ -155,27 +153,12 @@ def test_a_failed_save_is_told_and_counted_and_the_next_tries_again(
     assert find_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step-00000004"
 
 
-@contextmanager
-def small_disk(path: Path, num_bytes: int) -> Iterator[Path]:
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(path)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
-
-
-def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
-    said, engine = Said(), Memory(1)
-    with small_disk(tmp_path / "disk", 96 * 1024) as run, saver_of(run, engine, said) as saver:
+def test_a_disk_that_is_really_full(small_disk: Path) -> None:
+    run, said = small_disk, Said()
+    with saver_of(run, Memory(1), said) as saver:
         saver.save({"step": 1})
         saver.finish()
-        filler = run / "filler"
-        with pytest.raises(OSError), filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
+        fill(run / "filler")
         saver.save({"step": 2})
         with pytest.raises(
             ValueError, match=r"step 2 could not be saved .*No space left on device"
@@ -183,7 +166,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
             saver.finish()
         assert find_checkpoint(run) == run / "checkpoints" / "step-00000001"
         assert not list((run / "checkpoints").glob(".tmp-*"))
-        filler.unlink()
+        (run / "filler").unlink()
         saver.save({"step": 3})
         saver.finish()
         assert find_checkpoint(run) == run / "checkpoints" / "step-00000003"
