@@ -276,7 +276,8 @@ class RunConfig:
     It saves every `save_every_steps`, and `save_every_minutes` after the last save, 0 for never.
     The newest `keep_checkpoints` stay, and each of a multiple of `keep_every_steps`, 0 for none.
     Every `validate_every_steps`, 0 for never, the loss is taken on the first `val_samples` of
-    `val_split` of the first dataset.
+    `val_split` of the first dataset. What `metrics.jsonl` gets, also goes to RUN/tensorboard with
+    `tensorboard`, and to the Weights & Biases project `wandb`, empty for none.
     """
 
     save_every_steps: int = 1000
@@ -288,6 +289,8 @@ class RunConfig:
     val_split: str = "val"
     val_samples: int = 1024
     deterministic: bool = False
+    tensorboard: bool = False
+    wandb: str = ""
 
     def __post_init__(self) -> None:
         _check_not_negative("run", self, "validate_every_steps", "save_every_minutes")

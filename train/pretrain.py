@@ -28,13 +28,14 @@ from fusmae.training.checkpoint import (
 )
 from fusmae.training.engine import Engine, join_ranks
 from fusmae.training.export import export_encoder
-from fusmae.training.metrics import METRICS, Means, MetricsWriter, Stopwatch
+from fusmae.training.metrics import Means, Stopwatch
 from fusmae.training.monitor import Monitor
 from fusmae.training.ranks import StopRequest
 from fusmae.training.record import describe_start, write_record
 from fusmae.training.run import Run, check_same_run, check_unused, is_complete, read_run
 from fusmae.training.saving import Saver
 from fusmae.training.source import make_preprocess, open_stream, save_subsets
+from fusmae.training.trackers import Trackers
 from fusmae.training.validation import Validation
 
 EXAMPLES = """
@@ -139,7 +140,6 @@ def train(run: Run) -> None:
     engine, preprocess, loader = build(run, device)
     step, means = resume(run, engine, loader)
     sensors = list(recipe.data.bands)
-    metrics = begin(run, step) if is_first else None
     validation = None
     if recipe.run.validate_every_steps:
         validation = Validation(recipe, run.sources, run.ranks, plan.micro_batch, device)
@@ -152,6 +152,7 @@ def train(run: Run) -> None:
         Monitor(total_steps, step, shown=is_first) as monitor,
         Saver(run.out, engine, recipe.run, run.ranks.rank, monitor.say) as saver,
     ):
+        metrics = begin(run, step, monitor) if is_first else None
         while step < total_steps and not stopping:
             losses, sample_ids, waited_s = [], [], 0.0
             replaced = -loader.num_replaced
@@ -223,14 +224,14 @@ def resume(run: Run, engine: Engine, loader: MixtureLoader) -> tuple[int, Means]
     return state["step"], Means(**state["means"])
 
 
-def begin(run: Run, step: int) -> MetricsWriter:
+def begin(run: Run, step: int, monitor: Monitor) -> Trackers:
     """Make the run's folder, record this start, and open its metrics; rank 0 only."""
     run.out.mkdir(parents=True, exist_ok=True)
     remove_leftovers(run.out)
     start = describe_start(run.ranks.world_size, step, run.plan.config)
     write_record(run.out, as_table(run.recipe), run.dataset, start)
     save_subsets(run.sources, run.out)
-    return MetricsWriter(run.out / METRICS, step)
+    return Trackers(run.out, run.recipe, step, monitor.say)
 
 
 def next_batch(batches: Iterator[MixedBatch], rank: int) -> MixedBatch:
@@ -286,7 +287,7 @@ def validate(
     validation: Validation,
     engine: Engine,
     step: int,
-    metrics: MetricsWriter | None,
+    metrics: Trackers | None,
     monitor: Monitor,
 ) -> float:
     """Log the losses on the val samples; the seconds that it took. Called by all ranks together."""
@@ -321,6 +322,8 @@ def main() -> None:
         fail(0, str(error), 1)
     except ValueError as error:
         fail(rank, str(error), 1)
+    except OSError as error:
+        fail(rank, f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     except RuntimeError as error:
         if "Connection closed by peer" not in str(error):
             raise
