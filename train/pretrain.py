@@ -4,12 +4,10 @@ Everything that can be wrong with the files is found before any rank waits for a
 then comes one training loop.
 """
 
-import dataclasses
 import math
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,24 +15,17 @@ import click
 import torch
 from torch import Tensor
 
-from fusmae.config import as_table
-from fusmae.data import MixedBatch, MixedPreprocess, MixtureLoader
-from fusmae.model import FusMAE, draw_masks, draw_sensors
-from fusmae.training.checkpoint import (
-    find_checkpoint,
-    read_state,
-    remove_leftovers,
-    restore_checkpoint,
-)
+from fusmae.model import draw_masks, draw_sensors
+from fusmae.training.checkpoint import newest_state
+from fusmae.training.dry_run import Trial, describe_plan, name_of, short_run
 from fusmae.training.engine import Engine, join_ranks
 from fusmae.training.export import export_encoder
-from fusmae.training.metrics import Means, Stopwatch
+from fusmae.training.metrics import Stopwatch
 from fusmae.training.monitor import Monitor
 from fusmae.training.ranks import StopRequest
-from fusmae.training.record import describe_start, write_record
 from fusmae.training.run import Run, check_same_run, check_unused, is_complete, read_run
 from fusmae.training.saving import Saver
-from fusmae.training.source import make_preprocess, open_stream, save_subsets
+from fusmae.training.start import RankError, begin, build, next_batch, resume, state_of
 from fusmae.training.trackers import Trackers
 from fusmae.training.validation import Validation
 
@@ -55,14 +46,13 @@ Examples:
   # a mixture: as many datasets as the recipe has [[data.sources]], in their order
   deepspeed train/pretrain.py --recipe RECIPE --data BIGEARTHNET --data SEN12MS ...
 \b
+  # what a run will take: steps, hours, memory, disk; nothing is written into RUN
+  deepspeed train/pretrain.py ... --out RUN --dry-run
+\b
   # one rank, without the launcher
   python train/pretrain.py --recipe train/recipes/tiny.toml --data DATASET --out RUN \\
       --deepspeed_config ds_configs/cpu.json
 """
-
-
-class RankError(ValueError):
-    """An error that only this rank has met, so it must tell it itself."""
 
 
 @click.command(epilog=EXAMPLES)
@@ -100,6 +90,11 @@ class RankError(ValueError):
     metavar="KEY=VALUE",
     help="Override one value of the recipe, such as optim.lr=1e-4; may be repeated.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check everything, make a few steps, print what the run will take; --out stays as it is.",
+)
 @click.option("--local_rank", type=int, hidden=True, help="Given by the deepspeed launcher.")
 def pretrain(
     recipe: Path,
@@ -109,6 +104,7 @@ def pretrain(
     ds_config: Path,
     resume: str | None,
     overrides: tuple[str, ...],
+    dry_run: bool,
     local_rank: int | None,
 ) -> None:
     """Pretrain Fus-MAE on a dataset of fusmae-ingest, or on a mixture of several.
@@ -123,7 +119,31 @@ def pretrain(
         if run.ranks.rank == 0:
             click.echo(f"{out} is complete: {run.encoder}")
         return
-    train(run)
+    if dry_run:
+        plan(run)
+    else:
+        train(run)
+
+
+def plan(run: Run) -> None:
+    """Say what the run will take, by a few steps of it.
+
+    Raises:
+        ValueError: the run in `run.out` is another one.
+        RankError: this rank cannot read its samples.
+    """
+    state = newest_state(run.out)
+    if state is not None:
+        check_same_run(run, state)
+    device = join_ranks(run.ranks, run.recipe.run.deterministic)
+    short = short_run(run)
+    engine, preprocess, loader = build(short, device)
+    batches = iter(loader)
+    trial = Trial(short, engine, preprocess, lambda: next_batch(batches, run.ranks.rank))
+    timing, memory = trial.time(), trial.memory()
+    if run.ranks.rank == 0:
+        click.echo("\n".join(describe_plan(run, timing, memory, name_of(device))))
+    torch.distributed.destroy_process_group()
 
 
 def train(run: Run) -> None:
@@ -201,47 +221,6 @@ def train(run: Run) -> None:
     torch.distributed.destroy_process_group()
 
 
-def build(run: Run, device: torch.device) -> tuple[Engine, MixedPreprocess, MixtureLoader]:
-    """The model under DeepSpeed, what makes its input on the device, and the stream of samples."""
-    recipe = run.recipe
-    torch.manual_seed(recipe.seed)  # the same initial weights on every rank
-    engine = Engine(FusMAE(recipe.model, run.channels), recipe.optim, run.plan)
-    loader = open_stream(run.sources, recipe.seed, run.ranks, run.plan.micro_batch, device)
-    preprocess = make_preprocess(run.sources, recipe.model.sizes_px(recipe.data.bands))
-    return engine, preprocess.to(device), loader
-
-
-def resume(run: Run, engine: Engine, loader: MixtureLoader) -> tuple[int, Means]:
-    """Restore the newest whole checkpoint, if any: steps made, and the means under way."""
-    found = find_checkpoint(run.out) if run.ranks.rank == 0 else None
-    checkpoint = engine.gather_over_ranks(found)[0]
-    if checkpoint is None:
-        return 0, Means()
-    state = read_state(checkpoint)
-    check_same_run(run, state)
-    restore_checkpoint(checkpoint, engine)
-    loader.load_state_dict(state["loader"])
-    return state["step"], Means(**state["means"])
-
-
-def begin(run: Run, step: int, monitor: Monitor) -> Trackers:
-    """Make the run's folder, record this start, and open its metrics; rank 0 only."""
-    run.out.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(run.out)
-    start = describe_start(run.ranks.world_size, step, run.plan.config)
-    write_record(run.out, as_table(run.recipe), run.dataset, start)
-    save_subsets(run.sources, run.out)
-    return Trackers(run.out, run.recipe, step, monitor.say)
-
-
-def next_batch(batches: Iterator[MixedBatch], rank: int) -> MixedBatch:
-    """The next micro-batch; what goes wrong here, goes wrong on this rank alone."""
-    try:
-        return next(batches)
-    except (OSError, ValueError) as error:
-        raise RankError(f"rank {rank}: {error}") from error
-
-
 def agree(
     engine: Engine,
     losses: list[dict[str, Tensor]],
@@ -298,17 +277,6 @@ def validate(
     numbers = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
     monitor.say(f"step {step}  on val: {numbers}")
     return time.perf_counter() - started
-
-
-def state_of(run: Run, loader: MixtureLoader, step: int, means: Means) -> dict[str, Any]:
-    """What a checkpoint keeps besides weights and moments."""
-    return {
-        "step": step,
-        "loader": loader.state_dict(),
-        "means": dataclasses.asdict(means),
-        "recipe": as_table(run.recipe),
-        "dataset": run.dataset,
-    }
 
 
 def main() -> None:

@@ -219,6 +219,27 @@ def test_samples_of_a_bad_shard_are_counted_in_the_metrics(
     assert shard.num_samples <= total < shard.num_samples + 8
 
 
+def test_a_dry_run_writes_nothing_and_refuses_what_a_run_refuses(
+    undisturbed: Path, options: list[str], tmp_path: Path, in_process: InProcess
+) -> None:
+    out = tmp_path / "run"
+    ranks = start_ranks(2, SCRIPT, *options, "--out", out, "--dry-run")
+    text = wait_for(ranks)
+    batch = "batch       8 = micro-batch 4 x 2 ranks x accumulation 1"
+    assert f"{batch}\nsteps       {TOTAL_STEPS} (4 epochs)" in text
+    for word in ("data", "speed", "time", "memory", "checkpoints"):
+        assert len(re.findall(rf"^{word} ", text, flags=re.MULTILINE)) == 1
+    assert not out.exists()
+    dry = [*options, "--dry-run"]
+    for wrong, said in (
+        (["--out", str(out), "--set", "optim.global_batch=10"], "is not a multiple of"),
+        (["--out", str(undisturbed)], "is not empty"),
+        (["--out", str(undisturbed), "--resume", "auto", "--set", "seed=9"], "started with seed"),
+    ):
+        code, _, error = in_process(*dry, *wrong)
+        assert code == 1 and said in error
+
+
 def kill_at(run: Path, step: int, delay_s: float, arguments: list[str]) -> None:
     """Start 2 ranks and kill both without warning, `delay_s` after that step is logged."""
     processes = start_ranks(2, SCRIPT, *arguments)
@@ -607,6 +628,6 @@ def test_the_options_are_these_and_no_more(in_process: InProcess) -> None:
     assert code == 0
     usage, examples = output.split("Examples:")
     assert "deepspeed train/pretrain.py" in examples
-    shown = set(re.findall(r"^  (--\w+)", usage, flags=re.MULTILINE))
+    shown = set(re.findall(r"^  (--[\w-]+)", usage, flags=re.MULTILINE))
     named = {"--recipe", "--data", "--cache", "--out", "--deepspeed_config", "--resume", "--set"}
-    assert shown == named | {"--help"}
+    assert shown == named | {"--dry-run", "--help"}
