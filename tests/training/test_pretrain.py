@@ -376,7 +376,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-# What the `deepspeed` command exits with, as ds_configs/README.md says: None for killed by the
+# What the `deepspeed` command exits with, as docs/TRAINING.md says: None for killed by the
 # signal itself.
 RUNNER_CODES = {
     ("runner", "SIGTERM"): None,
