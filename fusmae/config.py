@@ -278,6 +278,8 @@ class RunConfig:
     Every `validate_every_steps`, 0 for never, the loss is taken on the first `val_samples` of
     `val_split` of the first dataset. What `metrics.jsonl` gets, also goes to RUN/tensorboard with
     `tensorboard`, and to the Weights & Biases project `wandb`, empty for none.
+    Every `picture_every_epochs` RUN/pictures gets a reconstruction, and every `probe_every_epochs`
+    `metrics.jsonl` a kNN score on `probe_samples` of each split, 0 for never.
     """
 
     save_every_steps: int = 1000
@@ -291,11 +293,15 @@ class RunConfig:
     deterministic: bool = False
     tensorboard: bool = False
     wandb: str = ""
+    picture_every_epochs: float = 0.0
+    probe_every_epochs: float = 0.0
+    probe_samples: int = 1000
 
     def __post_init__(self) -> None:
         _check_not_negative("run", self, "validate_every_steps", "save_every_minutes")
         _check_not_negative("run", self, "keep_every_steps")
-        _check_positive("run", self, "val_samples")
+        _check_not_negative("run", self, "picture_every_epochs", "probe_every_epochs")
+        _check_positive("run", self, "val_samples", "probe_samples")
         _check_positive("run", self, "save_every_steps", "keep_checkpoints", "log_every_steps")
 
 

@@ -15,6 +15,7 @@ import click
 import torch
 from torch import Tensor
 
+from fusmae.evaluation.online import Online
 from fusmae.model import draw_masks, draw_sensors
 from fusmae.training.checkpoint import newest_state
 from fusmae.training.dry_run import Trial, describe_plan, name_of, short_run
@@ -113,6 +114,7 @@ def pretrain(
     into --out/encoder. SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and exit with 0.
     """
     run = read_run(recipe, data, cache, out, ds_config, overrides)
+    online_of(run, torch.device("cpu")).check()
     if resume is None:
         check_unused(out)
     elif is_complete(run):
@@ -163,6 +165,7 @@ def train(run: Run) -> None:
     validation = None
     if recipe.run.validate_every_steps:
         validation = Validation(recipe, run.sources, run.ranks, plan.micro_batch, device)
+    online = online_of(run, device)
     batches = iter(loader)
     watch = Stopwatch()
 
@@ -207,8 +210,11 @@ def train(run: Run) -> None:
             if validation and (step % recipe.run.validate_every_steps == 0 or step == total_steps):
                 watch.skip(validate(validation, engine, step, metrics, monitor))
             save_due |= step % recipe.run.save_every_steps == 0
-            if stopping or save_due or step == total_steps:
+            looking = online.is_due(step)
+            if stopping or save_due or looking or step == total_steps:
                 saver.save(state_of(run, loader, step, means))
+            if metrics and looking and not stopping:
+                watch.skip(online.look(saver.weights, step, metrics.write, monitor.say))
         saver.finish()
         if stopping:
             monitor.say(f"asked to stop: saved step {step}; go on with --resume auto")
@@ -219,6 +225,17 @@ def train(run: Run) -> None:
         click.echo(f"{total_steps} steps done: {run.encoder}")
     engine.barrier()
     torch.distributed.destroy_process_group()
+
+
+def online_of(run: Run, device: torch.device) -> Online:
+    """What looks at the run's weights every few epochs, by its first dataset."""
+    source, config = run.sources[0], run.recipe.run
+    picture_steps, probe_steps = map(
+        run.steps_of, (config.picture_every_epochs, config.probe_every_epochs)
+    )
+    return Online(
+        run.recipe, source.path, source.manifest, run.out, device, picture_steps, probe_steps
+    )
 
 
 def agree(

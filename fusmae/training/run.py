@@ -13,7 +13,7 @@ from fusmae.training.checkpoint import newest_state
 from fusmae.training.ds_config import EnginePlan, plan_engine, read_ds_config
 from fusmae.training.ranks import Ranks, ranks_from_environment
 from fusmae.training.record import describe_datasets
-from fusmae.training.schedule import Schedule, schedule_for
+from fusmae.training.schedule import Schedule, schedule_for, steps_of
 from fusmae.training.source import Source, read_sources
 from fusmae.training.trackers import check_trackers
 
@@ -40,6 +40,10 @@ class Run:
     def encoder(self) -> Path:
         """The folder of the exported encoder."""
         return self.out / "encoder"
+
+    def steps_of(self, epochs: float) -> int:
+        """The steps of that many epochs of the first dataset."""
+        return steps_of(epochs, self.sources[0].num_samples, self.sources[0].quota)
 
     @property
     def channels(self) -> dict[str, int]:

@@ -109,6 +109,11 @@ class Saver:
         """Whether rank 0's clock asks for a save; False on all others."""
         return self._is_writer and time.monotonic() >= self._next_s
 
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Rank 0's fp32 weights of the last save, by name; valid until the next one."""
+        return self._snapshot.tensors["weight"]
+
     def save(self, state: dict[str, Any]) -> None:
         """Start to write the engine's state and `state`, whose "step" names the checkpoint.
 

@@ -78,7 +78,7 @@ def alone(*options: str) -> "subprocess.CompletedProcess[str]":
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 
@@ -240,6 +240,23 @@ def test_a_dry_run_writes_nothing_and_refuses_what_a_run_refuses(
         assert code == 1 and said in error
 
 
+def test_looking_at_a_run_does_not_change_it(
+    undisturbed: Path, options: list[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    for change in ("val_split=train", "probe_every_epochs=1", "picture_every_epochs=2"):
+        options += ["--set", f"run.{change}"]
+    wait_for(start_ranks(2, SCRIPT, *options, "--out", run))
+    probed = [line for line in lines_of(run) if "knn" in line]
+    assert [line["step"] for line in probed] == [6, 12, 18]  # ceil(41 / 8) steps an epoch
+    (picture,) = (run / "pictures").iterdir()
+    assert picture.name == "step-00000011.png"
+    assert [line for line in lines_of(run) if "knn" not in line] == lines_of(undisturbed)
+    for name in ("model.safetensors", "config.json"):
+        mine, other = ((r / "encoder" / name).read_bytes() for r in (run, undisturbed))
+        assert mine == other
+
+
 def kill_at(run: Path, step: int, delay_s: float, arguments: list[str]) -> None:
     """Start 2 ranks and kill both without warning, `delay_s` after that step is logged."""
     processes = start_ranks(2, SCRIPT, *arguments)
@@ -273,9 +290,11 @@ def test_a_killed_run_resumes_to_the_same_end(
 
 
 @pytest.mark.slow
-def test_many_kills_at_random_points(undisturbed: Path, options: list[str], tmp_path: Path) -> None:
+def test_kills_of_all_ranks_at_random_points(
+    undisturbed: Path, options: list[str], tmp_path: Path
+) -> None:
     rng = random.Random(0)
-    for number in range(12):
+    for number in range(5):
         run = tmp_path / f"run-{number}"
         arguments = [*options, "--out", str(run), "--resume", "auto"]
         for step in sorted(rng.sample(range(0, 18, 3), 2)):
@@ -284,6 +303,38 @@ def test_many_kills_at_random_points(undisturbed: Path, options: list[str], tmp_
         wait_for(start_ranks(2, SCRIPT, *arguments))
         assert_same_run(run, undisturbed)
         assert not list((run / "checkpoints").glob(".tmp-*"))
+
+
+@pytest.mark.slow
+def test_50_kills_also_while_saving_always_leave_a_whole_checkpoint(
+    options: list[str], tmp_path: Path
+) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    options += ["--set", "optim.epochs=200"]
+    often = [*options, "--set", "run.save_every_steps=1"]
+    worker = Path(__file__).with_name("kills_worker.py")
+    killed = subprocess.run(
+        [sys.executable, str(worker), str(run), "50", "0", *often],
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=3000,
+    )
+    assert killed.returncode == 0, killed.stderr
+    left = json.loads(killed.stdout.splitlines()[-1])
+    assert len(left) == 50
+    assert [kill["problem"] for kill in left] == [None] * 50
+    assert sum(kill["in_save"] for kill in left) >= 10
+    steps = [kill["step"] for kill in left]
+    assert steps == sorted(steps) and steps[-1] >= 50
+    # It goes on to the end as if nothing had been.
+    for out, resume in ((run, ["--resume", "auto"]), (whole, [])):
+        ended = alone(*options, "--out", str(out), *resume)
+        assert ended.returncode == 0, ended.stderr
+        assert "is passed over" not in ended.stderr
+    assert_same_run(run, whole)
+    assert not list((run / "checkpoints").glob(".tmp-*"))
 
 
 def test_sigterm_to_one_rank_saves_and_a_single_process_goes_on(
