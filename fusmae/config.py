@@ -279,14 +279,22 @@ class OptimConfig:
 class RunConfig:
     """How often a run saves, logs and validates. None of it changes the result beyond rounding.
 
+    It saves every `save_every_steps`, and `save_every_minutes` after the last save, 0 for never.
+    The newest `keep_checkpoints` stay, and each of a multiple of `keep_every_steps`, 0 for none.
     Every `validate_every_steps`, 0 for never, the loss is taken on the first `val_samples` of
     `val_split` of the first dataset. A step whose loss or gradients are not finite is skipped;
     `max_skips_in_a_row` of them end the run. `compile` makes the model's kernels by torch.compile
     at the start, which takes minutes and a C++ compiler, hence off by default.
+    What `metrics.jsonl` gets, also goes to RUN/tensorboard with `tensorboard`, and to the Weights &
+    Biases project `wandb`, empty for none.
+    Every `picture_every_epochs` RUN/pictures gets a reconstruction, and every `probe_every_epochs`
+    `metrics.jsonl` a kNN score on `probe_samples` of each split, 0 for never.
     """
 
     save_every_steps: int = 1000
+    save_every_minutes: float = 0.0
     keep_checkpoints: int = 2
+    keep_every_steps: int = 0
     log_every_steps: int = 10
     validate_every_steps: int = 0
     val_split: str = "val"
@@ -294,10 +302,17 @@ class RunConfig:
     deterministic: bool = False
     max_skips_in_a_row: int = 10
     compile: bool = False
+    tensorboard: bool = False
+    wandb: str = ""
+    picture_every_epochs: float = 0.0
+    probe_every_epochs: float = 0.0
+    probe_samples: int = 1000
 
     def __post_init__(self) -> None:
-        _check_not_negative("run", self, "validate_every_steps")
-        _check_positive("run", self, "val_samples", "max_skips_in_a_row")
+        _check_not_negative("run", self, "validate_every_steps", "save_every_minutes")
+        _check_not_negative("run", self, "keep_every_steps")
+        _check_not_negative("run", self, "picture_every_epochs", "probe_every_epochs")
+        _check_positive("run", self, "val_samples", "probe_samples", "max_skips_in_a_row")
         _check_positive("run", self, "save_every_steps", "keep_checkpoints", "log_every_steps")
 
 

@@ -4,39 +4,32 @@ Everything that can be wrong with the files is found before any rank waits for a
 then comes one training loop.
 """
 
-import dataclasses
 import math
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 import torch
 
-from fusmae.config import as_table
-from fusmae.data import MixedBatch, MixedPreprocess, MixtureLoader
-from fusmae.model import FusMAE, draw_masks, draw_sensors
+from fusmae.evaluation.online import Online
+from fusmae.model import draw_masks, draw_sensors
 from fusmae.model.budget import count_flops
-from fusmae.training.checkpoint import (
-    find_checkpoint,
-    read_state,
-    remove_leftovers,
-    restore_checkpoint,
-    save_checkpoint,
-)
-from fusmae.training.engine import Engine, compile_model, join_ranks
+from fusmae.training.checkpoint import newest_state
+from fusmae.training.dry_run import Trial, describe_plan, name_of, short_run
+from fusmae.training.engine import Engine, join_ranks
 from fusmae.training.export import export_encoder
 from fusmae.training.ledger import Ledger, StepResult
-from fusmae.training.metrics import METRICS, Means, MetricsWriter, Stopwatch
+from fusmae.training.metrics import Means, Stopwatch
 from fusmae.training.monitor import Monitor
 from fusmae.training.ranks import StopRequest
-from fusmae.training.record import describe_start, write_record
 from fusmae.training.run import Run, check_same_run, check_unused, is_complete, read_run
+from fusmae.training.saving import Saver
 from fusmae.training.skips import Skips
-from fusmae.training.source import make_preprocess, open_stream, save_subsets
+from fusmae.training.start import RankError, begin, build, next_batch, resume, state_of
+from fusmae.training.trackers import Trackers
 from fusmae.training.validation import Validation
 
 EXAMPLES = """
@@ -56,14 +49,13 @@ Examples:
   # a mixture: as many datasets as the recipe has [[data.sources]], in their order
   deepspeed train/pretrain.py --recipe RECIPE --data BIGEARTHNET --data SEN12MS ...
 \b
+  # what a run will take: steps, hours, memory, disk; nothing is written into RUN
+  deepspeed train/pretrain.py ... --out RUN --dry-run
+\b
   # one rank, without the launcher
   python train/pretrain.py --recipe train/recipes/tiny.toml --data DATASET --out RUN \\
       --deepspeed_config ds_configs/cpu.json
 """
-
-
-class RankError(ValueError):
-    """An error that only this rank has met, so it must tell it itself."""
 
 
 @click.command(epilog=EXAMPLES)
@@ -101,6 +93,11 @@ class RankError(ValueError):
     metavar="KEY=VALUE",
     help="Override one value of the recipe, such as optim.lr=1e-4; may be repeated.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check everything, make a few steps, print what the run will take; --out stays as it is.",
+)
 @click.option("--local_rank", type=int, hidden=True, help="Given by the deepspeed launcher.")
 def pretrain(
     recipe: Path,
@@ -110,6 +107,7 @@ def pretrain(
     ds_config: Path,
     resume: str | None,
     overrides: tuple[str, ...],
+    dry_run: bool,
     local_rank: int | None,
 ) -> None:
     """Pretrain Fus-MAE on a dataset of fusmae-ingest, or on a mixture of several.
@@ -118,13 +116,38 @@ def pretrain(
     into --out/encoder. SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and exit with 0.
     """
     run = read_run(recipe, data, cache, out, ds_config, overrides)
+    online_of(run, torch.device("cpu")).check()
     if resume is None:
         check_unused(out)
     elif is_complete(run):
         if run.ranks.rank == 0:
             click.echo(f"{out} is complete: {run.encoder}")
         return
-    train(run)
+    if dry_run:
+        plan(run)
+    else:
+        train(run)
+
+
+def plan(run: Run) -> None:
+    """Say what the run will take, by a few steps of it.
+
+    Raises:
+        ValueError: the run in `run.out` is another one.
+        RankError: this rank cannot read its samples.
+    """
+    state = newest_state(run.out)
+    if state is not None:
+        check_same_run(run, state)
+    device = join_ranks(run.ranks, run.recipe.run.deterministic)
+    short = short_run(run)
+    engine, preprocess, loader = build(short, device)
+    batches = iter(loader)
+    trial = Trial(short, engine, preprocess, lambda: next_batch(batches, run.ranks.rank))
+    timing, memory = trial.time(), trial.memory()
+    if run.ranks.rank == 0:
+        click.echo("\n".join(describe_plan(run, timing, memory, name_of(device))))
+    torch.distributed.destroy_process_group()
 
 
 def train(run: Run) -> None:
@@ -144,17 +167,21 @@ def train(run: Run) -> None:
     engine, preprocess, loader = build(run, device)
     step, means = resume(run, engine, loader)
     sensors = list(recipe.data.bands)
-    metrics = begin(run, step) if is_first else None
     skips = Skips(run.out, run.sources, recipe.run.max_skips_in_a_row, step, writes=is_first)
     validation = None
     if recipe.run.validate_every_steps:
         validation = Validation(recipe, run.sources, run.ranks, plan.micro_batch, device)
+    online = online_of(run, device)
     batches = iter(loader)
     watch, ledger = Stopwatch(device), Ledger()
 
     # ------------------------------------------------------------------ the training loop
     stopping = False
-    with Monitor(total_steps, step, shown=is_first) as monitor:
+    with (
+        Monitor(total_steps, step, shown=is_first) as monitor,
+        Saver(run.out, engine, recipe.run, run.ranks.rank, monitor.say) as saver,
+    ):
+        metrics = begin(run, step, monitor) if is_first else None
         while step < total_steps and not stopping:
             losses, sample_ids = [], []
             replaced = -loader.num_replaced
@@ -181,8 +208,10 @@ def train(run: Run) -> None:
                     recipe.run.save_every_steps,
                 )
             )
-            if logging or saving or ledger.is_due:
-                results, stopping = ledger.read(engine, stop.requested)
+            looking = online.is_due(step)
+            if logging or saving or looking or ledger.is_due:
+                results, stopping, save_due = ledger.read(engine, stop.requested, saver.is_due)
+                saving = saving or save_due
                 for result in results:
                     count(result, means, skips, sensors)
             if metrics and logging:
@@ -191,12 +220,16 @@ def train(run: Run) -> None:
                 norm = results[-1].norm if math.isfinite(results[-1].norm) else None
                 line |= taken | {"lr": rate, "grad_norm": norm} | watch.read()
                 line |= {"skipped": skipped} if skipped else {}
+                line |= {"failed_saves": saver.num_failed} if saver.num_failed else {}
                 metrics.write(line)
                 monitor.show(line, list(taken))
             if validation and validating:
                 watch.skip(validate(validation, engine, step, metrics, monitor))
-            if stopping or saving:
-                save(run, engine, loader, step, means)
+            if stopping or saving or looking:
+                saver.save(state_of(run, loader, step, means))
+            if metrics and looking and not stopping:
+                watch.skip(online.look(saver.weights, step, metrics.write, monitor.say))
+        saver.finish()
         if stopping:
             monitor.say(f"asked to stop: saved step {step}; go on with --resume auto")
     # -------------------------------------------------------------------------------------
@@ -208,19 +241,6 @@ def train(run: Run) -> None:
     torch.distributed.destroy_process_group()
 
 
-def build(run: Run, device: torch.device) -> tuple[Engine, MixedPreprocess, MixtureLoader]:
-    """The model under DeepSpeed, what makes its input on the device, and the stream of samples."""
-    recipe = run.recipe
-    torch.manual_seed(recipe.seed)  # the same initial weights on every rank
-    model = FusMAE(recipe.model, run.channels)
-    if recipe.run.compile:
-        compile_model(model, run.plan)
-    engine = Engine(model, recipe.optim, run.plan)
-    loader = open_stream(run.sources, recipe.seed, run.ranks, run.plan.micro_batch, device)
-    preprocess = make_preprocess(run.sources, recipe.model.sizes_px(recipe.data.bands))
-    return engine, preprocess.to(device), loader
-
-
 def flops_of(run: Run, sensors: list[str]) -> int:
     """One rank's operations in a step of these sensors."""
     channels = {sensor: run.channels[sensor] for sensor in sensors}
@@ -228,35 +248,15 @@ def flops_of(run: Run, sensors: list[str]) -> int:
     return share * count_flops(run.recipe.model, channels).training
 
 
-def resume(run: Run, engine: Engine, loader: MixtureLoader) -> tuple[int, Means]:
-    """Restore the newest whole checkpoint, if any: steps made, and the means under way."""
-    found = find_checkpoint(run.out) if run.ranks.rank == 0 else None
-    checkpoint = engine.gather_over_ranks(found)[0]
-    if checkpoint is None:
-        return 0, Means()
-    state = read_state(checkpoint)
-    check_same_run(run, state)
-    restore_checkpoint(checkpoint, engine)
-    loader.load_state_dict(state["loader"])
-    return state["step"], Means(**state["means"])
-
-
-def begin(run: Run, step: int) -> MetricsWriter:
-    """Make the run's folder, record this start, and open its metrics; rank 0 only."""
-    run.out.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(run.out)
-    start = describe_start(run.ranks.world_size, step, run.plan.config)
-    write_record(run.out, as_table(run.recipe), run.dataset, start)
-    save_subsets(run.sources, run.out)
-    return MetricsWriter(run.out / METRICS, step)
-
-
-def next_batch(batches: Iterator[MixedBatch], rank: int) -> MixedBatch:
-    """The next micro-batch; what goes wrong here, goes wrong on this rank alone."""
-    try:
-        return next(batches)
-    except (OSError, ValueError) as error:
-        raise RankError(f"rank {rank}: {error}") from error
+def online_of(run: Run, device: torch.device) -> Online:
+    """What looks at the run's weights every few epochs, by its first dataset."""
+    source, config = run.sources[0], run.recipe.run
+    picture_steps, probe_steps = map(
+        run.steps_of, (config.picture_every_epochs, config.probe_every_epochs)
+    )
+    return Online(
+        run.recipe, source.path, source.manifest, run.out, device, picture_steps, probe_steps
+    )
 
 
 def count(result: StepResult, means: Means, skips: Skips, sensors: list[str]) -> None:
@@ -277,7 +277,7 @@ def validate(
     validation: Validation,
     engine: Engine,
     step: int,
-    metrics: MetricsWriter | None,
+    metrics: Trackers | None,
     monitor: Monitor,
 ) -> float:
     """Log the losses on the val samples; the seconds that it took. Called by all ranks together."""
@@ -288,18 +288,6 @@ def validate(
     numbers = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
     monitor.say(f"step {step}  on val: {numbers}")
     return time.perf_counter() - started
-
-
-def save(run: Run, engine: Engine, loader: MixtureLoader, step: int, means: Means) -> None:
-    """Write a checkpoint; called by all ranks together."""
-    state = {
-        "step": step,
-        "loader": loader.state_dict(),
-        "means": dataclasses.asdict(means),
-        "recipe": as_table(run.recipe),
-        "dataset": run.dataset,
-    }
-    save_checkpoint(run.out, engine, state, run.recipe.run.keep_checkpoints, run.ranks.rank)
 
 
 def main() -> None:
@@ -313,6 +301,8 @@ def main() -> None:
         fail(0, str(error), 1)
     except ValueError as error:
         fail(rank, str(error), 1)
+    except OSError as error:
+        fail(rank, f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     except RuntimeError as error:
         if "Connection closed by peer" not in str(error):
             raise

@@ -7,18 +7,21 @@
                                   manifest.json           size and sha256 of each file
     RUN/checkpoints/latest                                the name of the newest folder
 
-Rank 0 writes, all ranks read: the folder of a run lies where every machine sees it.
+Rank 0 writes (`saving.py` says when), all ranks read: the folder of a run lies where every
+machine sees it.
 """
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -33,35 +36,42 @@ STATE = "state.json"
 MANIFEST = "manifest.json"
 
 
-def save_checkpoint(run: Path, engine: Engine, state: dict[str, Any], keep: int, rank: int) -> None:
-    """Write the engine's state and `state` as RUN/checkpoints/step-N, N being state["step"].
+Tensors = dict[str, dict[str, Tensor]]  # part -> name -> fp32 on the CPU
 
-    Called by all ranks together; returns once the checkpoint is complete and on the disk.
-    The newest `keep` checkpoints stay.
+
+def write_checkpoint(
+    run: Path, tensors: Tensors, state: dict[str, Any], keep: int, keep_every_steps: int = 0
+) -> None:
+    """Write RUN/checkpoints/step-N, N being state["step"], and then name it in `latest`.
+
+    It is read back from the disk before it gets its name. The newest `keep` checkpoints stay,
+    and those of every multiple of `keep_every_steps`, 0 for none.
 
     Raises:
-        ValueError: a weight or a moment is not finite; nothing is written.
-        OSError: the disk is full or not writable (rank 0).
+        OSError: the disk is full, not writable, or does not give back what was written; the
+            checkpoints that were there are as they were.
     """
-    tensors: dict[str, dict[str, Tensor]] = {part: {} for part in ParameterState._fields}
-    for name, whole in engine.states():
-        if rank == 0:
-            for part, tensor in zip(ParameterState._fields, whole, strict=True):
-                tensors[part][name] = tensor.to("cpu", torch.float32, copy=True).contiguous()
-    if rank == 0:
-        _check_finite(tensors, state["step"])
-        folder = _write_folder(
-            run / CHECKPOINTS, tensors, {**state, "adam_steps": engine.adam_steps}
-        )
-    engine.barrier()
-    if rank == 0:
-        replace_file(run / CHECKPOINTS / LATEST, f"{folder.name}\n".encode())
-        # One of a later step is damaged, or this run would have gone on from it.
-        others = [old for old in _folders(run) if old != folder]
-        later = [old for old in others if old > folder]
-        for old in later + [old for old in others if old < folder][keep - 1 :]:
+    folder = run / CHECKPOINTS / f"step-{state['step']:08d}"
+    temporary = folder.with_name(f"{TEMPORARY}{folder.name}")
+    try:
+        _write_folder(temporary, tensors, state)
+        _remove(folder)  # of an earlier run that was resumed from before this step
+        temporary.replace(folder)
+        sync(folder.parent)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)  # it takes room
+        raise
+    replace_file(folder.with_name(LATEST), f"{folder.name}\n".encode())
+    # One of a later step is damaged, or this run would have gone on from it.
+    others = [old for old in _folders(run) if old != folder]
+    unwanted = [old for old in others if old > folder]
+    older = [old for old in others if old < folder][keep - 1 :]
+    unwanted += [old for old in older if not keep_every_steps or _step(old) % keep_every_steps]
+    for old in unwanted:
+        try:
             _remove(old)
-    engine.barrier()
+        except OSError as error:  # a network file system may still hold a file open
+            logger.warning("cannot remove the old checkpoint %s: %s", old, error.strerror)
 
 
 def find_checkpoint(run: Path) -> Path | None:
@@ -129,36 +139,55 @@ def remove_leftovers(run: Path) -> None:
             _delete(leftover)
 
 
-def _check_finite(tensors: dict[str, dict[str, Tensor]], step: int) -> None:
+def _write_folder(folder: Path, tensors: Tensors, state: dict[str, Any]) -> None:
+    """Write one complete checkpoint onto the disk, and read it back from there."""
+    _delete(folder)
+    folder.mkdir(parents=True)
+    manifest = {}
     for part, named in tensors.items():
-        for name, tensor in named.items():
-            if not torch.isfinite(tensor).all():
-                raise ValueError(
-                    f"step {step}: {part} of {name} is not finite, so no checkpoint is written; "
-                    "resume from the previous one with a lower optim.lr or with optim.clip_norm"
-                )
+        path = folder / f"{part}.safetensors"
+        manifest[path.name] = _write_file(path, _safetensors(named))
+    manifest[STATE] = _write_file(folder / STATE, [json.dumps(state, indent=1).encode() + b"\n"])
+    _write_file(folder / MANIFEST, [json.dumps(manifest, indent=1).encode() + b"\n"])
+    sync(folder)
+    problem = _problem(folder)
+    if problem:
+        raise OSError(errno.EIO, f"{problem} when it is read back")
 
 
-def _write_folder(
-    parent: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]
-) -> Path:
-    """Write one complete checkpoint and give it its name last."""
-    folder = parent / f"step-{state['step']:08d}"
-    temporary = parent / f"{TEMPORARY}{folder.name}"
-    _delete(temporary)
-    temporary.mkdir(parents=True)
-    for part, named in tensors.items():
-        safetensors.torch.save_file(named, temporary / f"{part}.safetensors")
-    (temporary / STATE).write_text(json.dumps(state, indent=1) + "\n")
-    manifest = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
-    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    for path in temporary.iterdir():
-        sync(path)
-    sync(temporary)
-    _remove(folder)  # of an earlier run that was resumed from before this step
-    temporary.replace(folder)
-    sync(parent)
-    return folder
+def _safetensors(named: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file of fp32 tensors.
+
+    Written here so that they are hashed on their way to the disk, and without Python's lock,
+    which older releases of safetensors hold and so stop the training.
+    """
+    header, end = {}, 0
+    for name, tensor in named.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in named.values():
+        yield tensor.flatten().numpy().data.cast("B")
+
+
+def _write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> dict[str, Any]:
+    """Write a file onto the disk; its length and the sha256 of what was to be written."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("wb") as file:
+        for chunk in chunks:
+            digest.update(chunk)
+            size += file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+        # What is read back comes from the disk, and the cache keeps the dataset's shards.
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def _describe(path: Path) -> dict[str, Any]:
@@ -181,7 +210,12 @@ def _problem(folder: Path) -> str | None:
 
 def _folders(run: Path) -> list[Path]:
     """The checkpoints' folders, newest first."""
-    return sorted((run / CHECKPOINTS).glob("step-*"), reverse=True)
+    found = (run / CHECKPOINTS).glob(f"step-{'[0-9]' * 8}")  # a copy of the user's is not ours
+    return sorted(found, reverse=True)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _remove(folder: Path) -> None:

@@ -5,6 +5,7 @@ the norm of the gradients, and each parameter's fp32 weight and Adam moments by 
 """
 
 import logging
+import math
 import os
 import shutil
 import warnings
@@ -160,6 +161,8 @@ class Engine:
 
         A step that is skipped changes neither weights nor Adam's state. Under the default
         configurations (`plan.device_guard`) the host waits for nothing here.
+
+        The norm is NaN where the DeepSpeed json switches it off (`compute_grad_norm`).
         """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
@@ -174,7 +177,8 @@ class Engine:
             # DeepSpeed 0.19.8 overwrites the gradients of the parameters that a step uses; those
             # of a sensor that is left out would be the last step's again.
             self._engine.optimizer.grad_partitions_flat_buffer.zero_()
-        return Update(torch.tensor(float(norm)), torch.tensor(float(skipped)))
+        known = math.nan if norm is None else float(norm)
+        return Update(torch.tensor(known), torch.tensor(float(skipped)))
 
     def _gradients(self) -> list[Tensor]:
         """This rank's accumulated gradients: all of them at stage 0, else its part."""

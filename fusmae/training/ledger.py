@@ -1,6 +1,6 @@
 """What steps have left on the device, until it is read: one wait for many steps.
 
-Reading is also when ranks agree to stop, and when a skipped step is first known.
+Reading is also when ranks agree to stop or to save, and when a skipped step is first known.
 """
 
 import math
@@ -84,8 +84,10 @@ class Ledger:
         """Whether it is time to read; the same on every rank."""
         return len(self._entries) >= self._due
 
-    def read(self, engine: Engine, stop: bool) -> tuple[list[StepResult], bool]:
-        """The steps since the last reading, in order, and whether any rank asks to stop.
+    def read(
+        self, engine: Engine, stop: bool, save: bool = False
+    ) -> tuple[list[StepResult], bool, bool]:
+        """The steps since the last reading, in order; whether any rank asks to stop, or to save.
 
         Called by all ranks together; waits for the device. At least one `add` came before.
         """
@@ -93,8 +95,8 @@ class Ledger:
         now = time.perf_counter()
         means = [mean for entry in entries for mean in entry.table.double().mean(dim=0)]
         replaced = [float(entry.replaced) for entry in entries]
-        stops, elapsed, *sums = engine.sum_over_ranks(
-            [float(stop), now - self._read_at, *replaced, *means]
+        stops, saves, elapsed, *sums = engine.sum_over_ranks(
+            [float(stop), float(save), now - self._read_at, *replaced, *means]
         )
         ranks = torch.distributed.get_world_size()
         self._due = max(1, int(_READ_EVERY_S * len(entries) * ranks / elapsed))
@@ -108,7 +110,7 @@ class Ledger:
             is_bad = bool(skipped) or not math.isfinite(losses["loss"])
             rows = _bad_rows(engine, entry) if is_bad else None
             results.append(StepResult(entry.step, losses, norm, int(count), rows))
-        return results, stops > 0
+        return results, stops > 0, saves > 0
 
 
 def _bad_rows(engine: Engine, entry: _Entry) -> list[list[int]]:

@@ -1,5 +1,6 @@
 """`RUN/metrics.jsonl`: one JSON object a line, and the means that stand in it."""
 
+import errno
 import json
 import os
 import time
@@ -31,9 +32,14 @@ class MetricsWriter:
         self._path = path
 
     def write(self, line: dict[str, Any]) -> None:
+        """Raises OSError where there is no room; no part of the line is then left."""
+        data = json.dumps(line).encode() + b"\n"
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND)
         try:
-            os.write(descriptor, json.dumps(line).encode() + b"\n")
+            written = os.write(descriptor, data)
+            if written < len(data):
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(descriptor)
 

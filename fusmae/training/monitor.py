@@ -1,5 +1,6 @@
 """What a person sees of a run: a progress bar on a terminal, plain lines elsewhere."""
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,7 +39,10 @@ class Monitor:
 
     def say(self, text: str) -> None:
         """One line for the reader, above the bar."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        # Nobody may read it (`| tee` has ended), or a full disk take no log; the run goes on.
+        # rich makes SystemExit of a broken pipe, and is silent from then on.
+        with suppress(SystemExit, OSError):
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def advance(self, step: int) -> None:
         """`step` updates are done."""
@@ -48,6 +52,7 @@ class Monitor:
         """Show a line of `metrics.jsonl`; `losses` are the names of its losses, in order."""
         numbers = "  ".join(f"{name} {line[name]:.4f}" for name in losses)
         text = f"{numbers}  lr {line['lr']:.2e}  {line['samples_per_s']:.0f} samples/s"
+        text += f"  data wait {line['data_wait']:.1%}"
         text += f"  MFU {line['mfu']:.1%}" if "mfu" in line else ""
         self._progress.update(self._task, description=text)
         if self._progress.disable:

@@ -13,8 +13,9 @@ from fusmae.training.checkpoint import newest_state
 from fusmae.training.ds_config import EnginePlan, plan_engine, read_ds_config
 from fusmae.training.ranks import Ranks, ranks_from_environment
 from fusmae.training.record import describe_datasets
-from fusmae.training.schedule import Schedule, schedule_for
+from fusmae.training.schedule import Schedule, schedule_for, steps_of
 from fusmae.training.source import Source, read_sources
+from fusmae.training.trackers import check_trackers
 
 # The recipe's sections that a run may not change on its way; [run] may.
 _FIXED = ("seed", "model", "data", "optim")
@@ -39,6 +40,10 @@ class Run:
     def encoder(self) -> Path:
         """The folder of the exported encoder."""
         return self.out / "encoder"
+
+    def steps_of(self, epochs: float) -> int:
+        """The steps of that many epochs of the first dataset."""
+        return steps_of(epochs, self.sources[0].num_samples, self.sources[0].quota)
 
     @property
     def channels(self) -> dict[str, int]:
@@ -75,6 +80,7 @@ def read_run(
             f"{location_of(first.path)} has no split run.val_split = {recipe.run.val_split!r}, it "
             f"has {list(first.manifest.splits)}; set another, or run.validate_every_steps = 0"
         )
+    check_trackers(recipe.run)
     ranks = ranks_from_environment()
     try:
         plan = plan_engine(read_ds_config(ds_path), recipe.optim, ranks.world_size)

@@ -7,7 +7,7 @@ from fractions import Fraction
 from fusmae.config import OptimConfig
 
 
-def _steps(epochs: float, num_samples: int, global_batch: int) -> int:
+def steps_of(epochs: float, num_samples: int, global_batch: int) -> int:
     """ceil(epochs * num_samples / global_batch), exact: `epochs` counts as it is written."""
     return math.ceil(Fraction(str(epochs)) * num_samples / global_batch)
 
@@ -39,8 +39,8 @@ class Schedule:
 def schedule_for(optim: OptimConfig, num_samples: int) -> Schedule:
     """The schedule of a recipe over a split of `num_samples` samples."""
     return Schedule(
-        total_steps=_steps(optim.epochs, num_samples, optim.global_batch),
-        warmup_steps=_steps(optim.warmup_epochs, num_samples, optim.global_batch),
+        total_steps=steps_of(optim.epochs, num_samples, optim.global_batch),
+        warmup_steps=steps_of(optim.warmup_epochs, num_samples, optim.global_batch),
         lr=optim.lr,
         warmup_lr=optim.warmup_lr,
         min_lr=optim.min_lr,

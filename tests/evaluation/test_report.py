@@ -35,28 +35,12 @@ from fusmae.manifest import MANIFEST_NAME
 from fusmae.model import FusMAE
 from fusmae.model.patches import patchify
 from fusmae.sensor_config import SensorConfig
-from fusmae.training.checkpoint import save_checkpoint
-from fusmae.training.engine import ParameterState
+from fusmae.training.checkpoint import write_checkpoint
 
 MODEL = ModelConfig(
     preset="tiny", image_px=12, patch_px=3, width=16, depth=2, heads=2, decoder_width=8
 )
 BANDS = {"s1": ("VV", "VH"), "s2": ("B02", "B03", "B04", "B08", "B11")}
-
-
-class OneRank:
-    """What a checkpoint needs of the trainer's engine: whole states, one rank."""
-
-    adam_steps = 7
-
-    def __init__(self, model: FusMAE) -> None:
-        self.model = model
-
-    def states(self):
-        for name, weight in self.model.named_parameters():
-            yield name, ParameterState(weight, torch.zeros_like(weight), torch.zeros_like(weight))
-
-    def barrier(self) -> None: ...
 
 
 def write_run(
@@ -69,7 +53,10 @@ def write_run(
     recipe = PretrainRecipe(model=model, data=DataConfig(bands=bands))
     weights = FusMAE(model, {sensor: len(names) for sensor, names in bands.items()})
     folder.mkdir()
-    save_checkpoint(folder, OneRank(weights), {"step": 7}, keep=2, rank=0)
+    named = {name: weight.detach() for name, weight in weights.named_parameters()}
+    moments = {name: torch.zeros_like(weight) for name, weight in named.items()}
+    tensors = {"weight": named, "exp_avg": moments, "exp_avg_sq": moments}
+    write_checkpoint(folder, tensors, {"step": 7, "adam_steps": 7}, keep=2)
     digest = hashlib.sha256((dataset / MANIFEST_NAME).read_bytes()).hexdigest()
     record = {
         "recipe": as_table(recipe),

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fusmae.config import ModelConfig, OptimConfig
+from fusmae.config import ModelConfig, OptimConfig, RunConfig
 from fusmae.model import FusMAE, draw_masks
-from fusmae.training.checkpoint import read_state, restore_checkpoint, save_checkpoint
+from fusmae.training.checkpoint import read_state, restore_checkpoint
 from fusmae.training.ds_config import plan_engine
 from fusmae.training.engine import Engine, join_ranks
 from fusmae.training.ranks import ranks_from_environment
+from fusmae.training.saving import Saver
 
 GLOBAL_BATCH = 8
 RATES = (1e-3, 3e-3, 2e-3, 3e-3)
@@ -119,8 +120,9 @@ def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> Non
         skipped.append(float(update.skipped))
         losses.append(engine.sum_over_ranks([total])[0] / world_size / plan.accumulation)
     if "save" in case:
-        state = {"step": case["steps"]}
-        save_checkpoint(out / case["save"], engine, state, keep=2, rank=rank)
+        with Saver(out / case["save"], engine, RunConfig(), rank, say=print) as saver:
+            saver.save({"step": case["steps"]})
+            saver.finish()
     if rank == 0:
         result = {"losses": losses, "norms": norms, "validated": validated, "trained": trained}
         result |= {"skipped": skipped, "operations": operations, "kept": kept}

@@ -2,12 +2,13 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
-from torch import Tensor
 
 from fusmae.training import checkpoint
 from fusmae.training.checkpoint import (
@@ -17,34 +18,15 @@ from fusmae.training.checkpoint import (
     read_weights,
     remove_leftovers,
     restore_checkpoint,
-    save_checkpoint,
+    write_checkpoint,
 )
-from fusmae.training.engine import ParameterState
+
+from .memory_engine import Memory
 
 
-class Memory:
-    """The engine's side of a checkpoint, for one rank and without DeepSpeed."""
-
-    def __init__(self, value: float) -> None:
-        self.named = {
-            name: ParameterState(*(torch.full((3, 2), float(value + i)) for i in range(3)))
-            for name in ("a.weight", "b.bias")
-        }
-        self.adam_steps = int(value)
-
-    def states(self) -> Iterator[tuple[str, ParameterState]]:
-        yield from self.named.items()
-
-    def barrier(self) -> None:
-        pass
-
-    def restore(self, state_of: Callable[[str], ParameterState], adam_steps: int) -> None:
-        self.named = {name: state_of(name) for name in self.named}
-        self.adam_steps = adam_steps
-
-
-def save(run: Path, step: int, keep: int = 2) -> Path:
-    save_checkpoint(run, Memory(step), {"step": step}, keep, rank=0)  # type: ignore[arg-type]
+def save(run: Path, step: int, keep: int = 2, keep_every_steps: int = 0) -> Path:
+    state = {"step": step, "adam_steps": step}
+    write_checkpoint(run, Memory(step).tensors, state, keep, keep_every_steps)
     return run / "checkpoints" / f"step-{step:08d}"
 
 
@@ -67,6 +49,34 @@ def test_the_newest_stay_and_latest_names_the_last(tmp_path: Path) -> None:
     assert names == ["latest", "step-00000003", "step-00000010"]
     assert (tmp_path / "checkpoints" / "latest").read_text().strip() == newest.name
     assert find_checkpoint(tmp_path) == newest
+
+
+def test_every_nth_step_stays_beside_the_newest(tmp_path: Path) -> None:
+    for step in (10, 15, 20, 25, 30, 33):
+        save(tmp_path, step, keep_every_steps=10)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
+    assert names == [f"step-{step:08d}" for step in (10, 20, 30, 33)]
+
+
+def test_a_users_copy_of_a_checkpoint_is_neither_read_nor_removed(tmp_path: Path) -> None:
+    copy = save(tmp_path, 1).rename(tmp_path / "checkpoints" / "step-00000001-good")
+    assert find_checkpoint(tmp_path) is None
+    for step in (2, 3, 4):
+        save(tmp_path, step)
+    assert copy.is_dir()
+
+
+def test_any_software_reads_the_tensors(tmp_path: Path) -> None:
+    folder, tensors = save(tmp_path, 1), Memory(1).tensors
+    tensors["weight"]["scalar"] = torch.tensor(2.5)
+    tensors["weight"]["ü"] = torch.arange(6.0).view(1, 2, 3)
+    write_checkpoint(tmp_path, tensors, {"step": 2, "adam_steps": 2}, keep=2)
+    for part, named in tensors.items():
+        path = tmp_path / "checkpoints" / "step-00000002" / f"{part}.safetensors"
+        read = safetensors.torch.load_file(path)
+        assert read.keys() == named.keys()
+        assert all(torch.equal(read[name], tensor) for name, tensor in named.items())
+    assert folder.is_dir()
 
 
 def test_an_empty_run_has_none(tmp_path: Path) -> None:
@@ -129,14 +139,22 @@ def test_a_kill_while_saving_leaves_the_previous_one(
     assert save(tmp_path, 2) == find_checkpoint(tmp_path)
 
 
-def test_numbers_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
-    good = save(tmp_path, 1)
-    poisoned = Memory(2)
-    weight: Tensor = poisoned.named["b.bias"].weight
-    weight[1, 1] = float("nan")
-    with pytest.raises(ValueError, match=r"step 2: weight of b\.bias is not finite"):
-        save_checkpoint(tmp_path, poisoned, {"step": 2}, 2, rank=0)  # type: ignore[arg-type]
+def test_what_the_disk_does_not_give_back_is_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, write = save(tmp_path, 1), checkpoint._write_file
+
+    def lossy(path: Path, chunks: Iterable[bytes]) -> dict[str, Any]:
+        described = write(path, chunks)
+        if path.name == "exp_avg.safetensors":
+            damage_bit(path.parent)
+        return described
+
+    monkeypatch.setattr(checkpoint, "_write_file", lossy)
+    with pytest.raises(OSError, match=r"exp_avg\.safetensors is not the file that was written"):
+        save(tmp_path, 2)
     assert find_checkpoint(tmp_path) == good
+    assert sorted(path.name for path in good.parent.iterdir()) == ["latest", good.name]
 
 
 def test_another_models_checkpoint_is_refused_by_name(tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ def test_steps_of_different_sensors_come_back_as_they_were(clock: list[float]) -
     book = Ledger()
     add(book, 1, [{"s1": 1.0, "s2": 2.0, "loss": 3.0}, {"s1": 2.0, "s2": 4.0, "loss": 6.0}])
     add(book, 2, [{"s2": 5.0, "loss": 5.0}, {"s2": 7.0, "loss": 7.0}])
-    results, stopping = book.read(OneRank(), stop=True)
-    assert stopping
+    results, stopping, saving = book.read(OneRank(), stop=True)
+    assert stopping and not saving
     assert [result.losses for result in results] == [
         {"s1": 1.5, "s2": 3.0, "loss": 4.5},
         {"s2": 6.0, "loss": 6.0},
@@ -61,7 +61,7 @@ def test_of_a_skipped_step_the_micro_batches_that_are_not_finite_are_blamed_else
     book = Ledger()
     add(book, 1, [{"loss": 1.0}, {"loss": float("nan")}], skipped=1.0)
     add(book, 2, [{"loss": 1.0}, {"loss": 2.0}], skipped=1.0)
-    results, _ = book.read(OneRank(), stop=False)
+    results, *_ = book.read(OneRank(), stop=False)
     assert [result.bad_rows for result in results] == [[[0, 11]], [[0, 20], [0, 21]]]
 
 

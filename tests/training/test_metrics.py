@@ -9,6 +9,8 @@ import torch
 
 from fusmae.training.metrics import Means, MetricsWriter, Stopwatch, peak_flops
 
+from .conftest import fill
+
 
 def steps(path: Path) -> list[int]:
     return [json.loads(line)["step"] for line in path.read_text().splitlines()]
@@ -121,3 +123,20 @@ def test_a_busy_gpu_does_not_wait_while_the_host_does() -> None:
     speed = watch.read()
     assert speed["data_wait"] < 0.001 / speed["step_s"]
     assert speed["tflops"] > 0
+
+
+def test_a_full_disk_leaves_no_part_of_a_line(small_disk: Path) -> None:
+    path = small_disk / "metrics.jsonl"
+    metrics = MetricsWriter(path, 0)
+    metrics.write({"step": 0})
+    fill(small_disk / "filler")
+    for step in range(1, 200):  # the first still fit into the file's last page
+        try:
+            metrics.write({"step": step, "loss": 0.123456789})
+        except OSError:
+            break
+    assert step > 1
+    (small_disk / "filler").unlink()
+    metrics.write({"step": step})
+    written = [json.loads(line)["step"] for line in path.read_text().splitlines()]
+    assert written == list(range(step + 1))

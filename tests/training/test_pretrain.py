@@ -32,9 +32,10 @@ from fusmae.training.engine import compile_model
 
 from ..data.object_store import LoopbackStore  # noqa: TID252
 from ..data.tiny_dataset import write_tiny_dataset  # noqa: TID252
-from .conftest import ENVIRONMENT, ROOT, TOTAL_STEPS, free_port, start_ranks, wait_for
+from .conftest import ENVIRONMENT, ROOT, TOTAL_STEPS, fill, free_port, start_ranks, wait_for
 
 SCRIPT = ROOT / "train" / "pretrain.py"
+EXIT_WORKER = Path(__file__).with_name("exit_worker.py")
 SPEED = ("samples_per_s", "step_s", "data_wait")
 
 
@@ -53,14 +54,16 @@ def options(recipe: Path, tiny_dataset: Path, ds_json: Path) -> list[str]:
     ]
 
 
-def launch(options: list[str], extensions: Path | None = None) -> subprocess.Popen[str]:
+def launch(
+    options: list[str], extensions: Path | None = None, script: Path = SCRIPT
+) -> subprocess.Popen[str]:
     """`deepspeed train/pretrain.py` with 2 CPU ranks, as the README says."""
     environment = {**ENVIRONMENT, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     if extensions:
         environment["TORCH_EXTENSIONS_DIR"] = str(extensions)
     command = ["deepspeed", "--num_accelerators", "2", "--master_port", str(free_port())]
     return subprocess.Popen(
-        [*command, str(SCRIPT), *options],
+        [*command, str(script), *options],
         env=environment,
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -79,7 +82,7 @@ def alone(*options: str) -> "subprocess.CompletedProcess[str]":
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 
@@ -126,7 +129,7 @@ def steps_written(run: Path) -> int:
 
 
 def wait_until_step(run: Path, step: int, processes: list[subprocess.Popen[str]]) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 240
     while steps_written(run) < step:
         assert time.monotonic() < until, "the run does not get on"
         assert all(process.poll() is None for process in processes), processes[0].communicate()
@@ -220,6 +223,44 @@ def test_samples_of_a_bad_shard_are_counted_in_the_metrics(
     assert shard.num_samples <= total < shard.num_samples + 8
 
 
+def test_a_dry_run_writes_nothing_and_refuses_what_a_run_refuses(
+    undisturbed: Path, options: list[str], tmp_path: Path, in_process: InProcess
+) -> None:
+    out = tmp_path / "run"
+    ranks = start_ranks(2, SCRIPT, *options, "--out", out, "--dry-run")
+    text = wait_for(ranks)
+    batch = "batch       8 = micro-batch 4 x 2 ranks x accumulation 1"
+    assert f"{batch}\nsteps       {TOTAL_STEPS} (4 epochs)" in text
+    for word in ("data", "speed", "time", "memory", "checkpoints"):
+        assert len(re.findall(rf"^{word} ", text, flags=re.MULTILINE)) == 1
+    assert not out.exists()
+    dry = [*options, "--dry-run"]
+    for wrong, said in (
+        (["--out", str(out), "--set", "optim.global_batch=10"], "is not a multiple of"),
+        (["--out", str(undisturbed)], "is not empty"),
+        (["--out", str(undisturbed), "--resume", "auto", "--set", "seed=9"], "started with seed"),
+    ):
+        code, _, error = in_process(*dry, *wrong)
+        assert code == 1 and said in error
+
+
+def test_looking_at_a_run_does_not_change_it(
+    undisturbed: Path, options: list[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    for change in ("val_split=train", "probe_every_epochs=1", "picture_every_epochs=2"):
+        options += ["--set", f"run.{change}"]
+    wait_for(start_ranks(2, SCRIPT, *options, "--out", run))
+    probed = [line for line in lines_of(run) if "knn" in line]
+    assert [line["step"] for line in probed] == [6, 12, 18]  # ceil(41 / 8) steps an epoch
+    (picture,) = (run / "pictures").iterdir()
+    assert picture.name == "step-00000011.png"
+    assert [line for line in lines_of(run) if "knn" not in line] == lines_of(undisturbed)
+    for name in ("model.safetensors", "config.json"):
+        mine, other = ((r / "encoder" / name).read_bytes() for r in (run, undisturbed))
+        assert mine == other
+
+
 def kill_at(run: Path, step: int, delay_s: float, arguments: list[str]) -> None:
     """Start 2 ranks and kill both without warning, `delay_s` after that step is logged."""
     processes = start_ranks(2, SCRIPT, *arguments)
@@ -253,9 +294,11 @@ def test_a_killed_run_resumes_to_the_same_end(
 
 
 @pytest.mark.slow
-def test_many_kills_at_random_points(undisturbed: Path, options: list[str], tmp_path: Path) -> None:
+def test_kills_of_all_ranks_at_random_points(
+    undisturbed: Path, options: list[str], tmp_path: Path
+) -> None:
     rng = random.Random(0)
-    for number in range(12):
+    for number in range(5):
         run = tmp_path / f"run-{number}"
         arguments = [*options, "--out", str(run), "--resume", "auto"]
         for step in sorted(rng.sample(range(0, 18, 3), 2)):
@@ -264,6 +307,38 @@ def test_many_kills_at_random_points(undisturbed: Path, options: list[str], tmp_
         wait_for(start_ranks(2, SCRIPT, *arguments))
         assert_same_run(run, undisturbed)
         assert not list((run / "checkpoints").glob(".tmp-*"))
+
+
+@pytest.mark.slow
+def test_50_kills_also_while_saving_always_leave_a_whole_checkpoint(
+    options: list[str], tmp_path: Path
+) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    options += ["--set", "optim.epochs=200"]
+    often = [*options, "--set", "run.save_every_steps=1"]
+    worker = Path(__file__).with_name("kills_worker.py")
+    killed = subprocess.run(
+        [sys.executable, str(worker), str(run), "50", "0", *often],
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=3000,
+    )
+    assert killed.returncode == 0, killed.stderr
+    left = json.loads(killed.stdout.splitlines()[-1])
+    assert len(left) == 50
+    assert [kill["problem"] for kill in left] == [None] * 50
+    assert sum(kill["in_save"] for kill in left) >= 10
+    steps = [kill["step"] for kill in left]
+    assert steps == sorted(steps) and steps[-1] >= 50
+    # It goes on to the end as if nothing had been.
+    for out, resume in ((run, ["--resume", "auto"]), (whole, [])):
+        ended = alone(*options, "--out", str(out), *resume)
+        assert ended.returncode == 0, ended.stderr
+        assert "is passed over" not in ended.stderr
+    assert_same_run(run, whole)
+    assert not list((run / "checkpoints").glob(".tmp-*"))
 
 
 def test_sigterm_to_one_rank_saves_and_a_single_process_goes_on(
@@ -348,20 +423,84 @@ def test_validation_is_the_mean_over_its_samples_on_any_number_of_ranks(
     assert expected[-1]["val"] == pytest.approx({k: v.item() for k, v in losses.items()}, rel=1e-5)
 
 
+def is_running(pid: int) -> bool:
+    """False for a zombie, too, which nobody may reap in a container; it has no command line."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except OSError:
+        return False
+
+
+# What the `deepspeed` command exits with, as docs/TRAINING.md says: None for killed by the
+# signal itself.
+RUNNER_CODES = {
+    ("runner", "SIGTERM"): None,
+    ("runner", "SIGUSR1"): None,
+    ("launcher", "SIGTERM"): 1,
+    ("launcher", "SIGUSR1"): 0,
+    ("rank", "SIGTERM"): 0,
+    ("rank", "SIGUSR1"): 0,
+}
+
+
 @pytest.mark.slow
-def test_sigterm_to_the_deepspeed_command_saves(
-    undisturbed: Path, options: list[str], tmp_path: Path
+@pytest.mark.parametrize(("target", "name"), RUNNER_CODES)
+def test_a_signal_to_anyone_saves_on_every_rank_and_leaves_no_orphan(
+    target: str, name: str, options: list[str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """DeepSpeed tells nobody; the ranks notice that the command is gone."""
-    run = tmp_path / "run"
-    launched = launch([*options, "--out", str(run), "--set", "optim.epochs=60"])
+    run, number = tmp_path / "run", signal.Signals[name]
+    arguments = [*options, "--out", str(run), "--set", "optim.epochs=4000"]
+    launched = launch([str(tmp_path), *arguments], script=EXIT_WORKER)
+    request.addfinalizer(launched.kill)  # the ranks notice
     wait_until_step(run, 3, [launched])
-    launched.send_signal(signal.SIGTERM)
-    output, _ = launched.communicate(timeout=60)  # ends when the last rank closes the pipe
-    assert "asked to stop" in output
+    ranks, launchers, runners = zip(
+        *(map(int, (tmp_path / f"{rank}.pids").read_text().split()) for rank in (0, 1)), strict=True
+    )
+    assert set(runners) == {launched.pid}
+    step = steps_written(run)
+    os.kill({"runner": runners[0], "launcher": launchers[0], "rank": ranks[1]}[target], number)
+    output, _ = launched.communicate(timeout=240)  # ends when the last rank closes the pipe
+    assert [(tmp_path / f"{rank}.code").read_text() for rank in (0, 1)] == ["0", "0"], output
+    expected = RUNNER_CODES[target, name]
+    assert launched.returncode == (-number if expected is None else expected)
+    until = time.monotonic() + 60
+    while any(map(is_running, (*ranks, *launchers))):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    # A whole checkpoint of the last step that was made.
+    checkpoint, state = find_checkpoint(run), newest_state(run)
+    assert checkpoint is not None and state is not None
+    assert checkpoint.name == f"step-{state['step']:08d}"
+    assert state["step"] >= step
+    assert f"asked to stop: saved step {state['step']};" in output
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_survived_until_the_last_save(options: list[str], small_disk: Path) -> None:
+    run, filler = small_disk / "run", small_disk / "filler"
+    arguments = [*options, "--out", str(run), "--set", "optim.epochs=4000"]
+    ranks = start_ranks(2, SCRIPT, *arguments, "--set", "run.save_every_steps=3")
+    told = ranks[0].stdout
+    assert told
+    wait_until_step(run, 6, ranks)
+    fill(filler)
+    while "could not be saved" not in (warning := told.readline()):
+        assert ranks[0].poll() is None
+    assert warning.startswith("warning: step ") and "No space left on device" in warning
+    filler.unlink()
+    while "failed_saves" not in (lines_of(run) or [{}])[-1]:
+        assert ranks[0].poll() is None
+        time.sleep(0.01)
+    newest = newest_state(run)
+    fill(filler)
+    ranks[1].send_signal(signal.SIGTERM)
+    output, other = (rank.communicate(timeout=240)[0] for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [1, 1]
+    (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "could not be saved" in error and "the newest checkpoint is of step" in error
+    assert "Traceback" not in output + other
     state = newest_state(run)
-    assert state is not None
-    assert state["step"] < 10 * TOTAL_STEPS
+    assert newest and state and state["step"] >= newest["step"]
 
 
 BAD_ROW = 17
@@ -626,6 +765,6 @@ def test_the_options_are_these_and_no_more(in_process: InProcess) -> None:
     assert code == 0
     usage, examples = output.split("Examples:")
     assert "deepspeed train/pretrain.py" in examples
-    shown = set(re.findall(r"^  (--\w+)", usage, flags=re.MULTILINE))
+    shown = set(re.findall(r"^  (--[\w-]+)", usage, flags=re.MULTILINE))
     named = {"--recipe", "--data", "--cache", "--out", "--deepspeed_config", "--resume", "--set"}
-    assert shown == named | {"--help"}
+    assert shown == named | {"--dry-run", "--help"}

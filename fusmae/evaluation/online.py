@@ -1,0 +1,159 @@
+"""What a run looks like while it trains: a picture of reconstructions, and a quick kNN score.
+
+Both are made of a checkpoint's weights on one rank, so any ZeRO stage and precision has them.
+"""
+
+import importlib.util
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fusmae.config import PretrainRecipe
+from fusmae.data import EvalLoader, SplitReader
+from fusmae.evaluation.features import encoder_features
+from fusmae.evaluation.knn import knn_scores
+from fusmae.evaluation.metrics import average_precision
+from fusmae.evaluation.protocols import fit_standardiser
+from fusmae.evaluation.reconstruction import Pretrained, preprocess_of, reconstruct
+from fusmae.labels import multi_hot
+from fusmae.manifest import Manifest
+from fusmae.model import FusMAE
+
+# DINO's, as in knn.py.
+_NEIGHBOURS, _TEMPERATURE = 20, 0.07
+_BATCH = 64
+_NUM_SHOWN = 1
+
+PICTURES = "pictures"
+
+
+@dataclass(frozen=True)
+class Online:
+    """Looks at a run's weights with the samples of its first dataset.
+
+    `picture_steps` and `probe_steps` are the steps between two looks, 0 for none.
+    """
+
+    recipe: PretrainRecipe
+    dataset: Path
+    manifest: Manifest
+    out: Path
+    device: torch.device
+    picture_steps: int
+    probe_steps: int
+
+    def check(self) -> None:
+        """Raises ValueError where the dataset, or what is installed, cannot do what is asked."""
+        config = self.recipe.run
+        if self.picture_steps and importlib.util.find_spec("matplotlib") is None:
+            raise ValueError(
+                "run.picture_every_epochs needs the package matplotlib, which is not installed: "
+                "pip install 'fusmae[report]'"
+            )
+        if not (self.picture_steps or self.probe_steps):
+            return
+        if config.val_split not in self.manifest.splits:
+            raise ValueError(
+                f"pictures and probes need the split run.val_split = {config.val_split!r} of "
+                f"{self.dataset}, which has {list(self.manifest.splits)}"
+            )
+        if self.probe_steps and not self.manifest.label_sets:
+            raise ValueError(
+                f"{self.dataset} has no labels for a probe: set run.probe_every_epochs = 0"
+            )
+        known = self.manifest.split(self.recipe.data.split).num_samples
+        if self.probe_steps and min(known, config.probe_samples) < _NEIGHBOURS:
+            raise ValueError(
+                f"a probe needs {_NEIGHBOURS} labelled samples, and has "
+                f"{min(known, config.probe_samples)}: raise run.probe_samples"
+            )
+
+    def is_due(self, step: int) -> bool:
+        """Whether the weights after `step` updates are to be looked at; the same on all ranks."""
+        return any(every and step % every == 0 for every in (self.picture_steps, self.probe_steps))
+
+    def look(
+        self,
+        weights: Mapping[str, Tensor],
+        step: int,
+        write: Callable[[dict[str, Any]], None],
+        say: Callable[[str], None],
+    ) -> float:
+        """Make what is due, on one rank; the seconds that it took. A full disk is told."""
+        started = time.perf_counter()
+        if self.probe_steps and step % self.probe_steps == 0:
+            score = self.probe(weights)
+            write({"step": step, "knn": {"macro_map": score}})
+            say(f"step {step}  kNN on {self.recipe.run.val_split}: {100 * score:.1f} % macro mAP")
+        if self.picture_steps and step % self.picture_steps == 0:
+            try:
+                say(f"step {step}  picture: {self.picture(weights, step)}")
+            except OSError as error:
+                say(f"warning: step {step} has no picture: {error.strerror}")
+        return time.perf_counter() - started
+
+    def picture(self, weights: Mapping[str, Tensor], step: int) -> Path:
+        """Write OUT/pictures/step-N.png, the first sample of the val split reconstructed."""
+        from fusmae.evaluation.pictures import sample_figure  # needs matplotlib
+
+        recipe = self.recipe
+        pretrained = Pretrained(self._model(weights), recipe, step)
+        split, bands = recipe.run.val_split, recipe.data.bands
+        (part,) = reconstruct(pretrained, self.dataset, split, _NUM_SHOWN)
+        path = self.out / PICTURES / f"step-{step:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(sample_figure(part, 0, bands, recipe.model.normalise_target))
+        return path
+
+    def probe(self, weights: Mapping[str, Tensor]) -> float:
+        """Macro mAP of the val split's first samples, to whose labels the neighbours among the
+        train split's first ones vote, in [0, 1]; of the smallest label set.
+
+        Samples stand in a random order in a split, so the first ones are a fair draw; their number
+        is small, and the score is to be compared with others of this run alone.
+        """
+        label_set = min(
+            self.manifest.label_sets, key=lambda name: len(self.manifest.label_sets[name])
+        )
+        classes = self.manifest.label_sets[label_set]
+        model = self._model(weights)
+        splits = (self.recipe.data.split, self.recipe.run.val_split)
+        (known, votes), (queries, truth) = (
+            (self._features(model, split), self._labels(split, label_set)) for split in splits
+        )
+        standardise = fit_standardiser(known)
+        scores = knn_scores(
+            standardise(known), votes, standardise(queries), _NEIGHBOURS, _TEMPERATURE
+        )
+        return average_precision(scores, truth, classes).macro
+
+    def _model(self, weights: Mapping[str, Tensor]) -> FusMAE:
+        channels = {sensor: len(bands) for sensor, bands in self.recipe.data.bands.items()}
+        with torch.random.fork_rng(devices=[]):  # its initial weights are drawn
+            model = FusMAE(self.recipe.model, channels).eval()
+        model.load_state_dict(dict(weights))
+        return model
+
+    def _count(self, split: str) -> int:
+        return min(self.recipe.run.probe_samples, self.manifest.split(split).num_samples)
+
+    def _features(self, model: FusMAE, split: str) -> Tensor:
+        """(N, D) on the CPU, nothing masked."""
+        extract = encoder_features(
+            model.encoder, preprocess_of(self.recipe, self.dataset), self.device
+        )
+        ids = np.arange(self._count(split))
+        batches = EvalLoader(
+            self.dataset, split, self.recipe.data, _BATCH, sample_ids=ids, device=self.device
+        )
+        return torch.cat([extract(batch)["mean_tokens"].float().cpu() for batch in batches])
+
+    def _labels(self, split: str, label_set: str) -> Tensor:
+        names = SplitReader(self.dataset, split).labels(label_set)[: self._count(split)]
+        return torch.from_numpy(multi_hot(names, self.manifest.label_sets[label_set])).float()

@@ -1,0 +1,83 @@
+"""The parts of a run, made, restored and recorded, and what goes from them into a checkpoint."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from fusmae.config import as_table
+from fusmae.data import MixedBatch, MixedPreprocess, MixtureLoader
+from fusmae.model import FusMAE
+from fusmae.training.checkpoint import (
+    find_checkpoint,
+    read_state,
+    remove_leftovers,
+    restore_checkpoint,
+)
+from fusmae.training.engine import Engine, compile_model
+from fusmae.training.metrics import Means
+from fusmae.training.monitor import Monitor
+from fusmae.training.record import describe_start, write_record
+from fusmae.training.run import Run, check_same_run
+from fusmae.training.source import make_preprocess, open_stream, save_subsets
+from fusmae.training.trackers import Trackers
+
+
+class RankError(ValueError):
+    """An error that only this rank has met, so it must tell it itself."""
+
+
+def build(run: Run, device: torch.device) -> tuple[Engine, MixedPreprocess, MixtureLoader]:
+    """The model under DeepSpeed, what makes its input on the device, and the stream of samples."""
+    recipe = run.recipe
+    torch.manual_seed(recipe.seed)  # the same initial weights on every rank
+    model = FusMAE(recipe.model, run.channels)
+    if recipe.run.compile:
+        compile_model(model, run.plan)
+    engine = Engine(model, recipe.optim, run.plan)
+    loader = open_stream(run.sources, recipe.seed, run.ranks, run.plan.micro_batch, device)
+    preprocess = make_preprocess(run.sources, recipe.model.sizes_px(recipe.data.bands))
+    return engine, preprocess.to(device), loader
+
+
+def resume(run: Run, engine: Engine, loader: MixtureLoader) -> tuple[int, Means]:
+    """Restore the newest whole checkpoint, if any: steps made, and the means under way."""
+    found = find_checkpoint(run.out) if run.ranks.rank == 0 else None
+    checkpoint = engine.gather_over_ranks(found)[0]
+    if checkpoint is None:
+        return 0, Means()
+    state = read_state(checkpoint)
+    check_same_run(run, state)
+    restore_checkpoint(checkpoint, engine)
+    loader.load_state_dict(state["loader"])
+    return state["step"], Means(**state["means"])
+
+
+def begin(run: Run, step: int, monitor: Monitor) -> Trackers:
+    """Make the run's folder, record this start, and open its metrics; rank 0 only."""
+    run.out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(run.out)
+    start = describe_start(run.ranks.world_size, step, run.plan.config)
+    write_record(run.out, as_table(run.recipe), run.dataset, start)
+    save_subsets(run.sources, run.out)
+    return Trackers(run.out, run.recipe, step, monitor.say)
+
+
+def next_batch(batches: Iterator[MixedBatch], rank: int) -> MixedBatch:
+    """The next micro-batch; what goes wrong here, goes wrong on this rank alone."""
+    try:
+        return next(batches)
+    except (OSError, ValueError) as error:
+        raise RankError(f"rank {rank}: {error}") from error
+
+
+def state_of(run: Run, loader: MixtureLoader, step: int, means: Means) -> dict[str, Any]:
+    """What a checkpoint keeps besides weights and moments."""
+    return {
+        "step": step,
+        "loader": loader.state_dict(),
+        "means": dataclasses.asdict(means),
+        "recipe": as_table(run.recipe),
+        "dataset": run.dataset,
+    }
