@@ -285,12 +285,13 @@ def test_empty_split_of_a_mirror_is_refused_as_one_on_disk_is(big_window_dataset
             EvalLoader(dataset, "val", DATA, 8)
 
 
-def open_shards():
-    """The size of each shard that this process has open, evicted or not."""
+def open_shards(cache):
+    """The size of each shard in `cache` that this process has open, evicted or not."""
     sizes = {}
     for fd in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
-            if ".tar" in str(fd.readlink()):
+            name = str(fd.readlink())
+            if ".tar" in name and name.startswith(f"{cache}/"):
                 status = fd.stat()
                 sizes[status.st_ino] = status.st_size
     return list(sizes.values())
@@ -308,10 +309,10 @@ def test_evicted_shards_are_not_kept_on_the_disk_by_open_files(url, tmp_path, vi
         reader.info(int(number))
         fetched = [path.stat().st_size for path in dataset.rglob("*.tar")]
         # What is open is still in its folder, and so part of what is counted.
-        assert sum(fetched) <= cache_gb * 1e9 and 0 < len(open_shards()) <= 1
-        assert set(open_shards()) <= set(fetched)
+        assert sum(fetched) <= cache_gb * 1e9 and 0 < len(open_shards(tmp_path)) <= 1
+        assert set(open_shards(tmp_path)) <= set(fetched)
     reader.close()
-    assert open_shards() == []
+    assert open_shards(tmp_path) == []
 
 
 def test_several_open_shards_are_kept_for_random_access_to_a_large_cache(url, tmp_path):
@@ -319,11 +320,14 @@ def test_several_open_shards_are_kept_for_random_access_to_a_large_cache(url, tm
     reader = SplitReader(dataset, "train", cache_gb=limit_of(dataset, 8 * 5.5))
     for number in range(reader.num_samples):
         reader.info(number)
-    assert len(open_shards()) >= 5 and sum(open_shards()) <= limit_of(dataset, 5.5) * 1e9
+    assert (
+        len(open_shards(tmp_path)) >= 5
+        and sum(open_shards(tmp_path)) <= limit_of(dataset, 5.5) * 1e9
+    )
     del reader
     gc.collect()
     # Nobody has them pinned any more.
-    assert open_shards() == []
+    assert open_shards(tmp_path) == []
     shard = read_manifest(dataset).split("val").shards[0]
     cache = Cache(tmp_path, shard.bytes)
     cache.pin([CachedFile(dataset / shard.path, shard.bytes)], patience(1)).release()
