@@ -14,6 +14,8 @@ from rich.console import Console
 
 from fusmae.evaluation.experiment import Experiment, Places, Step, load_experiment, slug, steps
 from fusmae.evaluation.experiment_table import gather, markdown
+from fusmae.manifest import MANIFEST_NAME
+from fusmae.model.pretrained import WEIGHTS_NAME
 from fusmae.training.durable import replace_file
 from fusmae.training.record import git_commit
 
@@ -86,7 +88,7 @@ def main(
         )
         listed = steps(loaded, places, chosen)
         done = _read_done(out)
-        left = [step for step in listed if done.get(step.name, {}).get("command") != _text(step)]
+        left = [step for step in listed if not _is_done(step, done.get(step.name, {}))]
         if dry_run:
             for step in left:
                 click.echo(_text(step))
@@ -124,11 +126,28 @@ def _read_done(out: Path) -> dict[str, Any]:
     return done
 
 
+def _is_done(step: Step, entry: dict[str, Any]) -> bool:
+    """Whether a step has ended with its product, by this command on these recipes and data."""
+    same = entry.get("command") == _text(step) and entry.get("inputs") == _inputs(step)
+    return same and step.product.exists()
+
+
+def _inputs(step: Step) -> dict[str, str]:
+    """The sha256 of each file that the command names; of a folder, of what says all of it."""
+    digests = {}
+    for word in step.command:
+        for path in (Path(word), Path(word) / MANIFEST_NAME, Path(word) / WEIGHTS_NAME):
+            if path.is_file() and not path.is_relative_to(step.out):
+                with path.open("rb") as file:
+                    digests[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
 def _run(step: Step, out: Path) -> dict[str, Any]:
     """Run one step, everything it prints into its log.
 
     Raises:
-        ValueError: it failed; the message names the log and gives its last line.
+        ValueError: it failed or was stopped; the message names the log and gives its last line.
     """
     log = out / "logs" / f"{slug(step.name)}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +157,12 @@ def _run(step: Step, out: Path) -> dict[str, Any]:
     if code:
         lines = log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"]
         raise ValueError(f"{step.name} ended with code {code}: {lines[-1]} ({log})")
-    return {"command": _text(step), "wall_s": round(time.monotonic() - start_s, 1)}
+    if not step.product.exists():
+        raise ValueError(
+            f"{step.name} was stopped before its end ({log}): the same command again goes on"
+        )
+    wall_s = round(time.monotonic() - start_s, 1)
+    return {"command": _text(step), "inputs": _inputs(step), "wall_s": wall_s}
 
 
 def _write(path: Path, table: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from fusmae.config import load_recipe
+from fusmae.evaluation.results import RESULT_NAME
+from fusmae.model.pretrained import CONFIG_NAME
 
 ScriptName = Literal["linear_probe", "finetune"]
 # Systems of every table that no weights are needed for, by what a probe calls their features.
@@ -138,11 +140,15 @@ class Places:
 
 @dataclass(frozen=True)
 class Step:
-    """One command, its name (also that of its log) and the folder that it fills."""
+    """One command, its name (also that of its log), the folder that it fills, and its last file.
+
+    A trainer that was asked to stop ends well, without `product`.
+    """
 
     name: str
     command: tuple[str, ...]
     out: Path
+    product: Path
 
 
 def slug(text: str) -> str:
@@ -199,7 +205,8 @@ def _pretraining(
         *("--resume", "auto"),
         *_settings((*system.set, f"seed={seed}")),
     )
-    return Step(f"pretraining, {system.name}, seed {seed}", command, run)
+    name = f"pretraining, {system.name}, seed {seed}"
+    return Step(name, command, run, run / "encoder" / CONFIG_NAME)
 
 
 def _scores(
@@ -224,7 +231,7 @@ def _scores(
                 *_settings((*protocol.set, f"seed={seed}")),
             )
             name = f"{protocol.name}, {row}, {sensors}, seed {seed}"
-            listed.append(Step(name, command, out))
+            listed.append(Step(name, command, out, out / RESULT_NAME))
     return listed
 
 

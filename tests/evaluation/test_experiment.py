@@ -85,10 +85,8 @@ def test_dataset_that_is_not_given_is_named(tmp_path):
         steps(EXPERIMENT, Places(Path(), Path(), tmp_path, {}, {}, (), ""), (0,))
 
 
-def write(out, protocol, row, sensors, seed, macro, micro=0.5, num_test=100):
-    folder = result_folder(out, protocol, row, sensors, seed)
-    folder.mkdir(parents=True)
-    result = {
+def result(macro, micro=0.5, num_test=100):
+    return {
         "format": PROBE_FORMAT,
         "options": {"recipe": {"test_split": "test"}, "manifest_sha256": "ab"},
         "dataset": "ben",
@@ -99,7 +97,12 @@ def write(out, protocol, row, sensors, seed, macro, micro=0.5, num_test=100):
         "headline": "mean",
         "results": {"mean": {"macro_map": macro, "micro_map": micro, "reliance": {"s1": 0.1}}},
     }
-    (folder / "metrics.json").write_text(json.dumps(result))
+
+
+def write(out, protocol, row, sensors, seed, *numbers, **more):
+    folder = result_folder(out, protocol, row, sensors, seed)
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(result(*numbers, **more)))
 
 
 def test_table_shows_means_the_papers_numbers_and_the_answer(tmp_path):
@@ -161,15 +164,22 @@ def test_experiment_that_contradicts_itself_is_refused(change, told):
         Experiment(**{**vars(EXPERIMENT), **parts})
 
 
-# A step that counts its runs, and fails as long as a file named FAIL lies beside it.
-FAKE = """
+# A step that counts its runs. With seed 1 it fails as long as a file named FAIL lies beside it, and
+# stops early, as a trainer at a signal, as long as one named STOP does.
+FAKE = f"""
 import json, sys
 from pathlib import Path
 out = Path(sys.argv[sys.argv.index("--out") + 1])
 if Path(__file__).with_name("FAIL").exists() and "seed-1" in str(out):
     sys.exit("Error: no luck")
 with Path(__file__).with_name("runs").open("a") as runs:
-    runs.write(f"{out}\\n")
+    runs.write(f"{{out}}\\n")
+if Path(__file__).with_name("STOP").exists() and "seed-1" in str(out):
+    sys.exit(0)
+pretrains = Path(__file__).stem == "pretrain"
+product = out / ("encoder/config.json" if pretrains else "metrics.json")
+product.parent.mkdir(parents=True, exist_ok=True)
+product.write_text({json.dumps(result(0.5))!r})
 """
 
 
@@ -188,6 +198,7 @@ def toy(tmp_path):
         '[[protocols]]\nname = "LP"\nscript = "linear_probe"\nrecipe = "r"\n'
         'metrics = ["macro_map"]\ndata = "ben"\n'
     )
+    (home / "r").write_text("epochs = 1")
     launcher = shlex.quote(sys.executable)
 
     def run(*more):
@@ -216,3 +227,21 @@ def test_table_goes_on_where_it_failed_and_runs_nothing_twice(toy):
     assert "# Toy" in again.stdout and (toy.out / "toy.md").read_text() in again.stdout
     told = json.loads((toy.out / "toy.json").read_text())
     assert told["wall_s"] >= 0 and len(told["code"]["simulator_sha256"]) == 64
+
+
+def test_a_step_that_was_asked_to_stop_is_not_taken_for_done(toy):
+    (toy.home / "STOP").touch()
+    stopped = toy()
+    assert stopped.returncode == 1
+    assert "pretraining, ours, seed 1 was stopped before its end" in stopped.stderr
+    (toy.home / "STOP").unlink()
+    assert toy().returncode == 0
+
+
+def test_an_edited_recipe_or_a_lost_result_runs_its_steps_again(toy):
+    assert toy().returncode == 0
+    assert toy("--dry-run").stdout == ""
+    (toy.out / "runs" / "lp" / "ours" / "s1" / "seed-0" / "metrics.json").unlink()
+    assert len(toy("--dry-run").stdout.splitlines()) == 1
+    (toy.home / "r").write_text("epochs = 2")
+    assert len(toy("--dry-run").stdout.splitlines()) == 8
