@@ -166,7 +166,11 @@ def markdown(table: dict[str, Any], experiment: Experiment) -> str:
 def _notes(table: dict[str, Any], experiment: Experiment) -> str:
     seeds = table["seeds"]
     many = f"Mean ± standard deviation of seeds {', '.join(map(str, seeds))}."
-    notes = [many if len(seeds) > 1 else f"Seed {seeds[0]}."]
+    notes = [
+        many
+        if len(seeds) > 1
+        else f"One seed, {seeds[0]}, so no spread: small differences say little."
+    ]
     notes.append("The learning rate of each cell was chosen on val and test was read once.")
     if any(system.paper for system in experiment.systems):
         notes.append(
