@@ -28,8 +28,8 @@ class PretrainedEncoder(nn.Module):
     reflectance * 10000), channels in the order of `bands`; on any device. Sensors that are left
     out are absent, not zeros. Sizes that are no multiple of the token are resampled to the nearest
     one; a larger image has more tokens, whose positions are computed by the formula of the smaller
-    ones (`fusmae.model.positions`). A token covers `patch_px` pixels of what is given: where training
-    resampled 120 px to 224, give `size_px=224`, else a token is 1.9 times as wide on the ground.
+    ones (`fusmae.model.positions`). A token covers `patch_px` pixels of what is given: where
+    training resampled 120 px to 224, give `size_px=224`, or a token is 1.9 times as wide.
 
     Gradients flow: wrap calls in `torch.inference_mode()` to have features only.
     """
