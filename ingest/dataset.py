@@ -11,7 +11,14 @@ from fusmae.manifest import MANIFEST_NAME, Manifest
 
 from .engine import Executor
 from .finish import QUARANTINE_NAME, finish
-from .mend import lost_blocks, lost_files, lost_its_manifest, mend_blocks, refuse_other_dataset
+from .mend import (
+    lost_blocks,
+    lost_files,
+    lost_its_manifest,
+    mend_blocks,
+    prepare_rebuild,
+    refuse_other_dataset,
+)
 from .plan import names_digest
 from .record import forget_bad, forget_records
 from .request import Request
@@ -73,17 +80,21 @@ def _make(
     tolerance: Tolerance,
     plan: dict[str, Any],
 ) -> Manifest:
+    # Of a finished dataset, too: a mend that is killed must not be gone on with as another one.
+    _write_or_check_plan(store, plan)
+    expected: dict[str, str] = {}
     if store.exists(MANIFEST_NAME):
         manifest = manifest_of(store)
-        blocks = lost_blocks(store, request, manifest, lost_files(store, manifest))
+        lost = lost_files(store, manifest)
+        blocks = lost_blocks(store, request, manifest, lost)
         if blocks is not None:
             refuse_quarantine(store, manifest, tolerance)
             mend_blocks(store, request, manifest, blocks, executor, progress)
             store.remove_folder(SCRATCH)
             return manifest
-    _write_or_check_plan(store, plan)
+        expected = prepare_rebuild(store, request, manifest, lost)
     store.remove_folder(UNNAMED)
-    records, bad = run_rounds(store, request, executor, progress, tolerance)
+    records, bad = run_rounds(store, request, executor, progress, tolerance, expected)
     manifest = finish(store, request, records, bad, plan)
     store.remove_folder(SCRATCH)
     return manifest

@@ -22,7 +22,8 @@ from .croissant import CROISSANT_NAME, croissant_json
 from .energon import energon_files
 from .geotiff import Grid, footprints
 from .histograms import HISTOGRAMS_NAME, encode_histograms
-from .layout import store_path
+from .layout import block_paths, store_path
+from .plan import plan_blocks
 from .record import BlockRecord
 from .request import Request
 from .samples_table import TABLE_NAME, encode_table
@@ -109,10 +110,13 @@ def _quarantine(request: Request, bad: dict[str, str]) -> bytes:
 def _sweep(store: Store, request: Request, records: Sequence[BlockRecord]) -> None:
     """Remove blocks that were written before their names turned out to be needed elsewhere."""
     kept = {file.path for record in records for file in record.files}
-    for folder in ("shards", "zarr"):
-        for path in store.sizes(folder):
-            if path not in kept:
-                store.remove(path)
+    planned = plan_blocks(
+        request.split_of, request.splits, request.samples_per_shard, request.seed, set()
+    )
+    paths = {path for block in planned for path in block_paths(request.name, request.arrays, block)}
+    # Nothing else: what a user has put there is no block.
+    for path in paths & store.sizes().keys() - kept:
+        store.remove(path)
 
 
 def _with_footprints(request: Request, records: Sequence[BlockRecord]) -> list[BlockRecord]:

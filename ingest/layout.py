@@ -1,5 +1,7 @@
 """Where the files of a dataset lie: docs/FORMAT.md, at its head. Paths are relative to it."""
 
+from collections.abc import Sequence
+
 from fusmae.sensors import ArraySpec
 
 from .plan import Block
@@ -18,3 +20,9 @@ def store_path(split: str) -> str:
 def zarr_shard_path(split: str, spec: ArraySpec, index: int) -> str:
     """Where zarr looks for shard `index` along the sample axis of an array."""
     return f"{store_path(split)}/{spec.name}/c/{index}/0/0/0"
+
+
+def block_paths(dataset: str, arrays: Sequence[ArraySpec], block: Block) -> list[str]:
+    """Every file that a block makes, in whatever format."""
+    zarr = [zarr_shard_path(block.split, spec, block.index) for spec in arrays]
+    return [tar_path(dataset, block), *zarr]

@@ -14,8 +14,9 @@ from fusmae.manifest import MANIFEST_NAME, Manifest, all_files
 
 from .engine import Executor
 from .finish import QUARANTINE_NAME
-from .layout import tar_path, zarr_shard_path
+from .layout import block_paths
 from .plan import Block, plan_blocks
+from .record import write_bad
 from .request import Request
 from .rounds import Tolerance, convert_blocks
 from .samples_table import TABLE_NAME
@@ -44,15 +45,12 @@ def lost_blocks(
         request.seed,
         {json.loads(line)["key"] for line in lines},
     )
-    block_of = {path: block for block in blocks for path in _paths(request, block)}
+    block_of = {
+        path: block for block in blocks for path in block_paths(request.name, request.arrays, block)
+    }
     if not block_of.keys() >= set(lost):
         return None
     return list(dict.fromkeys(block_of[path] for path in lost))
-
-
-def _paths(request: Request, block: Block) -> list[str]:
-    zarr = [zarr_shard_path(block.split, spec, block.index) for spec in request.arrays]
-    return [tar_path(request.name, block), *zarr]
 
 
 def mend_blocks(
@@ -76,6 +74,53 @@ def mend_blocks(
         store, turn, request, blocks, executor, progress, Tolerance(), expected
     ):
         store.require_lock()
+
+
+def prepare_rebuild(
+    store: Store, request: Request, manifest: Manifest, lost: list[str]
+) -> dict[str, str]:
+    """The sha256 of each file, by path, that all blocks run again have to give.
+
+    The bad names of the dataset are noted, so that the blocks are planned as they were.
+
+    Raises:
+        ValueError: a file would be replaced or removed that the manifest does not describe, or
+            nothing says any more which samples were left out.
+    """
+    listed = {file.path: file for file in all_files(manifest)}
+    sizes = store.sizes()
+    for path in lost:
+        if path in sizes:
+            raise ValueError(
+                f"{store}/{path} has {sizes[path]:,} bytes, {MANIFEST_NAME} says "
+                f"{listed[path].bytes:,}: move it away and give the same command again, which "
+                "makes what was written"
+            )
+    own = [path for path in sizes if path.startswith(("shards/", "zarr/")) and path not in listed]
+    if own:
+        raise ValueError(
+            f"{store}/{min(own)} is none of the dataset's files, and {lost[0]} is missing: making "
+            "it again would remove yours. Move it away and give the same command again"
+        )
+    names = _left_out(store, request, QUARANTINE_NAME in listed)
+    if names:
+        write_bad(store, dict.fromkeys(names, "left out of the finished dataset"))
+    return {path: file.sha256 for path, file in listed.items()}
+
+
+def _left_out(store: Store, request: Request, any_bad: bool) -> set[str]:
+    """The names that the finished dataset lacks, from whichever file is still there."""
+    if not any_bad:
+        return set()
+    if store.exists(QUARANTINE_NAME):
+        return {json.loads(line)["key"] for line in store.read(QUARANTINE_NAME).splitlines()}
+    if not store.exists(TABLE_NAME):
+        raise ValueError(
+            f"{store} has lost {QUARANTINE_NAME} and {TABLE_NAME}, which say what was left "
+            "out: copy one back, or make it in a new folder"
+        )
+    table = pq.read_table(io.BytesIO(store.read(TABLE_NAME)), columns=["key"])
+    return set(request.split_of.keys() - set(table["key"].to_pylist()))
 
 
 def lost_its_manifest(store: Store) -> bool:

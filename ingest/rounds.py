@@ -34,8 +34,9 @@ def run_rounds(
     executor: Executor,
     progress: Callable[[int, int], None],
     tolerance: Tolerance,
+    expected: Mapping[str, str],
 ) -> tuple[list[BlockRecord], dict[str, str]]:
-    """The records of all blocks, and the bad names with their reasons.
+    """The records of all blocks, and the bad names with their reasons. `expected` is as in `Job`.
 
     A block with bad samples says which, and is planned again without them; so are the
     blocks that lend samples to it. That ends, since bad samples only become more.
@@ -56,7 +57,9 @@ def run_rounds(
                 raise ValueError("every sample is bad; the first: {}: {}".format(*min(bad.items())))
             return [record for record in records if record], bad
         num_bad = len(bad)
-        for found in convert_blocks(store, turn, request, todo, executor, progress, tolerance, {}):
+        for found in convert_blocks(
+            store, turn, request, todo, executor, progress, tolerance, expected
+        ):
             num_bad += found
             store.require_lock()
             _refuse_too_many(store, num_bad, len(request.split_of), tolerance)

@@ -89,6 +89,56 @@ def test_a_lost_file_of_the_whole_dataset_is_made_again(whole, out, again, lost)
     assert lost in result.stderr and "made again" in result.stderr
 
 
+@pytest.mark.parametrize("own", ["zarr/mine.zarr/zarr.json", "shards/train/notes.txt"])
+def test_a_file_of_the_users_own_is_never_removed(out, again, own):
+    (out / own).parent.mkdir(exist_ok=True)
+    (out / own).write_text("mine")
+    (out / "README.md").unlink()
+    before = tree(out)
+    result = again()
+    assert result.returncode == 1
+    assert f"{own} is none of the dataset's files, and README.md is missing" in result.stderr
+    assert {p: d for p, d in tree(out).items() if not p.startswith(".ingest/")} == before
+    (out / "dataset.json").unlink()
+    assert again().returncode == 0
+    assert (out / own).read_text() == "mine"
+
+
+def test_an_edited_card_is_not_replaced(out, again):
+    (out / "README.md").write_text("A card that somebody wrote.")
+    result = again()
+    assert result.returncode == 1 and "README.md has 27 bytes, dataset.json says" in result.stderr
+    assert (out / "README.md").read_text() == "A card that somebody wrote."
+
+
+def test_all_blocks_made_again_from_other_pixels_replace_nothing(
+    archive_v1, fusmae_ingest, paths, out, tmp_path
+):
+    archive = shutil.copytree(archive_v1, tmp_path / "archive")
+    image = next((archive / "BigEarthNet-v1.0").rglob("*_B02.tif"))
+    with rasterio.open(image, "r+") as file:
+        pixels = file.read()
+        pixels[0, 0, 0] += 1
+        file.write(pixels)
+    (out / "README.md").unlink()
+    before = tree(out)
+    args = ("bigearthnet", *paths(archive), "--out", out, *OPTIONS)
+    result = fusmae_ingest(*args, "--on-error", "quarantine", "--max-bad", 0.5)
+    assert result.returncode == 1 and "so nothing was replaced" in result.stderr
+    assert {p: d for p, d in tree(out).items() if not p.startswith(".ingest/")} == before
+
+
+def test_a_mend_that_was_killed_is_not_gone_on_with_as_another_dataset(out, again):
+    (out / "README.md").unlink()
+    (out / "shards" / "train" / "mine").write_text("")  # ends the mend after its plan is noted
+    assert again().returncode == 1
+    (out / "dataset.json").unlink()
+    before = tree(out)
+    result = again("--seed", 5)
+    assert result.returncode == 1
+    assert tree(out) == before
+
+
 def test_a_dataset_that_left_out_bad_samples_is_mended(archive_v1, fusmae_ingest, paths, tmp_path):
     archive = shutil.copytree(archive_v1, tmp_path / "archive")
     patches = sorted((archive / "BigEarthNet-v1.0").glob("S[12]*"))
