@@ -214,11 +214,13 @@ def train(run: Run) -> None:
                 saving = saving or save_due
                 for result in results:
                     count(result, means, skips, sensors)
+            # On every rank: its events pile up until they are read.
+            speed = watch.read() if logging else {}
             if metrics and logging:
                 line: dict[str, Any] = {"step": step, "samples": step * recipe.optim.global_batch}
                 skipped, taken = means.skipped, means.take()
                 norm = results[-1].norm if math.isfinite(results[-1].norm) else None
-                line |= taken | {"lr": rate, "grad_norm": norm} | watch.read()
+                line |= taken | {"lr": rate, "grad_norm": norm} | speed
                 line |= {"skipped": skipped} if skipped else {}
                 line |= {"failed_saves": saver.num_failed} if saver.num_failed else {}
                 metrics.write(line)

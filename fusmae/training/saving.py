@@ -65,7 +65,7 @@ class Snapshot:
                 if not is_finite:
                     raise ValueError(
                         f"{part} of {name} is not finite, so no checkpoint is written; resume "
-                        "from the previous one with a lower optim.lr or with optim.clip_norm"
+                        "from the previous one, or start anew with a lower optim.lr or clip_norm"
                     )
 
 

@@ -53,7 +53,8 @@ class Skips:
                 f"the loss or the gradients of step {result.step} are not finite, as those of "
                 f"{self._limit} steps in a row (run.max_skips_in_a_row); they were skipped and "
                 f"have not touched the weights. {self._path} lists their samples: look at them, "
-                "lower optim.lr or set optim.clip_norm, and go on with --resume auto"
+                "then go on with --resume auto and a greater run.max_skips_in_a_row, or start anew "
+                "with a lower optim.lr or with optim.clip_norm"
             )
 
     def _describe(self, rows: list[list[int]]) -> list[dict[str, Any]]:
