@@ -161,9 +161,12 @@ def _report_missing(missing: list[Path], num_triplets: int, options: DatasetOpti
         ValueError: files are missing and the run does not go on without them.
     """
     lc = sum(path.parent.name.startswith("lc_") for path in missing)
-    told = f"{missing[0]} is missing (files missing in all: {len(missing):,})"
+    told = f"{missing[0]} is missing (files missing in all: {len(missing):,}, land cover: {lc:,})"
     if lc == len(missing) and (lc == num_triplets or options.on_error == "fail"):
         raise ValueError(f"{told}, all of land cover: extract it, or give --no-lc to do without")
     if options.on_error == "fail":
-        raise ValueError(f"{told}: extract them, or leave such triplets out: --on-error quarantine")
+        instead = "; --no-lc does without land cover" if lc else ""
+        raise ValueError(
+            f"{told}: extract them, or leave such triplets out: --on-error quarantine{instead}"
+        )
     click.echo(f"warning: {told}", err=True)

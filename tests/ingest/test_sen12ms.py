@@ -90,8 +90,13 @@ def test_real_pairs_without_land_cover_are_read_by_others_as_by_rasterio(
 
 def test_the_real_incomplete_triplet_is_refused_by_name(real, fusmae_ingest, tmp_path):
     args = ("sen12ms", "--root", real, "--out", tmp_path / "d", "--no-lc")
+    with_lc = fusmae_ingest(*args[:-1])  # three pairs without land cover, one triplet without S2
+    assert with_lc.returncode == 1
+    assert "(files missing in all: 4, land cover: 3)" in with_lc.stderr
+    assert "--no-lc does without land cover" in with_lc.stderr
     result = fusmae_ingest(*args)
     assert result.returncode == 1 and "ROIs1158_spring_s2_1_p30.tif is missing" in result.stderr
+    assert "--no-lc" not in result.stderr
     result = fusmae_ingest(*args, "--on-error", "quarantine", "--max-bad", 0.25)
     assert result.returncode == 0, result.stderr
     line = json.loads((tmp_path / "d" / "quarantine.jsonl").read_text())
