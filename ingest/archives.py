@@ -26,7 +26,7 @@ from .spool import (
     spool,
 )
 from .spool_lock import SpoolLock, holds_other_files
-from .storage import SCRATCH, UNNAMED, local_path
+from .storage import SCRATCH, UNNAMED, local_path, refuse_inside_dataset
 from .tar_archive import TarArchive
 
 # An option's type. Whether the path can be read shows when it is read, in one line without usage.
@@ -125,11 +125,14 @@ def refuse_spool_place(folder: Path, places: Iterable[tuple[str, str | Path]]) -
 
 
 def refuse_out_place(out: str, sources: Iterable[tuple[str, Path]]) -> None:
-    """Raises ValueError: the dataset would lie in one of the sources, (option, path)."""
+    """Raises ValueError: the dataset would lie in a source, (option, path), or another dataset."""
     local = local_path(out)
-    for option, path in sources if local is not None else ():
+    if local is None:
+        return
+    for option, path in sources:
         if Path(str(local)).resolve().is_relative_to(path.resolve()):
             raise ValueError(f"--out {out} lies in {option} {path}: give a folder of its own")
+    refuse_inside_dataset(Path(str(local)))
 
 
 def _refuse_other_contents(folder: Path) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from fusmae.manifest import MANIFEST_NAME, Manifest, read_manifest
+from fusmae.manifest import Manifest, read_manifest
+
+from .storage import refuse_inside_dataset
 
 # Stands in the head of each page, and says that the page may be replaced.
 GENERATOR = '<meta name="generator" content="fusmae-ingest preview">'
@@ -55,7 +57,7 @@ def preview(dataset: str, out: Path | None, samples: int, split: str | None) -> 
     shown = split or manifest.statistics_split
     _refuse_empty(manifest, shown)
     if out.resolve() != default:
-        _refuse_datasets(out)
+        refuse_inside_dataset(out)
     _refuse_other_files(out)
     try:
         from .preview_page import make_page
@@ -76,16 +78,6 @@ def _refuse_empty(manifest: Manifest, split: str) -> None:
     if not manifest.split(split).num_samples:
         filled = [name for name, record in manifest.splits.items() if record.num_samples]
         raise ValueError(f"the split {split!r} has no samples; {filled} have")
-
-
-def _refuse_datasets(out: Path) -> None:
-    """Raises ValueError: the page would lie in a dataset, this one or another."""
-    for folder in out.resolve().parents:
-        if (folder / MANIFEST_NAME).is_file():
-            raise ValueError(
-                f"--out {out} lies in the dataset {folder}, whose {MANIFEST_NAME} lists all its "
-                "files: give a path elsewhere"
-            )
 
 
 def _refuse_other_files(out: Path) -> None:

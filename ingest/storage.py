@@ -331,6 +331,16 @@ def local_path(place: str) -> str | None:
     return path if protocol in ("file", "local") else None
 
 
+def refuse_inside_dataset(out: Path) -> None:
+    """Raises ValueError: `out` would lie in a finished dataset, which it is not itself."""
+    for folder in out.resolve().parents:
+        if (folder / MANIFEST_NAME).is_file():
+            raise ValueError(
+                f"--out {out} lies in the dataset {folder}, whose {MANIFEST_NAME} lists all its "
+                "files: give a path elsewhere"
+            )
+
+
 def open_store(place: str) -> Store:
     """The store at a path, or at a URL of fsspec such as `s3://bucket/dataset`.
 

@@ -427,6 +427,17 @@ def test_a_dataset_in_a_source_is_refused(packed, tables, archive_v2, ingest, tm
     assert not inside.exists()
 
 
+@pytest.mark.parametrize("where", ["ben/sub", "link/sub", "ben/shards/train"])
+def test_a_dataset_in_a_dataset_is_refused(packed, tables, archive_v2, ingest, tmp_path, where):
+    (tmp_path / "ben").mkdir()
+    (tmp_path / "ben" / "dataset.json").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "ben")
+    args = ("--s2", packed["v2-s2"], "--s1", archive_v2 / "BigEarthNet-S1", *metadata(tables))
+    told = ingest("bigearthnet", *args, "--out", tmp_path / where)
+    assert f"--out {tmp_path / where} lies in the dataset {tmp_path}/ben" in told.error
+    assert [path.name for path in (tmp_path / "ben").iterdir()] == ["dataset.json"]
+
+
 def test_a_spool_that_is_a_dataset_or_a_users_folder_is_refused_and_stays(packed, ingest, tmp_path):
     args = ("bigearthnet", "--s2", packed["v1-s2"], "--s1", packed["v1-s1"])
     for at, named in (
