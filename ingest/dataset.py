@@ -23,6 +23,7 @@ from .plan import names_digest
 from .record import forget_bad, forget_records
 from .request import Request
 from .rounds import Tolerance, allowed, refuse_bad, run_rounds
+from .samples_table import TABLE_NAME
 from .storage import LOCK, SCRATCH, UNNAMED, LocalStore, Store, manifest_of, write_file
 
 
@@ -115,11 +116,8 @@ def _plan_table(request: Request) -> dict[str, Any]:
 
 def refuse_other_files(store: Store) -> None:
     """Raises ValueError: the place holds something, and no dataset, not even one begun."""
-    if (
-        store.holds_other_files()
-        and not store.exists(MANIFEST_NAME)
-        and not lost_its_manifest(store)
-    ):
+    known = (MANIFEST_NAME, TABLE_NAME)
+    if store.holds_other_files() and not any(store.exists(name) for name in known):
         raise ValueError(
             f"--out {store} is not empty and is not a dataset: give a new folder, or copy back its "
             f"{MANIFEST_NAME} if it was one"

@@ -23,7 +23,6 @@ from .energon import energon_files
 from .geotiff import Grid, footprints
 from .histograms import HISTOGRAMS_NAME, encode_histograms
 from .layout import block_paths, store_path
-from .plan import plan_blocks
 from .record import BlockRecord
 from .request import Request
 from .samples_table import TABLE_NAME, encode_table
@@ -110,11 +109,12 @@ def _quarantine(request: Request, bad: dict[str, str]) -> bytes:
 def _sweep(store: Store, request: Request, records: Sequence[BlockRecord]) -> None:
     """Remove blocks that were written before their names turned out to be needed elsewhere."""
     kept = {file.path for record in records for file in record.files}
-    planned = plan_blocks(
-        request.split_of, request.splits, request.samples_per_shard, request.seed, set()
-    )
-    paths = {path for block in planned for path in block_paths(request.name, request.arrays, block)}
     # Nothing else: what a user has put there is no block.
+    paths = {
+        path
+        for block in request.blocks()
+        for path in block_paths(request.name, request.arrays, block)
+    }
     for path in paths & store.sizes().keys() - kept:
         store.remove(path)
 

@@ -15,7 +15,7 @@ from fusmae.manifest import MANIFEST_NAME, Manifest, all_files
 from .engine import Executor
 from .finish import QUARANTINE_NAME
 from .layout import block_paths
-from .plan import Block, plan_blocks
+from .plan import Block
 from .record import write_bad
 from .request import Request
 from .rounds import Tolerance, convert_blocks
@@ -36,15 +36,8 @@ def lost_blocks(
     """The blocks that lost files belong to; None where one belongs to no block."""
     if QUARANTINE_NAME in lost:
         return None
-    listed = any(file.path == QUARANTINE_NAME for file in manifest.files)
-    lines = store.read(QUARANTINE_NAME).splitlines() if listed else []
-    blocks = plan_blocks(
-        request.split_of,
-        request.splits,
-        request.samples_per_shard,
-        request.seed,
-        {json.loads(line)["key"] for line in lines},
-    )
+    any_bad = any(file.path == QUARANTINE_NAME for file in manifest.files)
+    blocks = request.blocks(_left_out(store, request, any_bad))
     block_of = {
         path: block for block in blocks for path in block_paths(request.name, request.arrays, block)
     }
@@ -99,8 +92,9 @@ def prepare_rebuild(
     own = [path for path in sizes if path.startswith(("shards/", "zarr/")) and path not in listed]
     if own:
         raise ValueError(
-            f"{store}/{min(own)} is none of the dataset's files, and {lost[0]} is missing: making "
-            "it again would remove yours. Move it away and give the same command again"
+            f"{store}/{min(own)} is none of the dataset's files, and {lost[0]} is missing: all "
+            "blocks are made again, and a file at a block's path would be replaced. Move it away "
+            "and give the same command again"
         )
     names = _left_out(store, request, QUARANTINE_NAME in listed)
     if names:
@@ -143,13 +137,7 @@ def refuse_other_dataset(store: Store, request: Request) -> None:
     except (OSError, ValueError) as error:
         raise _other_dataset(store, f"its {TABLE_NAME} cannot be read: {error}") from None
     there = list(zip(*(table[name].to_pylist() for name in columns), strict=True))
-    blocks = plan_blocks(
-        request.split_of,
-        request.splits,
-        request.samples_per_shard,
-        request.seed,
-        request.split_of.keys() - {key for *_, key in there},
-    )
+    blocks = request.blocks(request.split_of.keys() - {key for *_, key in there})
     planned = [(b.split, b.index, row, key) for b in blocks for row, key in enumerate(b.names)]
     if there != planned:
         raise _other_dataset(

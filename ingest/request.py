@@ -1,5 +1,6 @@
 """What to make of an archive: all that a verb hands to `dataset.build`."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ from fusmae.sensors import ArraySpec
 
 from .convert import Read
 from .facts import Fact
+from .plan import Block, plan_blocks
 
 
 @dataclass(frozen=True)
@@ -33,3 +35,7 @@ class Request:
     samples_per_shard: int
     seed: int
     options: dict[str, Any]
+
+    def blocks(self, bad: Set[str] = frozenset()) -> list[Block]:
+        """The blocks of all samples but those with these names: see `plan_blocks`."""
+        return plan_blocks(self.split_of, self.splits, self.samples_per_shard, self.seed, bad)

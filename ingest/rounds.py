@@ -10,7 +10,7 @@ from fusmae.sample import ShardLayout
 
 from .convert import Job
 from .engine import Executor
-from .plan import Block, plan_blocks
+from .plan import Block
 from .record import BlockRecord, forget_bad, read_bad, read_record, write_bad
 from .request import Request
 from .storage import Store
@@ -46,9 +46,7 @@ def run_rounds(
     while True:
         # Before the look at what is done: nothing of an earlier round changes after it.
         turn = take_turn(store)
-        blocks = plan_blocks(
-            request.split_of, request.splits, request.samples_per_shard, request.seed, bad.keys()
-        )
+        blocks = request.blocks(bad.keys())
         sizes = store.sizes()
         records = [read_record(store, block, sizes) for block in blocks]
         todo = [block for block, record in zip(blocks, records, strict=True) if record is None]

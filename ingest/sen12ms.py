@@ -27,6 +27,7 @@ from .sen12ms_archive import KNOWN_BAD, Triplet, choose, read_names, scan
 from .sen12ms_sample import read_triplet
 from .simulate import simulation_of
 from .storage import open_store
+from .wording import counted
 
 _LABEL_SET = "sen12ms-igbp10"
 
@@ -124,8 +125,8 @@ def _say_empty(chosen: dict[str, str], limit: int | None) -> None:
     for split in SPLITS:
         if split not in chosen.values():
             click.echo(
-                f"note: {split} is empty: {_SHARES[split]} ({scenes:,} scene{'s' * (scenes != 1)} "
-                f"here); {more} may fill it",
+                f"note: {split} is empty: {_SHARES[split]} ({counted(scenes, 'scene')} here); "
+                f"{more} may fill it",
                 err=True,
             )
 

@@ -80,7 +80,9 @@ class TarPatch:
         num_bytes = sum(size for _, size in wanted)
         if num_bytes > MAX_FILE_BYTES:
             size, file = max((size, file) for (_, size), file in zip(wanted, files, strict=True))
-            raise too_large(self.where(file), size)
+            if size > MAX_FILE_BYTES:
+                raise too_large(self.where(file), size)
+            raise too_large(f"{self.archive.given}/{self.name}", num_bytes)
         if span <= _MAX_SPAN * num_bytes:
             whole = scratch(span)[:span]
             opened.read(begin, whole)

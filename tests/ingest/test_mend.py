@@ -135,7 +135,7 @@ def test_a_mend_that_was_killed_is_not_gone_on_with_as_another_dataset(out, agai
     (out / "dataset.json").unlink()
     before = tree(out)
     result = again("--seed", 5)
-    assert result.returncode == 1
+    assert result.returncode == 1 and "--seed: 0 then, 5 now" in result.stderr
     assert tree(out) == before
 
 
