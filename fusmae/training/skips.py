@@ -1,5 +1,6 @@
 """Skipped steps, whose loss or gradients were not finite: samples are named, too many end a run."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from fusmae.data import SplitReader
 from fusmae.training.ledger import StepResult
 from fusmae.training.metrics import MetricsWriter
 from fusmae.training.source import Source
+
+logger = logging.getLogger(__name__)
 
 SKIPPED = "skipped.jsonl"
 
@@ -21,7 +24,7 @@ class Skips:
         """Continue the list after `resumed_step`.
 
         Args:
-            run: the folder of the run; on rank 0 it is there.
+            run: the folder of the run, which a new run does not have yet.
             sources: the run's datasets.
             limit: as many skipped steps in a row end the run.
             resumed_step: updates made so far, 0 for a new run.
@@ -47,7 +50,14 @@ class Skips:
         self._in_a_row += 1
         if self._writes:
             samples = self._describe(result.bad_rows)
-            MetricsWriter(self._path, result.step).write({"step": result.step, "samples": samples})
+            try:
+                MetricsWriter(self._path, result.step).write(
+                    {"step": result.step, "samples": samples}
+                )
+            except OSError as error:
+                logger.warning(
+                    "step %d is missing in %s: %s", result.step, self._path, error.strerror
+                )
         if self._in_a_row == self._limit:
             raise ValueError(
                 f"the loss or the gradients of step {result.step} are not finite, as those of "
