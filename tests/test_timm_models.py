@@ -8,7 +8,6 @@ import torch
 import fusmae
 import fusmae.timm_models
 from fusmae.config import ModelConfig
-from fusmae.model import EncoderCard, FusMAEEncoder, save_encoder
 
 # Bound here and not imported: timm imports only once the import above has repaired torchvision.
 timm = pytest.importorskip("timm")
@@ -16,25 +15,6 @@ resolve_data_config = pytest.importorskip("timm.data").resolve_data_config
 create_optimizer_v2 = pytest.importorskip("timm.optim").create_optimizer_v2
 
 SMALL = {"img_size": 32, "patch_size": 8}
-
-
-@pytest.fixture
-def export(tmp_path: Path) -> Path:
-    """A tiny encoder of 2 + 3 bands."""
-    model = ModelConfig(preset="tiny", image_px=32, patch_px=8)
-    card = EncoderCard(
-        model=model,
-        bands={"s1": ("VV", "VH"), "s2": ("B02", "B03", "B04")},
-        mean={"s1": (-12.0, -19.0), "s2": (430.0, 614.0, 590.0)},
-        std={"s1": (5.0, 5.5), "s2": (572.0, 582.0, 675.0)},
-        resample="bilinear",
-        dataset="noise",
-        simulated=True,
-        licence="CC0-1.0",
-    )
-    torch.manual_seed(0)
-    save_encoder(FusMAEEncoder(model, card.channels), card, tmp_path)
-    return tmp_path
 
 
 def test_every_size_is_registered_and_base_is_vit_b() -> None:

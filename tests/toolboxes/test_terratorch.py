@@ -1,5 +1,6 @@
 """An export as a backbone in the real TerraTorch: its registry, its decoders, its tasks."""
 
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ if importlib.util.find_spec("terratorch") is None:
 import fusmae.terratorch_models as ours
 
 # Bound here and not imported: torchvision imports only once the import above has repaired it.
-registry = pytest.importorskip("terratorch.registry").BACKBONE_REGISTRY
-EncoderDecoderFactory = pytest.importorskip("terratorch.models").EncoderDecoderFactory
+registry = importlib.import_module("terratorch.registry").BACKBONE_REGISTRY
+EncoderDecoderFactory = importlib.import_module("terratorch.models").EncoderDecoderFactory
 
 
 def build(export: Path, **options: Any) -> Any:

@@ -1,5 +1,6 @@
 """An export in the real torchgeo: its model API, its weights entries, its trainer."""
 
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ if importlib.util.find_spec("torchgeo") is None:
 import fusmae.torchgeo_models as ours
 
 # Bound here and not imported: torchvision imports only once the import above has repaired it.
-torchgeo_models = pytest.importorskip("torchgeo.models")
-ClassificationTask = pytest.importorskip("torchgeo.trainers").ClassificationTask
+torchgeo_models = importlib.import_module("torchgeo.models")
+ClassificationTask = importlib.import_module("torchgeo.trainers").ClassificationTask
 
 
 @pytest.fixture(scope="module")
