@@ -237,6 +237,11 @@ class DataConfig:
     cache_gb: float = 64.0
     on_bad_shard: Literal["error", "skip"] = "error"
 
+    @property
+    def channels(self) -> dict[str, int]:
+        """The model's channel count by sensor."""
+        return {sensor: len(names) for sensor, names in self.bands.items()}
+
     def __post_init__(self) -> None:
         _check_positive("data", self, "cache_gb")
         if self.sources and self.subset != SubsetConfig():

@@ -12,6 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from fusmae.data import SplitReader
+from fusmae.evaluation.labelled import smallest_label_set
 from fusmae.evaluation.reconstruction import BATCH, Pretrained, read_images
 from fusmae.labels import multi_hot
 from fusmae.manifest import Manifest
@@ -46,7 +47,7 @@ def embed_classes(
     count = min(num_samples, manifest.split(split).num_samples)
     if count < _FEWEST or not manifest.label_sets:
         return None
-    label_set = min(manifest.label_sets, key=lambda name: len(manifest.label_sets[name]))
+    label_set = smallest_label_set(manifest)
     classes = manifest.label_sets[label_set]
     labels = SplitReader(dataset, split).labels(label_set)[:count]
     features = pooled_tokens(pretrained, dataset, split, count)

@@ -68,6 +68,11 @@ def classes_of(manifest: Manifest, label_set: str) -> tuple[str, ...]:
     return manifest.label_sets[label_set]
 
 
+def smallest_label_set(manifest: Manifest) -> str:
+    """The name of the label set with the fewest classes, of a dataset that has one."""
+    return min(manifest.label_sets, key=lambda name: len(manifest.label_sets[name]))
+
+
 def read_splits(
     dataset: Path, names: tuple[str, str, str], task: Task, label_set: str, choice: LabelChoice
 ) -> list[LabelledSplit]:

@@ -18,6 +18,7 @@ from fusmae.config import PretrainRecipe
 from fusmae.data import EvalLoader, SplitReader
 from fusmae.evaluation.features import encoder_features
 from fusmae.evaluation.knn import knn_scores
+from fusmae.evaluation.labelled import smallest_label_set
 from fusmae.evaluation.metrics import average_precision
 from fusmae.evaluation.protocols import fit_standardiser
 from fusmae.evaluation.reconstruction import Pretrained, preprocess_of, reconstruct
@@ -28,7 +29,6 @@ from fusmae.model import FusMAE
 # DINO's, as in knn.py.
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07
 _BATCH = 64
-_NUM_SHOWN = 1
 
 PICTURES = "pictures"
 
@@ -105,7 +105,7 @@ class Online:
         recipe = self.recipe
         pretrained = Pretrained(self._model(weights), recipe, step)
         split, bands = recipe.run.val_split, recipe.data.bands
-        (part,) = reconstruct(pretrained, self.dataset, split, _NUM_SHOWN)
+        (part,) = reconstruct(pretrained, self.dataset, split, 1)
         path = self.out / PICTURES / f"step-{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(sample_figure(part, 0, bands, recipe.model.normalise_target))
@@ -118,9 +118,7 @@ class Online:
         Samples stand in a random order in a split, so the first ones are a fair draw; their number
         is small, and the score is to be compared with others of this run alone.
         """
-        label_set = min(
-            self.manifest.label_sets, key=lambda name: len(self.manifest.label_sets[name])
-        )
+        label_set = smallest_label_set(self.manifest)
         classes = self.manifest.label_sets[label_set]
         model = self._model(weights)
         splits = (self.recipe.data.split, self.recipe.run.val_split)
@@ -134,9 +132,8 @@ class Online:
         return average_precision(scores, truth, classes).macro
 
     def _model(self, weights: Mapping[str, Tensor]) -> FusMAE:
-        channels = {sensor: len(bands) for sensor, bands in self.recipe.data.bands.items()}
         with torch.random.fork_rng(devices=[]):  # its initial weights are drawn
-            model = FusMAE(self.recipe.model, channels).eval()
+            model = FusMAE(self.recipe.model, self.recipe.data.channels).eval()
         model.load_state_dict(dict(weights))
         return model
 

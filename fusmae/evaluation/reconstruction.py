@@ -80,8 +80,7 @@ def load_pretrained(run: Path, dataset: Path) -> Pretrained:
     if checkpoint is None:
         raise ValueError(f"{run} has no checkpoint yet")
     recipe = build(PretrainRecipe, record["recipe"])
-    channels = {sensor: len(bands) for sensor, bands in recipe.data.bands.items()}
-    model = FusMAE(recipe.model, channels).eval()
+    model = FusMAE(recipe.model, recipe.data.channels).eval()
     model.load_state_dict(read_weights(checkpoint))
     return Pretrained(model, recipe, read_state(checkpoint)["step"])
 

@@ -124,8 +124,7 @@ def main(
         loaded = load_recipe(PretrainRecipe, recipe, ())
     except ValueError as error:
         raise click.ClickException(str(error)) from None
-    channels = {sensor: len(bands) for sensor, bands in loaded.data.bands.items()}
-    parameters = count_parameters(loaded.model, channels)
+    parameters = count_parameters(loaded.model, loaded.data.channels)
     links = Links(gpus_per_node, node_gb_s * 1e9, network_gb_s * 1e9)
     click.echo(
         f"An estimate: {parameters / 1e6:.1f} M parameters of {bytes_each} bytes, ZeRO-{stage}, "
