@@ -18,7 +18,7 @@ from fusmae.evaluation.online import Online
 from fusmae.model import draw_masks, draw_sensors
 from fusmae.model.budget import count_flops
 from fusmae.training.checkpoint import newest_state
-from fusmae.training.dry_run import Trial, describe_plan, name_of, short_run
+from fusmae.training.dry_run import Trial, describe_trial, name_of, short_run
 from fusmae.training.engine import Engine, join_ranks
 from fusmae.training.export import export_encoder
 from fusmae.training.ledger import Ledger, StepResult
@@ -28,7 +28,7 @@ from fusmae.training.ranks import StopRequest
 from fusmae.training.run import Run, check_same_run, check_unused, is_complete, read_run
 from fusmae.training.saving import Saver
 from fusmae.training.skips import Skips
-from fusmae.training.start import RankError, begin, build, next_batch, resume, state_of
+from fusmae.training.start import RankError, begin, build, next_batch, restore, state_of
 from fusmae.training.trackers import Trackers
 from fusmae.training.validation import Validation
 
@@ -124,12 +124,12 @@ def pretrain(
             click.echo(f"{out} is complete: {run.encoder}")
         return
     if dry_run:
-        plan(run)
+        try_out(run)
     else:
         train(run)
 
 
-def plan(run: Run) -> None:
+def try_out(run: Run) -> None:
     """Say what the run will take, by a few steps of it.
 
     Raises:
@@ -146,7 +146,7 @@ def plan(run: Run) -> None:
     trial = Trial(short, engine, preprocess, lambda: next_batch(batches, run.ranks.rank))
     timing, memory = trial.time(), trial.memory()
     if run.ranks.rank == 0:
-        click.echo("\n".join(describe_plan(run, timing, memory, name_of(device))))
+        click.echo("\n".join(describe_trial(run, timing, memory, name_of(device))))
     torch.distributed.destroy_process_group()
 
 
@@ -165,7 +165,7 @@ def train(run: Run) -> None:
     stop = StopRequest()
     device = join_ranks(run.ranks, recipe.run.deterministic)
     engine, preprocess, loader = build(run, device)
-    step, means = resume(run, engine, loader)
+    step, means = restore(run, engine, loader)
     sensors = list(recipe.data.bands)
     skips = Skips(run.out, run.sources, recipe.run.max_skips_in_a_row, step, writes=is_first)
     validation = None

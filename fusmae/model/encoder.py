@@ -117,6 +117,7 @@ class FusMAEEncoder(nn.Module):
         self.members: dict[str, tuple[str, ...]] = {sensor: (sensor,) for sensor in channels}
         if config.fusion == "stack":
             self.members = {STACK: tuple(channels)}
+        # The first child: torchgeo takes it for the input layer (PatchEmbedding.in_channels).
         self.patch_embed = nn.ModuleDict(
             {
                 name: PatchEmbedding(

@@ -152,7 +152,7 @@ class Trial:
         return elapsed
 
 
-def describe_plan(run: Run, timing: Timing, memory: Memory | None, device_name: str) -> list[str]:
+def describe_trial(run: Run, timing: Timing, memory: Memory | None, device_name: str) -> list[str]:
     """The lines to print; `run` is the real one."""
     recipe, plan, schedule = run.recipe, run.plan, run.schedule
     parameters = count_parameters(recipe.model, run.channels)

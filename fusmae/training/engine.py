@@ -5,7 +5,6 @@ the norm of the gradients, and each parameter's fp32 weight and Adam moments by 
 """
 
 import logging
-import math
 import os
 import shutil
 import warnings
@@ -59,11 +58,8 @@ def join_ranks(ranks: Ranks, deterministic: bool) -> torch.device:
     return torch.device("cuda", ranks.local_rank) if on_gpu else torch.device("cpu")
 
 
-def compile_model(model: nn.Module, plan: EnginePlan) -> None:
-    """Have the model's forward and backward pass compiled when they first run, for one batch size.
-
-    Before `Engine` takes the model: DeepSpeed's own `compile` compiles its hooks, too. Only the
-    method is replaced, so parameters keep their names.
+def check_compile(plan: EnginePlan) -> None:
+    """Whether `compile_model` can be had here.
 
     Raises:
         ValueError: there is no compiler, or ZeRO stage 3, which gathers weights between layers.
@@ -78,6 +74,14 @@ def compile_model(model: nn.Module, plan: EnginePlan) -> None:
             "run.compile needs a C++ compiler (g++, clang++ or $CXX), there is none; "
             "install one, or set run.compile = false"
         )
+
+
+def compile_model(model: nn.Module) -> None:
+    """Have the model's forward and backward pass compiled when they first run, for one batch size.
+
+    Before `Engine` takes the model: DeepSpeed's own `compile` compiles its hooks, too. Only the
+    method is replaced, so parameters keep their names.
+    """
     model.forward = torch.compile(model.forward, dynamic=False)
 
 
@@ -161,8 +165,6 @@ class Engine:
 
         A step that is skipped changes neither weights nor Adam's state. Under the default
         configurations (`plan.device_guard`) the host waits for nothing here.
-
-        The norm is NaN where the DeepSpeed json switches it off (`compute_grad_norm`).
         """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
@@ -172,13 +174,13 @@ class Engine:
             self._engine.step()
             return update
         self._engine.step()
-        norm, skipped = self._engine.get_global_grad_norm(), not self._engine.was_step_applied()
+        norm: Any = self._engine.get_global_grad_norm()
+        skipped = not self._engine.was_step_applied()
         if self.plan.stage == 3:
             # DeepSpeed 0.19.8 overwrites the gradients of the parameters that a step uses; those
             # of a sensor that is left out would be the last step's again.
             self._engine.optimizer.grad_partitions_flat_buffer.zero_()
-        known = math.nan if norm is None else float(norm)
-        return Update(torch.tensor(known), torch.tensor(float(skipped)))
+        return Update(torch.tensor(float(norm)), torch.tensor(float(skipped)))
 
     def _gradients(self) -> list[Tensor]:
         """This rank's accumulated gradients: all of them at stage 0, else its part."""

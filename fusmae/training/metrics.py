@@ -18,7 +18,7 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsWriter:
-    """Appends lines to `RUN/metrics.jsonl`, each in one write, so no reader sees half of one."""
+    """Appends lines, each with its "step", to a file of a run, each in one write: none is torn."""
 
     def __init__(self, path: Path, resumed_step: int) -> None:
         """Continue a file after `resumed_step`: later lines, which will be made again, go.

@@ -11,6 +11,7 @@ from fusmae.data import locate_dataset, location_of
 from fusmae.data.mixture import cut_quotas
 from fusmae.training.checkpoint import newest_state
 from fusmae.training.ds_config import EnginePlan, plan_engine, read_ds_config
+from fusmae.training.engine import check_compile
 from fusmae.training.ranks import Ranks, ranks_from_environment
 from fusmae.training.record import describe_datasets
 from fusmae.training.schedule import Schedule, schedule_for, steps_of
@@ -48,7 +49,7 @@ class Run:
     @property
     def channels(self) -> dict[str, int]:
         """The model's channel count by sensor."""
-        return {sensor: len(bands) for sensor, bands in self.recipe.data.bands.items()}
+        return self.recipe.data.channels
 
 
 def read_run(
@@ -92,6 +93,8 @@ def read_run(
             f"{ds_path}: under offload DeepSpeed repeats the last gradients of a sensor that is "
             "left out; set model.sensor_dropout = 0, or no offload_optimizer"
         )
+    if recipe.run.compile:
+        check_compile(plan)
     # An epoch is the first dataset's.
     schedule = schedule_for(replace(recipe.optim, global_batch=first.quota), first.num_samples)
     return Run(

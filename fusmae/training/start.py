@@ -34,14 +34,14 @@ def build(run: Run, device: torch.device) -> tuple[Engine, MixedPreprocess, Mixt
     torch.manual_seed(recipe.seed)  # the same initial weights on every rank
     model = FusMAE(recipe.model, run.channels)
     if recipe.run.compile:
-        compile_model(model, run.plan)
+        compile_model(model)
     engine = Engine(model, recipe.optim, run.plan)
     loader = open_stream(run.sources, recipe.seed, run.ranks, run.plan.micro_batch, device)
     preprocess = make_preprocess(run.sources, recipe.model.sizes_px(recipe.data.bands))
     return engine, preprocess.to(device), loader
 
 
-def resume(run: Run, engine: Engine, loader: MixtureLoader) -> tuple[int, Means]:
+def restore(run: Run, engine: Engine, loader: MixtureLoader) -> tuple[int, Means]:
     """Restore the newest whole checkpoint, if any: steps made, and the means under way."""
     found = find_checkpoint(run.out) if run.ranks.rank == 0 else None
     checkpoint = engine.gather_over_ranks(found)[0]

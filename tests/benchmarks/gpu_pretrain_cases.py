@@ -55,7 +55,7 @@ class Setting:
 
     @property
     def shape(self) -> str:
-        return self.case[0] if self.case[0] in SHAPES and self.case[1:2] in ("", ",") else "A"
+        return self.case[0] if self.case[0] in SHAPES else "A"
 
     @property
     def model(self) -> ModelConfig:
@@ -139,9 +139,9 @@ def ours(bench: Bench) -> dict[str, Any]:
     )
     model = FusMAE(bench.setting.model, CHANNELS)
     if bench.setting.case.endswith("compiled"):
-        compile_model(model, plan)
+        compile_model(model)
     engine = Engine(model, bench.optim, plan)
-    ledger, watch, made = Ledger(), Stopwatch(bench.device), 0
+    ledger, made = Ledger(), 0
 
     def train(images: Images, masks: Masks, sample_ids: Tensor) -> None:
         nonlocal made

@@ -7,6 +7,7 @@ From after the backward pass to before the next forward pass, clipping included,
 ds_configs/README.md. `torchrun --nproc-per-node 2 ...` counts on two ranks.
 """
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -20,23 +21,13 @@ import deepspeed
 import torch
 from engine_worker import CHANNELS, MODEL, Operations
 
-from fusmae.config import ModelConfig, OptimConfig
+from fusmae.config import OptimConfig
 from fusmae.model import FusMAE, draw_masks
 from fusmae.training.ds_config import plan_engine
 from fusmae.training.engine import Engine, join_ranks
 from fusmae.training.ranks import ranks_from_environment
 
-DEEP = ModelConfig(
-    preset="tiny",
-    image_px=12,
-    patch_px=3,
-    width=20,
-    depth=12,
-    heads=2,
-    decoder_width=12,
-    decoder_depth=2,
-    decoder_heads=2,
-)
+DEEP = dataclasses.replace(MODEL, depth=12, decoder_depth=2)
 BF16 = {"bf16": {"enabled": True}}
 AUTOCAST = {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
 OFFLOAD = {"stage": 2, "offload_optimizer": {"device": "cpu"}}

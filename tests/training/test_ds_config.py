@@ -8,6 +8,7 @@ import pytest
 
 from fusmae.config import OptimConfig
 from fusmae.training.ds_config import plan_engine, read_ds_config
+from fusmae.training.engine import check_compile
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "ds_configs").glob("*.json"))
 MICRO = {"train_micro_batch_size_per_gpu": 50}
@@ -144,3 +145,19 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str, said: str) -> None:
         read_ds_config(path)
     with pytest.raises(ValueError, match=r"cannot read the DeepSpeed config .*absent\.json"):
         read_ds_config(tmp_path / "absent.json")
+
+
+def test_compiling_is_refused_under_stage_3_and_without_a_compiler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = {"train_micro_batch_size_per_gpu": 4}
+    plans = [
+        plan_engine(table | {"zero_optimization": {"stage": stage}}, OptimConfig(global_batch=4), 1)
+        for stage in (3, 1)
+    ]
+    with pytest.raises(ValueError, match=r"run\.compile with ZeRO stage 3 is refused"):
+        check_compile(plans[0])
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match=r"run\.compile needs a C\+\+ compiler"):
+        check_compile(plans[1])
