@@ -13,6 +13,7 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
+from fusmae.data import DatasetView, open_dataset
 from fusmae.sensors import SEN12MS_S1, SEN12MS_S2
 
 from .object_store import LoopbackStore, no_fault
@@ -47,6 +48,12 @@ def big_window_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest["files"] = [{"path": "samples.parquet", "bytes": len(table), "sha256": digest}]
     (folder / "dataset.json").write_text(json.dumps(manifest))
     return folder
+
+
+@pytest.fixture
+def view(tiny_dataset) -> DatasetView:
+    """The train split of `tiny_dataset`, with labels."""
+    return open_dataset(tiny_dataset, labels="bigearthnet-19")
 
 
 @pytest.fixture(scope="session")

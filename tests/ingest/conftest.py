@@ -1,4 +1,4 @@
-"""Small simulated archives, made once a session, and a way to call the command line."""
+"""Small simulated archives, made once a session, and ways to call the command line."""
 
 import contextlib
 import io
@@ -12,8 +12,11 @@ import pytest
 
 from fusmae_ingest import cli
 
+from .packed_archives import Told, pack
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
+LISTS = ("train", "val", "test", "patches_with_seasonal_snow", "patches_with_cloud_and_shadow")
 BOTH = ("--format", "shards", "--format", "zarr")
 
 
@@ -49,6 +52,22 @@ def fusmae_ingest() -> Run:
 
 def _show_warning(message: object, category: type[Warning], *_: object) -> None:
     print(f"{category.__name__}: {message}", file=sys.stderr)
+
+
+@pytest.fixture
+def ingest(monkeypatch, capsys) -> Callable[..., Told]:
+    """Runs `fusmae-ingest ARGS` here: what is refused early is refused in no time."""
+
+    def run(*args: object) -> Told:
+        monkeypatch.setattr(sys, "argv", ["fusmae-ingest", *map(str, args)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Told(code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +111,37 @@ def folders(archive: Path) -> tuple[str, Path, str, Path]:
 def paths() -> Callable[[Path], tuple[str, Path, str, Path]]:
     """See `folders`."""
     return folders
+
+
+@pytest.fixture(scope="session")
+def packed(archive_v1, archive_v2, tmp_path_factory) -> dict[str, Path]:
+    """Compressed archives `v1-s2` to `v2-maps`."""
+    root = tmp_path_factory.mktemp("packed")
+    sources = {
+        "v1-s2": archive_v1 / "BigEarthNet-v1.0",
+        "v1-s1": archive_v1 / "BigEarthNet-S1-v1.0",
+        "v2-s2": archive_v2 / "BigEarthNet-S2",
+        "v2-s1": archive_v2 / "BigEarthNet-S1",
+        "v2-maps": archive_v2 / "Reference_Maps",
+    }
+    return {
+        name: pack(folder, root / f"{name}.tar.{'zst' if 'v2' in name else 'gz'}")
+        for name, folder in sources.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def tables(archive_v2) -> list[Path]:
+    return sorted(archive_v2.glob("*.parquet"))
+
+
+@pytest.fixture
+def lists(tmp_path) -> Path:
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    for name in LISTS:
+        (folder / f"{name}.csv").write_text("")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,42 @@
+"""The Python programs of README.md and docs/STREAMING.md run as they are printed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def programs(tiny_dataset, tiny_sen12ms, tmp_path, monkeypatch):
+    """Gives the Python blocks of a page, to be run beside the datasets that they name."""
+    (tmp_path / "ben").symlink_to(tiny_dataset)
+    (tmp_path / "sen12ms").symlink_to(tiny_sen12ms)
+    monkeypatch.chdir(tmp_path)
+
+    def blocks(page):
+        text = (Path(__file__).parents[2] / page).read_text()
+        return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+    return blocks
+
+
+def test_the_readmes_ten_lines_run(programs):
+    (block,) = (block for block in programs("README.md") if "open_dataset" in block)
+    assert len([line for line in block.splitlines() if line]) <= 10
+    names = {}
+    exec(block, names)
+    shapes = {name: tuple(image.shape) for name, image in names["images"].items()}
+    assert shapes == {"s1": (64, 2, 120, 120), "s2": (64, 2, 120, 120)}
+
+
+def test_the_programs_of_the_streaming_page_run(programs):
+    subset, mixture = programs("docs/STREAMING.md")
+    names = {}
+    exec(subset, names)
+    assert len(names["clear"]) == 16  # half of the 32 without snow
+    exec(mixture, names)
+    shapes = {name: tuple(image.shape) for name, image in names["images"].items()}
+    assert shapes == {"s1": (64, 2, 120, 120), "s2": (64, 2, 120, 120)}
+    assert names["batch"].sample_ids[:, 0].bincount().tolist() == [48, 16]

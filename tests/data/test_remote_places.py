@@ -1,0 +1,143 @@
+"""The places a dataset is read from: what their manifests may say, and their protocols."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from fusmae.config import DataConfig
+from fusmae.data import EvalLoader, TrainLoader, locate_dataset, open_dataset
+from fusmae.manifest import read_manifest
+
+from .object_store import LoopbackStore
+from .remote_batches import DATA, SEED, URL, digests, shard_gets, train_shards
+
+pytestmark = pytest.mark.timeout(90)
+
+
+def test_a_url_is_opened_with_a_cache_and_paths_may_be_text(s3_store, big_window_dataset, tmp_path):
+    view = open_dataset(URL, cache=str(tmp_path))
+    assert torch.equal(view[70]["s1"], open_dataset(big_window_dataset)[70]["s1"])
+    mirror = locate_dataset(URL, str(tmp_path))
+    assert view.reader.dataset == mirror
+    with TrainLoader(str(mirror), DATA, 1, 8, 0, 1, 8) as loader:
+        assert len(next(loader)) == 8
+    assert len(next(iter(EvalLoader(str(mirror), "val", DATA, 4)))) == 4
+    with pytest.raises(ValueError, match=r"say where .* open_dataset\(URL, cache=FOLDER\)"):
+        open_dataset(URL)
+    with pytest.raises(ValueError, match=r"is a URL .* give locate_dataset\(URL, CACHE\) instead"):
+        TrainLoader(URL, DATA, 1, 8, 0, 1, 8)
+
+
+def test_changed_dataset_is_mirrored_beside_the_old_one(s3_store, tmp_path):
+    old = locate_dataset(URL, tmp_path)
+    text = (old / "dataset.json").read_text()
+    changed = json.dumps(json.loads(text) | {"seed": 9})
+    s3_store.client.put_object(Bucket="datasets", Key="many/dataset.json", Body=changed)
+    new = locate_dataset(URL, tmp_path)
+    assert new != old and new.parent == old.parent == tmp_path
+    assert read_manifest(new).seed == 9 and (old / "dataset.json").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("s3://datasets/nothing", "there is no s3://datasets/nothing/dataset.json"),
+        ("nonsense://x/y", "nonsense://x/y: Protocol not known"),
+    ],
+)
+def test_place_without_a_dataset_is_named(s3_store, tmp_path, url, told):
+    with pytest.raises(ValueError, match=told):
+        locate_dataset(url, tmp_path)
+
+
+def served(tmp_path, dataset, **changes):
+    """A copy of a dataset's small files, its manifest changed."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    table = json.loads((dataset / "dataset.json").read_text()) | changes
+    (folder / "dataset.json").write_text(json.dumps(table))
+    return folder
+
+
+def test_manifest_of_a_newer_major_version_is_refused_by_its_url(big_window_dataset, tmp_path):
+    with LoopbackStore(served(tmp_path, big_window_dataset, format_version="2.0")) as store:
+        told = rf"{store.url}/dataset.json has format version 2.0; this fusmae reads 1.x"
+        with pytest.raises(ValueError, match=told):
+            locate_dataset(store.url, tmp_path / "cache")
+
+
+def test_manifest_cannot_have_files_written_outside_of_the_mirror(big_window_dataset, tmp_path):
+    outside = [{"path": "../../samples.parquet", "bytes": 1, "sha256": "0"}]
+    files = json.loads((big_window_dataset / "dataset.json").read_text())["splits"]
+    files["val"]["index"] = outside[0]
+    folder = served(tmp_path, big_window_dataset, splits=files)
+    refused = pytest.raises(ValueError, match="names a file outside of it")
+    with LoopbackStore(folder) as store, refused:
+        locate_dataset(store.url, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_http_server_with_and_without_ranges(big_window_dataset, tmp_path, monkeypatch, ranges):
+    monkeypatch.setattr("fusmae.data.origin.PIECE_BYTES", 10_000)
+    with LoopbackStore(big_window_dataset, ranges=ranges) as store:
+        dataset = locate_dataset(store.url, tmp_path)
+        assert digests(dataset, 20) == digests(big_window_dataset, 20)
+        pieces = sum(-(-shard.bytes // 10_000) for shard in train_shards(dataset))
+        assert sum(shard_gets(store).values()) == (pieces if ranges else 12)
+
+
+def test_pythons_own_http_server(big_window_dataset, tmp_path):
+    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]
+    server = subprocess.Popen(
+        command,
+        cwd=big_window_dataset,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        port = server.stdout.readline().split(" port ")[1].split()[0]
+        dataset = locate_dataset(f"http://127.0.0.1:{port}", tmp_path)
+        assert digests(dataset, 20) == digests(big_window_dataset, 20)
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_hugging_face_urls_are_understood(tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    from fusmae.data.origin import Origin
+
+    monkeypatch.setattr(hub.HfFileSystem, "cat_file", lambda self, path, **_: path.encode())
+    text = Origin("hf://datasets/owner/name").read_manifest()
+    assert text == b"datasets/owner/name/dataset.json"
+
+
+def test_rate_limit_of_the_loopback_store_holds(big_window_dataset, tmp_path):
+    total = sum(shard.bytes for shard in train_shards(big_window_dataset))
+    with LoopbackStore(big_window_dataset, bytes_per_s=total) as store:
+        dataset = locate_dataset(store.url, tmp_path)
+        started = time.monotonic()
+        with TrainLoader(dataset, DataConfig(), SEED, 8, 0, 1, 8) as loader:
+            next(loader)
+        assert 0.8 < time.monotonic() - started < 20
+
+
+def test_local_paths_do_not_import_fsspec(tiny_dataset):
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from fusmae.config import DataConfig\n"
+        "from fusmae.data import TrainLoader, locate_dataset\n"
+        "dataset = locate_dataset(sys.argv[1], Path('none'))\n"
+        "loader = TrainLoader(dataset, DataConfig(), 0, 4, 0, 1, 4)\n"
+        "next(loader); loader.close()\n"
+        "print([m for m in ('fsspec', 'aiohttp') if m in sys.modules], Path('none').exists())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tiny_dataset], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "[] False\n", done.stderr
