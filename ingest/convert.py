@@ -17,10 +17,11 @@ from fusmae.sample import TAR_END, ShardLayout, encode_parts
 
 from . import statistics
 from .layout import tar_path, zarr_shard_path
+from .new_file import NewFile
 from .plan import Block
 from .record import BlockRecord, statistics_path, write_bad, write_record
 from .statistics import Counter, samples_together
-from .storage import NewFile, Store, write_file
+from .storage import Store, write_file
 from .turn import require_turn
 
 Stacks = Mapping[str, npt.NDArray[Any]]

@@ -9,15 +9,16 @@ import errno
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
 import fsspec
 
+from .new_file import NewFile, Part
 from .object_lock import RunLock, Seen
-from .storage import SCRATCH, NewFile, Part
+from .storage import SCRATCH
 
 # Pieces in which files are read to be hashed.
 _PIECE_BYTES = 64 << 20
@@ -85,7 +86,7 @@ class ObjectStore:
             yield fs, f"{root}/{path}"
 
     def create(self, path: str) -> NewFile:
-        return _ObjectFile(self, path)
+        return NewFile(path, _ObjectSink(self, path))
 
     def put(self, path: str, data: bytes, **condition: str) -> None:
         """Write one object as a whole."""
@@ -203,23 +204,23 @@ def _condition(seen: Seen | None) -> dict[str, str]:
     return {"IfMatch": seen.etag} if seen else {"IfNoneMatch": "*"}
 
 
-class _ObjectFile(NewFile):
+class _ObjectSink:
     """Held in memory until it is whole: a shard is a few hundred MB."""
 
     def __init__(self, store: ObjectStore, path: str) -> None:
-        super().__init__(path)
         self._store = store
+        self._path = path
 
-    def _open(self) -> None:
+    def open(self) -> None:
         self._content = bytearray()
 
-    def _append(self, parts: Sequence[Part]) -> None:
+    def append(self, parts: Sequence[Part]) -> None:
         for part in parts:
             self._content += part
 
-    def _close(self, complete: bool) -> None:
+    def close(self, complete: bool, before_naming: Callable[[], None]) -> None:
         if complete:
-            self.before_naming()
+            before_naming()
             self._store.put(self._path, bytes(self._content))
         del self._content
 

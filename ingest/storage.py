@@ -12,17 +12,16 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Protocol
 
 from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, from_json
+
+from .new_file import NewFile, Part
 
 SCRATCH = ".ingest"
 # Local files that have not got their name yet.
 UNNAMED = f"{SCRATCH}/unnamed"
 LOCK = f"{SCRATCH}/lock"
-
-Part = bytes | bytearray | memoryview
 
 
 class Store(Protocol):
@@ -31,7 +30,7 @@ class Store(Protocol):
     `str(store)` is the place as a user writes it.
     """
 
-    def create(self, path: str) -> "NewFile":
+    def create(self, path: str) -> NewFile:
         """A file that appears under its name only when its `with` block ends without an error."""
 
     def read(self, path: str) -> bytes:
@@ -77,60 +76,6 @@ class Store(Protocol):
         """What zarr-python opens to read a store at this path."""
 
 
-class NewFile:
-    """A file being written, hashed as it grows; `record` holds its size and sha256 at the end.
-
-    `before_naming` is called when all is written; if it raises, there will be no such file.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._sha256 = hashlib.sha256()
-        self._size = 0
-        self.record: FileRecord | None = None
-        self.before_naming: Callable[[], None] = lambda: None
-
-    def write(self, *parts: Part) -> None:
-        """Append the parts, in their order."""
-        self._append(parts)
-        for part in parts:
-            self._sha256.update(part)
-            self._size += len(part)
-
-    @property
-    def size(self) -> int:
-        """Bytes written so far."""
-        return self._size
-
-    @property
-    def sha256(self) -> str:
-        """The sha256 of these bytes, in hex."""
-        return self._sha256.hexdigest()
-
-    def __enter__(self) -> "NewFile":
-        self._open()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close(complete=kind is None)
-        if kind is None:
-            self.record = FileRecord(self._path, self._size, self.sha256)
-
-    def _open(self) -> None:
-        raise NotImplementedError
-
-    def _append(self, parts: Sequence[Part]) -> None:
-        raise NotImplementedError
-
-    def _close(self, complete: bool) -> None:
-        raise NotImplementedError
-
-
 def write_file(store: Store, path: str, data: bytes) -> FileRecord:
     """Write one whole file, complete or not at all."""
     with store.create(path) as file:
@@ -169,7 +114,7 @@ class LocalStore:
         return self._place
 
     def create(self, path: str) -> NewFile:
-        return _LocalFile(self.root, path)
+        return NewFile(path, _LocalSink(self.root, path))
 
     def read(self, path: str) -> bytes:
         return (self.root / path).read_bytes()
@@ -255,20 +200,19 @@ class LocalStore:
         return str(self.root / path)
 
 
-class _LocalFile(NewFile):
+class _LocalSink:
     def __init__(self, root: Path, path: str) -> None:
-        super().__init__(path)
         self._target = root / path
         # Two machines may be at the same block, if a cluster has given one of them up.
         self._temporary = root / UNNAMED / f"{uuid.uuid4().hex}-{path.replace('/', '-')}"
 
-    def _open(self) -> None:
+    def open(self) -> None:
         with _naming(self._target):
             self._temporary.parent.mkdir(parents=True, exist_ok=True)
             self._target.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._temporary.open("wb", buffering=0)
 
-    def _append(self, parts: Sequence[Part]) -> None:
+    def append(self, parts: Sequence[Part]) -> None:
         # One system call for all parts and no copy of ours, unless it was cut short by a
         # signal or a disk that fills up, which the next call then reports.
         descriptor = self._file.fileno()
@@ -278,13 +222,13 @@ class _LocalFile(NewFile):
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
 
-    def _close(self, complete: bool) -> None:
+    def close(self, complete: bool, before_naming: Callable[[], None]) -> None:
         with _naming(self._target):
             try:
                 with self._file:
                     if complete:
                         os.fsync(self._file.fileno())
-                        self.before_naming()
+                        before_naming()
             except (OSError, ValueError):
                 complete = False
                 raise

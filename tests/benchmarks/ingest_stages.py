@@ -39,7 +39,7 @@ STAGES = {
         "fusmae_ingest.statistics:*",
     ),
     "tar headers and json": ("fusmae.sample:encode_parts",),
-    "hash": ("fusmae_ingest.storage:NewFile.write",),
+    "hash": ("fusmae_ingest.new_file:NewFile.write",),
     "write": (
         "fusmae_ingest.storage:_LocalFile._append",
         "fusmae_ingest.storage:_LocalFile._open",
