@@ -43,6 +43,11 @@ class ArraySpec:
         return self.bands[0].gsd_m
 
     @property
+    def is_measured(self) -> bool:
+        """Whether it holds measurements, and not class codes."""
+        return self.sensor in ("s1", "s2")
+
+    @property
     def band_names(self) -> tuple[str, ...]:
         return tuple(band.name for band in self.bands)
 

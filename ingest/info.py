@@ -87,7 +87,7 @@ def _bands(manifest: Manifest) -> list[dict[str, Any]]:
     bands = []
     for spec in manifest.arrays:
         stats = manifest.statistics[spec.name]
-        measured = spec.sensor in ("s1", "s2")
+        measured = spec.is_measured
         for i, band in enumerate(spec.bands):
             bands.append(
                 {

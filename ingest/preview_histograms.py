@@ -43,11 +43,6 @@ def read_histograms(root: Path, manifest: Manifest) -> pa.Table | None:
         raise ValueError(f"cannot read {path}: {error}; see fusmae-ingest verify {root}") from None
 
 
-def is_measured(spec: ArraySpec) -> bool:
-    """Whether an array holds measurements, and not class codes."""
-    return spec.sensor in ("s1", "s2")
-
-
 def histogram_figure(manifest: Manifest, spec: ArraySpec, table: pa.Table) -> bytes:
     """A PNG with a panel a band: shares of pixels by value, and three percentiles.
 

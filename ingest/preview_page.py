@@ -13,7 +13,7 @@ from fusmae.manifest import Manifest
 from .landcover_colours import land_cover_class
 from .preview import GENERATOR
 from .preview_charts import class_counts, class_figure, map_figure, month_figure, season_figure
-from .preview_histograms import code_figure, histogram_figure, is_measured, read_histograms
+from .preview_histograms import code_figure, histogram_figure, read_histograms
 from .preview_pictures import (
     View,
     class_bands,
@@ -183,7 +183,7 @@ def _histogram_section(root: Path, manifest: Manifest) -> str:
         return "<h2>Values</h2>\n<p>This dataset, of an older format, has no histograms.</p>\n"
     parts = []
     for spec in manifest.arrays:
-        if is_measured(spec):
+        if spec.is_measured:
             picture = histogram_figure(manifest, spec, table)
             caption = (
                 f"{spec.long_name}: shares of pixels by value, each split by itself. Lines at "

@@ -13,6 +13,8 @@ import psutil
 import pytest
 from distributed import Client, LocalCluster
 
+from .trees import tree
+
 OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "2")
 
 
@@ -26,10 +28,6 @@ def cluster() -> Iterator[LocalCluster]:
         dashboard_address=None,
     ) as made:
         yield made
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
 def workers_of(cluster) -> list[int]:

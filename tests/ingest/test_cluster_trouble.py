@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from distributed import Client, LocalCluster
 
 from fusmae_ingest import cluster as subject
+
+from .trees import tree
 
 OPTIONS = ("--samples-per-shard", "2")
 DASK = (sys.executable, "-m", "dask")
@@ -187,10 +188,6 @@ def test_a_scheduler_that_dies_is_one_line_and_a_rerun_goes_on(
     result = fusmae_ingest(*args, "--out", out, "--scheduler", address)
     assert result.returncode == 0, result.stderr
     assert tree(out) == tree(tmp_path / "serial")
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize("hidden", ["archive", "out"])

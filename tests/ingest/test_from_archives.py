@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from .trees import tree
+
 OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "4")
 
 
@@ -32,10 +34,6 @@ def pack(folder: Path, out: Path) -> Path:
     ) as tar:
         tar.add(folder, folder.name)
     return out
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
 def folders(archive: Path, version: str) -> dict[str, Path]:

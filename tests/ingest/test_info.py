@@ -1,13 +1,12 @@
 """`info`: columns that nothing folds in a file, boxes on a terminal, JSON for programs."""
 
 import json
-import os
-import pty
-import subprocess
 import sys
 
 import pandas
 import pytest
+
+from .terminal import on_terminal
 
 
 @pytest.mark.parametrize("name", ["v1", "v2", "sen12ms"])
@@ -46,18 +45,7 @@ def test_a_file_gets_one_line_a_row_without_boxes(made_datasets, fusmae_ingest):
 
 
 def test_a_terminal_gets_boxes_of_its_width(made_datasets):
-    mine, its = pty.openpty()
     command = [sys.executable, "-m", "fusmae_ingest.cli", "info", str(made_datasets["sen12ms"])]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
-    with subprocess.Popen(command, stdout=its, env=environment):
-        os.close(its)
-        shown = b""
-        # Linux ends a terminal that nobody holds with EIO.
-        try:
-            while piece := os.read(mine, 1 << 16):
-                shown += piece
-        except OSError:
-            pass
-    os.close(mine)
-    rows = [line for line in shown.decode().splitlines() if line.startswith("│")]
+    shown = on_terminal(command, 80)
+    rows = [line for line in shown.splitlines() if line.startswith("│")]
     assert any("LCCS_HYDROL" in row for row in rows) and max(map(len, rows)) <= 80

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 import rasterio
 
+from .trees import tree
+
 OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "4")
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
 @pytest.fixture(scope="module")

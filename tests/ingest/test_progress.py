@@ -1,9 +1,6 @@
 """What long work says of itself: lines in a log, a bar on a terminal, nothing of what it is not."""
 
-import os
-import pty
 import re
-import subprocess
 import sys
 import time
 
@@ -11,6 +8,8 @@ import pytest
 
 from fusmae_ingest import progress
 from fusmae_ingest.progress import LongWork, describe, duration
+
+from .terminal import on_terminal
 
 
 @pytest.mark.parametrize(
@@ -76,31 +75,15 @@ def test_a_run_that_fails_says_how_far_it_came(capsys):
     assert capsys.readouterr().err.startswith("Converting: 3/9 (33%)")
 
 
-def on_terminal(code: str) -> str:
-    """What this program sends to a terminal of 100 columns."""
-    mine, its = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    with subprocess.Popen([sys.executable, "-c", code], stderr=its, env=environment) as process:
-        os.close(its)
-        shown = b""
-        # Linux ends a terminal that nobody holds with EIO.
-        try:
-            while piece := os.read(mine, 1 << 16):
-                shown += piece
-        except OSError:
-            pass
-    os.close(mine)
-    assert process.returncode == 0
-    return shown.decode()
-
-
 # ECMA-48: up one line, and erase it.
 ERASE = "\x1b[1A\x1b[2K"
 
 
 def test_a_terminal_gets_a_bar_with_the_same_words():
     work = "with LongWork('Converting') as work: work.update(0, 7); work.update(7, 7)"
-    shown = on_terminal(f"from fusmae_ingest.progress import LongWork\n{work}")
+    shown = on_terminal(
+        [sys.executable, "-c", f"from fusmae_ingest.progress import LongWork\n{work}"], 100
+    )
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
     assert re.search(r"Converting ━+ 7/7, 0 s", plain) and "?" not in plain
     assert not shown.endswith(ERASE)
@@ -108,7 +91,9 @@ def test_a_terminal_gets_a_bar_with_the_same_words():
 
 def test_a_terminal_keeps_no_bar_of_work_that_had_nothing_to_do():
     work = "with LongWork('Unpacking'): pass"
-    shown = on_terminal(f"from fusmae_ingest.progress import LongWork\n{work}")
+    shown = on_terminal(
+        [sys.executable, "-c", f"from fusmae_ingest.progress import LongWork\n{work}"], 100
+    )
     assert "Unpacking" in shown and shown.endswith(ERASE)
 
 

@@ -15,6 +15,8 @@ from fusmae.sample import decode
 from fusmae_ingest import cli, dataset, rounds
 from fusmae_ingest.plan import plan_blocks
 
+from .trees import tree
+
 OPTIONS = ("--samples-per-shard", 4, "--format", "shards", "--format", "zarr")
 TOLERANT = ("--on-error", "quarantine", "--max-bad", 0.5)
 
@@ -44,10 +46,6 @@ def spoilt(archive_v1, tmp_path_factory) -> tuple[Path, dict[str, str]]:
     (s2[16] / f"{s2[16].name}_labels_metadata.json").write_text("{}")
     reasons = ("B05.tif is missing", "B02.tif", "VV.tif", "VH.tif", "list of labels")
     return archive, {s2[i].name: r for i, r in zip((1, 4, 7, 11, 16), reasons, strict=True)}
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
 @pytest.fixture(scope="module")

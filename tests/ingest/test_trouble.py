@@ -14,12 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from .trees import tree
+
 OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "2")
 COMMAND = (sys.executable, "-m", "fusmae_ingest.cli")
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
 @pytest.fixture(scope="module")
