@@ -27,7 +27,16 @@ def hash_positions(positions: Tensor, seed: int, stream: int) -> Tensor:
         positions: (B,) int64.
         seed: any integer; its low 64 bits count.
         stream: keeps apart what is drawn from the same seed and position.
+
+    Raises:
+        ValueError: `positions` are no such tensor; of other integers other words would come.
     """
+    if not isinstance(positions, Tensor) or positions.dtype != torch.int64 or positions.ndim != 1:
+        shape = tuple(positions.shape) if isinstance(positions, Tensor) else ""
+        kind = positions.dtype if isinstance(positions, Tensor) else type(positions).__name__
+        raise ValueError(
+            f"positions must be (B,) torch.int64, as a batch has them, got {shape} {kind}"
+        )
     state = _mix(positions + _GOLDEN)
     state = _mix(state + _as_int64(seed))
     return _mix(state + stream)

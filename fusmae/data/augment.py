@@ -32,7 +32,7 @@ def random_flips(arrays: Mapping[str, Tensor], seed: int, positions: Tensor) -> 
         New tensors of the same shapes and dtypes.
 
     Raises:
-        ValueError: an array is not (B, C, H, W).
+        ValueError: an array is not (B, C, H, W), or positions are not (B,) int64.
     """
     for name, array in arrays.items():
         if _ndim(array) != 4 or len(array) != len(positions):
@@ -75,7 +75,8 @@ def random_crops(
         coarser one as its pixels are larger.
 
     Raises:
-        ValueError: the square does not fit, or its edges miss those of an array's pixels.
+        ValueError: the square does not fit, or its edges miss those of an array's pixels; or
+            positions are not (B,) int64.
     """
     num_cells, cell_px = cell_grid(arrays)
     if size_px % cell_px or not 0 < size_px <= num_cells * cell_px:

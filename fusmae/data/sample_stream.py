@@ -163,8 +163,11 @@ class SampleStream(IterableDataset[Sample]):
                 the stream counts by itself.
 
         Raises:
-            ValueError: workers have read, and it is not said how many batches were taken.
+            ValueError: workers have read, and it is not said how many batches were taken; or it is
+                less than none.
         """
+        if num_batches is not None and num_batches < 0:
+            raise ValueError(f"num_batches = {num_batches} must not be negative")
         if num_batches is None and self._shared[1] and get_worker_info() is None:
             raise ValueError(
                 "workers of a DataLoader have read ahead of what was taken of this stream: say how "

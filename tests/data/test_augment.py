@@ -179,6 +179,15 @@ def test_what_is_no_image_of_each_position_is_refused_by_name(other):
         random_crops({"key": ["a", "b"]}, 2, 0, positions(2))
 
 
+@pytest.mark.parametrize(
+    "other", [positions(2).int(), positions(2).float(), positions(2)[:, None], [0, 1]]
+)
+def test_positions_of_another_kind_draw_nothing_else(other):
+    for draw in (random_flips, lambda arrays, *more: random_crops(arrays, 6, *more)):
+        with pytest.raises(ValueError, match=r"positions must be \(B,\) torch\.int64"):
+            draw(random_batch(2), 0, other)
+
+
 def test_oblong_arrays_are_refused_by_name():
     with pytest.raises(ValueError, match=r"array 'a' must be \(B, C, H, H\)"):
         random_crops({"a": torch.zeros(1, 1, 4, 6)}, 2, 0, positions(1))

@@ -132,6 +132,8 @@ def test_a_stream_that_workers_read_says_no_place_until_the_batches_are_told(vie
     list(itertools.islice(DataLoader(stream, batch_size=None, num_workers=2), 3))
     with pytest.raises(ValueError, match=r"state_dict\(num_batches=N\)"):
         stream.state_dict()
+    with pytest.raises(ValueError, match="num_batches = -1 must not be negative"):
+        stream.state_dict(num_batches=-1)
     state = stream.state_dict(num_batches=3)
     assert state["consumed"] == 12
     stream.load_state_dict(state)
