@@ -29,7 +29,16 @@ from fusmae.training.checkpoint import find_checkpoint, newest_state, read_state
 
 from ..data.object_store import LoopbackStore  # noqa: TID252
 from ..data.tiny_dataset import write_tiny_dataset  # noqa: TID252
-from .conftest import ENVIRONMENT, ROOT, TOTAL_STEPS, fill, free_port, start_ranks, wait_for
+from .conftest import (
+    ENVIRONMENT,
+    ROOT,
+    TOTAL_STEPS,
+    fill,
+    free_port,
+    start_ranks,
+    wait_for,
+    without_ranks,
+)
 
 SCRIPT = ROOT / "train" / "pretrain.py"
 EXIT_WORKER = Path(__file__).with_name("exit_worker.py")
@@ -71,11 +80,9 @@ def launch(
 
 def alone(*options: str) -> "subprocess.CompletedProcess[str]":
     """`python train/pretrain.py`: one rank, no launcher."""
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    environment = {name: value for name, value in ENVIRONMENT.items() if name not in names}
     return subprocess.run(
         [sys.executable, str(SCRIPT), *options],
-        env=environment,
+        env=without_ranks(ENVIRONMENT),
         cwd=ROOT,
         capture_output=True,
         text=True,
