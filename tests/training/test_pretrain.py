@@ -1,6 +1,5 @@
 """`train/pretrain.py` as its users start it: launched, killed, stopped, resumed, misused."""
 
-import importlib.util
 import json
 import math
 import os
@@ -11,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,112 +30,24 @@ from ..data.tiny_dataset import write_tiny_dataset  # noqa: TID252
 from .conftest import (
     ENVIRONMENT,
     ROOT,
+    SCRIPT,
     TOTAL_STEPS,
+    InProcess,
     fill,
-    free_port,
     start_ranks,
     wait_for,
-    without_ranks,
+)
+from .script import (
+    alone,
+    assert_same_encoder,
+    assert_same_run,
+    launch,
+    lines_of,
+    steps_written,
+    wait_until_step,
 )
 
-SCRIPT = ROOT / "train" / "pretrain.py"
 EXIT_WORKER = Path(__file__).with_name("exit_worker.py")
-SPEED = ("samples_per_s", "step_s", "data_wait")
-
-
-@pytest.fixture(scope="module")
-def ds_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("ds") / "zero1.json"
-    path.write_text('{"train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": 1}}')
-    return path
-
-
-@pytest.fixture
-def options(recipe: Path, tiny_dataset: Path, ds_json: Path) -> list[str]:
-    return [
-        *("--recipe", str(recipe), "--data", str(tiny_dataset)),
-        *("--deepspeed_config", str(ds_json)),
-    ]
-
-
-def launch(
-    options: list[str], extensions: Path | None = None, script: Path = SCRIPT
-) -> subprocess.Popen[str]:
-    """`deepspeed train/pretrain.py` with 2 CPU ranks, as the README says."""
-    environment = {**ENVIRONMENT, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    if extensions:
-        environment["TORCH_EXTENSIONS_DIR"] = str(extensions)
-    command = ["deepspeed", "--num_accelerators", "2", "--master_port", str(free_port())]
-    return subprocess.Popen(
-        [*command, str(script), *options],
-        env=environment,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def alone(*options: str) -> "subprocess.CompletedProcess[str]":
-    """`python train/pretrain.py`: one rank, no launcher."""
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *options],
-        env=without_ranks(ENVIRONMENT),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
-@pytest.fixture
-def in_process(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """The script's `main` as rank 0 of 1, for what ends before any rank is joined: exit code,
-    stdout and stderr. Saves three seconds of imports each time."""
-    spec = importlib.util.spec_from_file_location("pretrain_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
-        monkeypatch.setenv(name, value)
-
-    def call(*options: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options])
-        code = 0
-        try:
-            script.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
-
-
-InProcess = Callable[..., tuple[int, str, str]]
-
-
-def lines_of(run: Path) -> list[dict[str, Any]]:
-    """The metrics without what the clock says."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: line[key] for key in line if key not in SPEED} for line in lines]
-
-
-def steps_written(run: Path) -> int:
-    try:
-        return int(lines_of(run)[-1]["step"])
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
-def wait_until_step(run: Path, step: int, processes: list[subprocess.Popen[str]]) -> None:
-    until = time.monotonic() + 240
-    while steps_written(run) < step:
-        assert time.monotonic() < until, "the run does not get on"
-        assert all(process.poll() is None for process in processes), processes[0].communicate()
-        time.sleep(0.002)
 
 
 @pytest.fixture(scope="module")
@@ -260,9 +170,7 @@ def test_looking_at_a_run_does_not_change_it(
     (picture,) = (run / "pictures").iterdir()
     assert picture.name == "step-00000011.png"
     assert [line for line in lines_of(run) if "knn" not in line] == lines_of(undisturbed)
-    for name in ("model.safetensors", "config.json"):
-        mine, other = ((r / "encoder" / name).read_bytes() for r in (run, undisturbed))
-        assert mine == other
+    assert_same_encoder(run, undisturbed)
 
 
 def kill_at(run: Path, step: int, delay_s: float, arguments: list[str]) -> None:
@@ -274,13 +182,6 @@ def kill_at(run: Path, step: int, delay_s: float, arguments: list[str]) -> None:
         process.kill()
     for process in processes:
         process.communicate()
-
-
-def assert_same_run(run: Path, expected: Path) -> None:
-    """Tolerance 0: each line of metrics, and the encoder to the byte."""
-    assert lines_of(run) == lines_of(expected)
-    for name in ("model.safetensors", "config.json"):
-        assert (run / "encoder" / name).read_bytes() == (expected / "encoder" / name).read_bytes()
 
 
 def test_a_killed_run_resumes_to_the_same_end(
