@@ -8,7 +8,6 @@ a JSON list of {"in_save", "problem", "step"}, what each kill has left in RUN.
 """
 
 import json
-import multiprocessing
 import os
 import random
 import sys
@@ -17,15 +16,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from runs_worker import run_here
+from runs_worker import start
 
 from fusmae.training import checkpoint
-
-
-def start(options: list[str]) -> BaseProcess:
-    child = multiprocessing.get_context("fork").Process(target=run_here, args=(options,))
-    child.start()
-    return child
 
 
 def is_writing(run: Path) -> bool:

@@ -7,6 +7,7 @@ can start only once in a process; the JSON list of exit codes is the last line o
 import json
 import multiprocessing
 import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "train"))
@@ -16,10 +17,15 @@ import pretrain
 
 
 def run(arguments: list[str]) -> int:
-    child = multiprocessing.get_context("fork").Process(target=run_here, args=(arguments,))
-    child.start()
+    child = start(arguments)
     child.join()
     return child.exitcode or 0
+
+
+def start(arguments: list[str]) -> BaseProcess:
+    child = multiprocessing.get_context("fork").Process(target=run_here, args=(arguments,))
+    child.start()
+    return child
 
 
 def run_here(arguments: list[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .conftest import ROOT
+from .conftest import ROOT, without_ranks
 
 
 @pytest.mark.gpu
@@ -16,10 +16,9 @@ from .conftest import ROOT
 @pytest.mark.parametrize("stage", [0, 1])
 def test_the_host_waits_for_nothing_from_forward_to_update_on_a_gpu(stage: int) -> None:
     """One step of four is not finite: skipped, without a wait either."""
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     result = subprocess.run(
         [sys.executable, Path(__file__).with_name("gpu_worker.py"), str(stage)],
-        env={name: value for name, value in os.environ.items() if name not in names},
+        env=without_ranks(os.environ),
         cwd=ROOT,
         capture_output=True,
         text=True,

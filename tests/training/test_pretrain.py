@@ -1,136 +1,31 @@
 """`train/pretrain.py` as its users start it: launched, killed, stopped, resumed, misused."""
 
-import importlib.util
 import json
-import math
-import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from fusmae.data import Preprocess, open_dataset
-from fusmae.evaluation.reconstruction import load_pretrained
 from fusmae.manifest import read_manifest
-from fusmae.model import draw_masks, draw_sensors, load_encoder
-from fusmae.sensors import SEN12MS_S1, SEN12MS_S2
-from fusmae.training.checkpoint import find_checkpoint, newest_state, read_state, read_weights
+from fusmae.model import load_encoder
+from fusmae.training.checkpoint import find_checkpoint, newest_state, read_weights
 
 from ..data.object_store import LoopbackStore  # noqa: TID252
-from ..data.tiny_dataset import write_tiny_dataset  # noqa: TID252
-from .conftest import ENVIRONMENT, ROOT, TOTAL_STEPS, fill, free_port, start_ranks, wait_for
-
-SCRIPT = ROOT / "train" / "pretrain.py"
-EXIT_WORKER = Path(__file__).with_name("exit_worker.py")
-SPEED = ("samples_per_s", "step_s", "data_wait")
-
-
-@pytest.fixture(scope="module")
-def ds_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("ds") / "zero1.json"
-    path.write_text('{"train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": 1}}')
-    return path
-
-
-@pytest.fixture
-def options(recipe: Path, tiny_dataset: Path, ds_json: Path) -> list[str]:
-    return [
-        *("--recipe", str(recipe), "--data", str(tiny_dataset)),
-        *("--deepspeed_config", str(ds_json)),
-    ]
-
-
-def launch(
-    options: list[str], extensions: Path | None = None, script: Path = SCRIPT
-) -> subprocess.Popen[str]:
-    """`deepspeed train/pretrain.py` with 2 CPU ranks, as the README says."""
-    environment = {**ENVIRONMENT, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    if extensions:
-        environment["TORCH_EXTENSIONS_DIR"] = str(extensions)
-    command = ["deepspeed", "--num_accelerators", "2", "--master_port", str(free_port())]
-    return subprocess.Popen(
-        [*command, str(script), *options],
-        env=environment,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def alone(*options: str) -> "subprocess.CompletedProcess[str]":
-    """`python train/pretrain.py`: one rank, no launcher."""
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    environment = {name: value for name, value in ENVIRONMENT.items() if name not in names}
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *options],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
-@pytest.fixture
-def in_process(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """The script's `main` as rank 0 of 1, for what ends before any rank is joined: exit code,
-    stdout and stderr. Saves three seconds of imports each time."""
-    spec = importlib.util.spec_from_file_location("pretrain_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
-        monkeypatch.setenv(name, value)
-
-    def call(*options: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options])
-        code = 0
-        try:
-            script.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
-
-
-InProcess = Callable[..., tuple[int, str, str]]
-
-
-def lines_of(run: Path) -> list[dict[str, Any]]:
-    """The metrics without what the clock says."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: line[key] for key in line if key not in SPEED} for line in lines]
-
-
-def steps_written(run: Path) -> int:
-    try:
-        return int(lines_of(run)[-1]["step"])
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
-def wait_until_step(run: Path, step: int, processes: list[subprocess.Popen[str]]) -> None:
-    until = time.monotonic() + 240
-    while steps_written(run) < step:
-        assert time.monotonic() < until, "the run does not get on"
-        assert all(process.poll() is None for process in processes), processes[0].communicate()
-        time.sleep(0.002)
+from .conftest import SCRIPT, TOTAL_STEPS, InProcess, start_ranks, wait_for
+from .script import (
+    alone,
+    assert_same_encoder,
+    assert_same_run,
+    launch,
+    lines_of,
+    steps_written,
+    wait_until_step,
+)
 
 
 @pytest.fixture(scope="module")
@@ -253,9 +148,7 @@ def test_looking_at_a_run_does_not_change_it(
     (picture,) = (run / "pictures").iterdir()
     assert picture.name == "step-00000011.png"
     assert [line for line in lines_of(run) if "knn" not in line] == lines_of(undisturbed)
-    for name in ("model.safetensors", "config.json"):
-        mine, other = ((r / "encoder" / name).read_bytes() for r in (run, undisturbed))
-        assert mine == other
+    assert_same_encoder(run, undisturbed)
 
 
 def kill_at(run: Path, step: int, delay_s: float, arguments: list[str]) -> None:
@@ -267,13 +160,6 @@ def kill_at(run: Path, step: int, delay_s: float, arguments: list[str]) -> None:
         process.kill()
     for process in processes:
         process.communicate()
-
-
-def assert_same_run(run: Path, expected: Path) -> None:
-    """Tolerance 0: each line of metrics, and the encoder to the byte."""
-    assert lines_of(run) == lines_of(expected)
-    for name in ("model.safetensors", "config.json"):
-        assert (run / "encoder" / name).read_bytes() == (expected / "encoder" / name).read_bytes()
 
 
 def test_a_killed_run_resumes_to_the_same_end(
@@ -306,38 +192,6 @@ def test_kills_of_all_ranks_at_random_points(
         assert not list((run / "checkpoints").glob(".tmp-*"))
 
 
-@pytest.mark.slow
-def test_50_kills_also_while_saving_always_leave_a_whole_checkpoint(
-    options: list[str], tmp_path: Path
-) -> None:
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    options += ["--set", "optim.epochs=200"]
-    often = [*options, "--set", "run.save_every_steps=1"]
-    worker = Path(__file__).with_name("kills_worker.py")
-    killed = subprocess.run(
-        [sys.executable, str(worker), str(run), "50", "0", *often],
-        env=ENVIRONMENT,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=3000,
-    )
-    assert killed.returncode == 0, killed.stderr
-    left = json.loads(killed.stdout.splitlines()[-1])
-    assert len(left) == 50
-    assert [kill["problem"] for kill in left] == [None] * 50
-    assert sum(kill["in_save"] for kill in left) >= 10
-    steps = [kill["step"] for kill in left]
-    assert steps == sorted(steps) and steps[-1] >= 50
-    # It goes on to the end as if nothing had been.
-    for out, resume in ((run, ["--resume", "auto"]), (whole, [])):
-        ended = alone(*options, "--out", str(out), *resume)
-        assert ended.returncode == 0, ended.stderr
-        assert "is passed over" not in ended.stderr
-    assert_same_run(run, whole)
-    assert not list((run / "checkpoints").glob(".tmp-*"))
-
-
 def test_sigterm_to_one_rank_saves_and_a_single_process_goes_on(
     undisturbed: Path, options: list[str], tmp_path: Path, in_process: InProcess
 ) -> None:
@@ -364,211 +218,6 @@ def test_sigterm_to_one_rank_saves_and_a_single_process_goes_on(
         assert [line[key] for line in mine] == pytest.approx(
             [line[key] for line in expected], rel=1e-5
         )
-
-
-@pytest.fixture(scope="module")
-def dropout_runs(
-    recipe: Path, tiny_dataset: Path, ds_json: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path]:
-    """A run with sensor dropout and validation that 2 ranks began and one ended, and one whole."""
-    folder = tmp_path_factory.mktemp("dropout")
-    options = ["--recipe", str(recipe), "--data", str(tiny_dataset)]
-    options += ["--deepspeed_config", str(ds_json), "--set", "run.log_every_steps=1"]
-    for change in ("model.sensor_dropout=0.7", "run.validate_every_steps=2", "run.val_split=train"):
-        options += ["--set", change]
-    processes = start_ranks(2, SCRIPT, *options, "--out", folder / "stopped")
-    wait_until_step(folder / "stopped", 3, processes)
-    processes[0].send_signal(signal.SIGTERM)
-    wait_for(processes)
-    for out in ("stopped", "whole"):
-        result = alone(*options, "--out", str(folder / out), "--resume", "auto")
-        assert result.returncode == 0, result.stderr
-    return folder / "stopped", folder / "whole"
-
-
-def test_sensor_dropout_is_the_same_after_a_stop_and_on_another_number_of_ranks(
-    dropout_runs: tuple[Path, Path],
-) -> None:
-    mine, expected = ([li for li in lines_of(run) if "val" not in li] for run in dropout_runs)
-    names = ("s1", "s2", "loss")
-    for line, other in zip(mine, expected, strict=True):
-        # As above, another world size sums in another order.
-        values = {name: line[name] for name in names if name in line}
-        assert values == pytest.approx({k: other[k] for k in names if k in other}, rel=1e-5)
-    absent = [[name for name in ("s1", "s2") if name not in line] for line in expected]
-    drawn = [draw_sensors(["s1", "s2"], 0.7, 3, step) for step in range(TOTAL_STEPS)]
-    assert absent == [[name for name in ("s1", "s2") if name not in shown] for shown in drawn]
-    assert ["s1"] in absent and ["s2"] in absent and [] in absent
-
-
-def test_validation_is_the_mean_over_its_samples_on_any_number_of_ranks(
-    dropout_runs: tuple[Path, Path], tiny_dataset: Path
-) -> None:
-    mine, expected = ([li for li in lines_of(run) if "val" in li] for run in dropout_runs)
-    assert [line["step"] for line in mine] == [*range(2, TOTAL_STEPS, 2), TOTAL_STEPS]
-    for line, other in zip(mine, expected, strict=True):
-        assert line["val"] == pytest.approx(other["val"], rel=1e-5)
-    # All 41 samples at once, nothing of the trainer.
-    pretrained = load_pretrained(dropout_runs[1], tiny_dataset)
-    bands = pretrained.recipe.data.bands
-    ds, sizes_px = open_dataset(tiny_dataset, "train"), pretrained.recipe.model.sizes_px(bands)
-    arrays = {name: torch.stack([torch.as_tensor(s[name]) for s in ds]) for name in ds.bands}
-    images = Preprocess(ds.manifest, bands, sizes_px, "bilinear")(arrays)
-    masks = draw_masks(pretrained.recipe.model, list(bands), 3, torch.arange(41))
-    with torch.no_grad():
-        losses = pretrained.model(images, masks)
-    assert expected[-1]["val"] == pytest.approx({k: v.item() for k, v in losses.items()}, rel=1e-5)
-
-
-def is_running(pid: int) -> bool:
-    """False for a zombie, too, which nobody may reap in a container; it has no command line."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
-    except OSError:
-        return False
-
-
-# What the `deepspeed` command exits with, as docs/TRAINING.md says: None for killed by the
-# signal itself.
-RUNNER_CODES = {
-    ("runner", "SIGTERM"): None,
-    ("runner", "SIGUSR1"): None,
-    ("launcher", "SIGTERM"): 1,
-    ("launcher", "SIGUSR1"): 0,
-    ("rank", "SIGTERM"): 0,
-    ("rank", "SIGUSR1"): 0,
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("target", "name"), RUNNER_CODES)
-def test_a_signal_to_anyone_saves_on_every_rank_and_leaves_no_orphan(
-    target: str, name: str, options: list[str], tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    run, number = tmp_path / "run", signal.Signals[name]
-    arguments = [*options, "--out", str(run), "--set", "optim.epochs=4000"]
-    launched = launch([str(tmp_path), *arguments], script=EXIT_WORKER)
-    request.addfinalizer(launched.kill)  # the ranks notice
-    wait_until_step(run, 3, [launched])
-    ranks, launchers, runners = zip(
-        *(map(int, (tmp_path / f"{rank}.pids").read_text().split()) for rank in (0, 1)), strict=True
-    )
-    assert set(runners) == {launched.pid}
-    step = steps_written(run)
-    os.kill({"runner": runners[0], "launcher": launchers[0], "rank": ranks[1]}[target], number)
-    output, _ = launched.communicate(timeout=240)  # ends when the last rank closes the pipe
-    assert [(tmp_path / f"{rank}.code").read_text() for rank in (0, 1)] == ["0", "0"], output
-    expected = RUNNER_CODES[target, name]
-    assert launched.returncode == (-number if expected is None else expected)
-    until = time.monotonic() + 60
-    while any(map(is_running, (*ranks, *launchers))):
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    # A whole checkpoint of the last step that was made.
-    checkpoint, state = find_checkpoint(run), newest_state(run)
-    assert checkpoint is not None and state is not None
-    assert checkpoint.name == f"step-{state['step']:08d}"
-    assert state["step"] >= step
-    assert f"asked to stop: saved step {state['step']};" in output
-
-
-@pytest.mark.slow
-def test_a_full_disk_is_survived_until_the_last_save(options: list[str], small_disk: Path) -> None:
-    run, filler = small_disk / "run", small_disk / "filler"
-    arguments = [*options, "--out", str(run), "--set", "optim.epochs=4000"]
-    ranks = start_ranks(2, SCRIPT, *arguments, "--set", "run.save_every_steps=3")
-    told = ranks[0].stdout
-    assert told
-    wait_until_step(run, 6, ranks)
-    fill(filler)
-    while "could not be saved" not in (warning := told.readline()):
-        assert ranks[0].poll() is None
-    assert warning.startswith("warning: step ") and "No space left on device" in warning
-    filler.unlink()
-    while "failed_saves" not in (lines_of(run) or [{}])[-1]:
-        assert ranks[0].poll() is None
-        time.sleep(0.01)
-    newest = newest_state(run)
-    fill(filler)
-    ranks[1].send_signal(signal.SIGTERM)
-    output, other = (rank.communicate(timeout=240)[0] for rank in ranks)
-    assert [rank.returncode for rank in ranks] == [1, 1]
-    (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert "could not be saved" in error and "the newest checkpoint is of step" in error
-    assert "Traceback" not in output + other
-    state = newest_state(run)
-    assert newest and state and state["step"] >= newest["step"]
-
-
-BAD_ROW = 17
-
-
-@pytest.fixture
-def spoilt(tiny_dataset: Path, options: list[str], tmp_path: Path) -> list[str]:
-    """Options for a dataset of which one sample has pixels that are not finite."""
-    data = tmp_path / "data"
-    shutil.copytree(tiny_dataset, data)
-    manifest = read_manifest(data)
-    shard = data / manifest.splits["train"].shards[BAD_ROW // 12].path
-    offset = int(np.load(data / "index" / "train.npy")[BAD_ROW]) + manifest.layout.offsets["s1"]
-    with shard.open("r+b") as file:
-        file.seek(offset)
-        file.write(np.full(4, np.nan, "<f4").tobytes())
-    options[options.index("--data") + 1] = str(data)
-    return options
-
-
-def samples_of(line: dict[str, Any]) -> list[int]:
-    return [sample["row"] for sample in line["samples"]]
-
-
-def test_steps_with_pixels_that_are_not_finite_are_skipped_counted_and_named(
-    spoilt: list[str], tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    wait_for(start_ranks(2, SCRIPT, *spoilt, "--out", run))
-    listed = [json.loads(line) for line in (run / "skipped.jsonl").read_text().splitlines()]
-    assert len(listed) == 4  # an epoch each
-    assert all(BAD_ROW in samples_of(line) and len(samples_of(line)) == 4 for line in listed)
-    keys = open_dataset(tmp_path / "data", "train").reader.keys()
-    for sample in listed[0]["samples"]:
-        assert sample == {"dataset": "tiny", "row": sample["row"], "key": keys[sample["row"]]}
-    lines = lines_of(run)
-    assert sum(line.get("skipped", 0) for line in lines) == 4
-    assert all(math.isfinite(line["loss"]) for line in lines)
-    checkpoint = find_checkpoint(run)
-    assert checkpoint is not None
-    assert read_state(checkpoint)["adam_steps"] == TOTAL_STEPS - 4
-    assert all(torch.isfinite(weight).all() for weight in read_weights(checkpoint).values())
-
-
-def test_too_many_skipped_steps_in_a_row_end_the_run_and_name_their_samples(
-    spoilt: list[str], tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    limits = ["--set", "run.max_skips_in_a_row=1", "--set", "run.log_every_steps=1000"]
-    result = alone(*spoilt, "--out", str(run), *limits)
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert "are not finite, as those of 1 steps in a row (run.max_skips_in_a_row)" in line
-    assert str(run / "skipped.jsonl") in line
-    assert BAD_ROW in samples_of(json.loads((run / "skipped.jsonl").read_text()))
-
-
-def test_skipped_steps_are_listed_once_however_often_a_run_is_resumed(
-    spoilt: list[str], tmp_path: Path
-) -> None:
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    for out in (run, whole):
-        assert alone(*spoilt, "--out", str(out)).returncode == 0
-    shutil.rmtree(run / "encoder")
-    newest = find_checkpoint(run)
-    assert newest is not None
-    shutil.rmtree(newest)  # the one before it is taken
-    assert alone(*spoilt, "--out", str(run), "--resume", "auto").returncode == 0
-    assert_same_run(run, whole)
-    assert (run / "skipped.jsonl").read_bytes() == (whole / "skipped.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -607,19 +256,6 @@ def test_what_a_user_gets_wrong_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_sensor_dropout_under_offload_is_refused(
-    options: list[str], tmp_path: Path, in_process: InProcess
-) -> None:
-    ds_json = tmp_path / "offload.json"
-    zero = {"stage": 2, "offload_optimizer": {"device": "cpu"}}
-    table = {"train_micro_batch_size_per_gpu": 4, "zero_optimization": zero}
-    ds_json.write_text(json.dumps(table))
-    options += ["--out", str(tmp_path / "run"), "--deepspeed_config", str(ds_json)]
-    code, _, error = in_process(*options, "--set", "model.sensor_dropout=0.5")
-    assert code == 1
-    assert error.startswith(f"error: {ds_json}: under offload") and error.count("\n") == 1
-
-
 def test_an_error_of_all_ranks_is_told_by_one(options: list[str], tmp_path: Path) -> None:
     arguments = [*options, "--out", tmp_path / "run", "--set", "optim.lrr=1"]
     ranks = start_ranks(2, SCRIPT, *arguments)
@@ -647,87 +283,6 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one(
         # Fused kernels sum in another order; as above, Adam carries it for 21 steps.
         for key in ("s1", "s2", "loss"):
             assert line[key] == pytest.approx(expected[key], rel=1e-5)
-
-
-@pytest.fixture(scope="module")
-def mixture(
-    tiny_dataset: Path, ds_json: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory
-) -> list[str]:
-    """Options for 6 of BigEarthNet's half to 2 of SEN12MS's arrays, which know other bands."""
-    specs = tuple(replace(spec, size_px=25) for spec in (SEN12MS_S1, SEN12MS_S2))
-    other = write_tiny_dataset(tmp_path_factory.mktemp("sen12ms"), {"train": (9, 9)}, specs, 7)
-    path = tmp_path_factory.mktemp("mixture") / "mixture.toml"
-    sources = "[[data.sources]]\nquota = 6\n[data.sources.subset]\nfraction = 0.5\n"
-    path.write_text(recipe.read_text() + sources + "[[data.sources]]\nquota = 2\n")
-    options = ["--recipe", str(path), "--deepspeed_config", str(ds_json)]
-    return [*options, "--data", str(tiny_dataset), "--data", str(other)]
-
-
-@pytest.fixture(scope="module")
-def mixed_run(mixture: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "mixture"
-    result = alone(*mixture, "--out", str(run))
-    assert result.returncode == 0, result.stderr
-    return run
-
-
-def test_a_mixture_trains_for_the_first_datasets_epochs_and_records_what_it_saw(
-    mixture: list[str], mixed_run: Path, in_process: InProcess
-) -> None:
-    state = newest_state(mixed_run)
-    assert state is not None
-    # ceil(4 epochs * 20 of the first dataset's samples / 6 a step)
-    assert state["step"] == 14
-    assert [s["consumed"] for s in state["loader"]["sources"]] == [6 * 14, 2 * 14]
-    assert lines_of(mixed_run)[-1]["loss"] < lines_of(mixed_run)[0]["loss"]
-
-    # The subset is on record, and the dataset without one is not listed.
-    assert not (mixed_run / "subset-1.txt").exists()
-    keys = (mixed_run / "subset-0.txt").read_text().splitlines()
-    assert len(set(keys)) == 20
-    record = json.loads((mixed_run / "run.json").read_text())
-    others = record["dataset"]["mixed_with"]
-    paths = [record["dataset"]["path"], *(other["path"] for other in others)]
-    assert paths == [str(Path(option).resolve()) for option in mixture[5::2]]
-    _, card = load_encoder(mixed_run / "encoder")
-    assert card.dataset == "tiny + tiny"
-
-    swapped = [*mixture[:4], "--data", mixture[7], "--data", mixture[5]]
-    code, _, error = in_process(*swapped, "--out", str(mixed_run), "--resume", "auto")
-    assert code == 1
-    assert f"was started with the dataset {paths[0]}" in error
-
-
-@pytest.mark.slow
-def test_a_mixture_stopped_on_two_ranks_goes_on_alone_in_the_same_sequence(
-    mixture: list[str], mixed_run: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    processes = start_ranks(2, SCRIPT, *mixture, "--out", run)
-    wait_until_step(run, 3, processes)
-    processes[0].send_signal(signal.SIGTERM)
-    wait_for(processes)
-    state = newest_state(run)
-    assert state is not None
-    assert 3 <= state["step"] < 14
-    result = alone(*mixture, "--out", str(run), "--resume", "auto")
-    assert result.returncode == 0, result.stderr
-    mine, expected = lines_of(run), lines_of(mixed_run)
-    assert [line["step"] for line in mine] == [3, 6, 9, 12, 14]
-    for key in ("s1", "s2", "loss"):  # as above: another world size sums in another order
-        assert [line[key] for line in mine] == pytest.approx(
-            [line[key] for line in expected], rel=1e-5
-        )
-
-
-def test_quotas_that_do_not_divide_name_the_deepspeed_json(
-    mixture: list[str], tmp_path: Path, in_process: InProcess
-) -> None:
-    quotas = "data.sources=[{quota=5}, {quota=3}]"
-    code, _, error = in_process(*mixture, "--out", str(tmp_path / "run"), "--set", quotas)
-    assert code == 1
-    (line,) = error.splitlines()
-    assert "zero1.json: quotas 5, 3 do not divide among the 2 micro-batches of 4" in line
 
 
 def test_a_run_is_not_resumed_with_other_numbers(

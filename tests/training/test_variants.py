@@ -14,7 +14,7 @@ from fusmae.model import load_encoder
 from fusmae.training.checkpoint import newest_state
 from fusmae.training.run import Run, check_same_run, read_run
 
-from .conftest import ENVIRONMENT, ROOT
+from .conftest import ENVIRONMENT, ROOT, without_ranks
 
 FUSIONS: tuple[Fusion, ...] = typing.get_args(Fusion)
 SHORT = ["--set", "optim.epochs=0.5", "--set", "optim.warmup_epochs=0"]  # 3 steps
@@ -38,10 +38,9 @@ def runs(
     always = ["--recipe", str(recipe), "--data", str(tiny_dataset), *SHORT]
     always += ["--deepspeed_config", str(folder / "ds.json")]
     commands = [[*always, "--out", str(folder / name), *RUNS[name]] for name in RUNS]
-    alone = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("runs_worker.py")), json.dumps(commands)],
-        env={name: value for name, value in ENVIRONMENT.items() if name not in alone},
+        env=without_ranks(ENVIRONMENT),
         cwd=ROOT,
         capture_output=True,
         text=True,
