@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fusmae.training.dry_run import Memory, Timing, Trial, describe_plan, short_run
+from fusmae.training.dry_run import Memory, Timing, Trial, describe_trial, short_run
 from fusmae.training.run import Run, read_run
 
 
@@ -25,7 +25,7 @@ def run(recipe: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_plan_is_the_arithmetic_of_what_was_timed(run: Run) -> None:
     assert (run.plan.accumulation, run.schedule.total_steps) == (12, 4)  # ceil(4 * 41 / 48)
     timing = Timing(samples=2, data_s=0.1, compute_s=0.3, update_s=0.2)
-    lines = dict(line.split(maxsplit=1) for line in describe_plan(run, timing, None, "CPU"))
+    lines = dict(line.split(maxsplit=1) for line in describe_trial(run, timing, None, "CPU"))
     assert lines["batch"] == "48 = micro-batch 2 x 2 ranks x accumulation 12"
     assert lines["steps"] == "4 (4 epochs)"
     # 12 * (0.1 + 0.3) + 0.2 = 5 s a step
@@ -35,13 +35,13 @@ def test_the_plan_is_the_arithmetic_of_what_was_timed(run: Run) -> None:
     assert "no GPU" in lines["memory"]
     # Of one sample instead of two: compute takes twice as long for the micro-batch.
     timing = Timing(samples=1, data_s=0.0, compute_s=0.2, update_s=0.2)
-    (speed,) = [s for s in describe_plan(run, timing, None, "CPU") if s.startswith("speed")]
+    (speed,) = [s for s in describe_trial(run, timing, None, "CPU") if s.startswith("speed")]
     assert "9.6 samples/s, 5 s a step" in speed and "estimated from micro-batches of 1" in speed
 
 
 def test_the_disk_is_looked_at_before_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    lines = describe_plan(run, Timing(2, 0.1, 0.3, 0.2), None, "CPU")
+    lines = describe_trial(run, Timing(2, 0.1, 0.3, 0.2), None, "CPU")
     assert f"the disk of {run.out} has no room for the checkpoints" in lines[-1]
 
 
