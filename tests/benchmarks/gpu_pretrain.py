@@ -71,6 +71,7 @@ def run_case(setting: Setting, at_most_s: float) -> dict[str, Any]:
         if line.startswith("figures:"):
             figures: dict[str, Any] = json.loads(line.removeprefix("figures:"))
             return figures
+    sys.stderr.write(done.stderr[-4000:])
     return {"failed": (done.stderr.strip().splitlines() or ["no output"])[-1]}
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from .kernel_time import summarise
+
 HERE = Path(__file__).parent
 WORKERS = "peer: AMP, float32 batches from workers"
 
@@ -38,3 +40,16 @@ def test_gpu_benchmark_runs_on_a_cpu_and_relates_its_figures(tmp_path: Path) -> 
     product = cases["product"]["tflops"]
     assert ours["of_product"] == pytest.approx(ours["tflops"] / product, abs=1e-3)
     assert WORKERS in done.stdout
+
+
+def test_kernel_time_is_split_by_kind_and_overlap_counts_once() -> None:
+    spans = [
+        (0.0, 100.0, "nvjet_tst_128x256"),
+        (50.0, 150.0, "Memcpy HtoD"),
+        (200.0, 230.0, "void pytorch_flash::flash_fwd_kernel"),
+        (230.0, 250.0, "nvjet_tst_128x256"),
+    ]
+    account = summarise(spans, steps=1, longest=1)
+    assert account["by_kind_ms"] == {"matrix products": 0.12, "copies": 0.1, "attention": 0.03}
+    assert account["idle_ms"] == 0.05
+    assert account["longest"] == [{"kernel": "nvjet_tst_128x256", "ms": 0.12, "times": 2.0}]
