@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusmae.model.gelu import gelu
+from fusmae.model.short_attention import attend
+
 NORM_EPS = 1e-6
 
 
@@ -62,8 +65,9 @@ class SelfAttention(nn.Module):
         self.proj = xavier_linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = _split_heads(self.qkv(x), 3, self.heads)
-        return self.proj(_merge_heads(F.scaled_dot_product_attention(q, k, v)))
+        batch, length, width = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
+        return self.proj(attend(qkv).flatten(2))
 
     def weights(self, x: Tensor) -> Tensor:
         """The attention of each query to each key, (B, A, N, N) float32; rows add up to 1."""
@@ -129,7 +133,7 @@ class Mlp(nn.Module):
         self.fc2 = xavier_linear(ratio * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class Block(nn.Module):

@@ -77,9 +77,9 @@ def check_compile(plan: EnginePlan) -> None:
 
 
 def compile_model(model: nn.Module) -> None:
-    """Have the model's forward and backward pass compiled when they first run, for one batch size.
+    """Have a module's forward and backward pass compiled when they first run, for one batch size.
 
-    Before `Engine` takes the model: DeepSpeed's own `compile` compiles its hooks, too. Only the
+    Before `Engine` takes a model: DeepSpeed's own `compile` compiles its hooks, too. Only the
     method is replaced, so parameters keep their names.
     """
     model.forward = torch.compile(model.forward, dynamic=False)

@@ -38,6 +38,9 @@ def build(run: Run, device: torch.device) -> tuple[Engine, MixedPreprocess, Mixt
     engine = Engine(model, recipe.optim, run.plan)
     loader = open_stream(run.sources, recipe.seed, run.ranks, run.plan.micro_batch, device)
     preprocess = make_preprocess(run.sources, recipe.model.sizes_px(recipe.data.bands))
+    if recipe.run.compile:
+        for one in preprocess.sources:
+            compile_model(one)
     return engine, preprocess.to(device), loader
 
 

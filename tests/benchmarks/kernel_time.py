@@ -9,13 +9,13 @@ from torch.profiler import ProfilerActivity, profile
 
 # The first kind whose pattern is in a kernel's name has it.
 KINDS = {
-    "attention": r"flash|fmha|attention|cudnn_generated",
+    "resampling": r"upsample",
+    "attention": r"flash|fmha|attention|cudnn_generated|dot_do_o|convert_dq",
     "matrix products": r"gemm|nvjet|cutlass|xmma|cublas|splitK",
     "Adam, norms of gradients": r"adam|multi_tensor|lpnorm",
     "fused by the compiler": r"^triton",
     "layer norm": r"layer_?norm|gammabeta",
     "gathers and scatters": r"index|gather|scatter|embedding",
-    "resampling": r"upsample",
     "sorting": r"sort|radix",
     "copies": r"memcpy|copy",
     "reductions": r"reduce",
