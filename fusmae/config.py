@@ -289,7 +289,7 @@ class RunConfig:
     Every `validate_every_steps`, 0 for never, the loss is taken on the first `val_samples` of
     `val_split` of the first dataset. A step whose loss or gradients are not finite is skipped;
     `max_skips_in_a_row` of them end the run. `compile` makes the model's kernels by torch.compile
-    at the start, which takes minutes and a C++ compiler, hence off by default.
+    at the start, which takes a minute or more and a C++ compiler, hence off by default.
     What `metrics.jsonl` gets, also goes to RUN/tensorboard with `tensorboard`, and to the Weights &
     Biases project `wandb`, empty for none.
     Every `picture_every_epochs` RUN/pictures gets a reconstruction, and every `probe_every_epochs`

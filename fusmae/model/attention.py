@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusmae.model.gelu import gelu
 from fusmae.model.short_attention import attend
 
 NORM_EPS = 1e-6
@@ -133,7 +132,7 @@ class Mlp(nn.Module):
         self.fc2 = xavier_linear(ratio * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(gelu(self.fc1(x)))
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
