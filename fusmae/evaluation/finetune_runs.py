@@ -11,6 +11,7 @@ import torch
 
 from fusmae.config import as_table
 from fusmae.evaluation.backbones import Backbone, open_backbone
+from fusmae.evaluation.cost import encoder_cost
 from fusmae.evaluation.features import select_bands
 from fusmae.evaluation.finetuning import Finetuned, Finetuning, finetune, predict
 from fusmae.evaluation.labelled import LabelChoice
@@ -89,7 +90,7 @@ def run_finetune(options: FinetuneOptions, out: Path) -> tuple[dict[str, Any], b
         "options": described,
         "headline": row,
         "results": {row: score},
-        "backbone": backbone.describe(),
+        "backbone": backbone.describe() | encoder_cost(backbone, setting.preprocess.size_px),
         **setting.describe(options.encoder),
         "precision": "bfloat16 autocast" if setting.device.type == "cuda" else "float32",
         "wall_s": round(time.perf_counter() - started, 2),
