@@ -207,12 +207,13 @@ def with_free_port(command: tuple[str, ...]) -> tuple[str, ...]:
     Its default is one for all, so that a second run on the machine would fail. No part of what a
     step is known by.
     """
-    if Path(command[0]).name != "deepspeed" or any("--master_port" in word for word in command):
+    places = [place for place, word in enumerate(command, 1) if Path(word).name == "deepspeed"]
+    if not places or any("--master_port" in word for word in command):
         return command
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
-    return (command[0], f"--master_port={port}", *command[1:])
+    return (*command[: places[0]], f"--master_port={port}", *command[places[0] :])
 
 
 def _write(path: Path, table: dict[str, Any]) -> None:

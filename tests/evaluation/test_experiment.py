@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import shlex
 import socket
@@ -197,10 +198,13 @@ def test_tables_of_the_project_name_recipes_and_options_that_exist(path, tmp_pat
     listed = steps(experiment, where, experiment.seeds)
     scripts = {}
     for step in listed:
-        script = next(word for word in step.command if word.endswith(".py"))
+        words = step.command
+        if words[1] == "-m":
+            words = (words[0], str(ROOT / f"{words[2].replace('.', '/')}.py"), *words[3:])
+        script = next(word for word in words if word.endswith(".py"))
         if script not in scripts:
             scripts[script] = Path(script).read_text()
-        for word, value in zip(step.command, step.command[1:], strict=False):
+        for word, value in itertools.pairwise(words):
             if word.startswith("--") and word not in ("--deepspeed_config", "--resume"):
                 assert f'"{word}"' in scripts[script], (step.name, word)
             if word in ("--recipe", "--deepspeed_config"):
@@ -328,6 +332,8 @@ def test_deepspeed_gets_a_port_of_its_own_unless_one_is_named():
     assert (first, rest) == ("bin/deepspeed", ["-x", "pretrain.py"])
     with socket.socket() as free:
         free.bind(("", int(port.removeprefix("--master_port="))))
+    after = table.with_free_port(("env", "OMP_NUM_THREADS=1", "deepspeed", "x"))
+    assert after[2] == "deepspeed" and after[3].startswith("--master_port=") and after[4] == "x"
     for command in (("deepspeed", "--master_port", "29777", "x"), ("python", "x.py")):
         assert table.with_free_port(command) == command
 
