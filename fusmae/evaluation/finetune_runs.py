@@ -11,6 +11,7 @@ import torch
 
 from fusmae.config import as_table
 from fusmae.evaluation.backbones import Backbone, open_backbone
+from fusmae.evaluation.backbones.layout import BACKBONE_NAME
 from fusmae.evaluation.cost import encoder_cost
 from fusmae.evaluation.features import select_bands
 from fusmae.evaluation.finetuning import Finetuned, Finetuning, finetune, predict
@@ -34,8 +35,6 @@ from fusmae.training.durable import replace_file
 
 ENCODER_NAME = "encoder"
 HEAD_NAME = "head.safetensors"
-# The weights of a network that is not ours, by the names of `backbones/vit.py`.
-BACKBONE_NAME = "backbone.safetensors"
 
 Init = Literal["pretrained", "random"]
 
