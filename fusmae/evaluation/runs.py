@@ -198,9 +198,11 @@ def _split_features(
             setting.dataset, name, data, batch, sample_ids=ids.numpy(), device=setting.device
         )
 
-    batches: Iterable[Batch] = open_loader(split.ids, setting.data)
+    batches: Iterable[Batch]
     title = f"{options.features} features, {'+'.join(setting.data.bands)}, {name}"
-    if exchanged is not None:
+    if exchanged is None:
+        batches = open_loader(split.ids, setting.data)
+    else:
         seed = options.recipe.seed
         batches = exchanged_batches(open_loader, split.ids, setting.data, exchanged, seed)
         title += f", {exchanged} exchanged"
