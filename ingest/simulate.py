@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -190,7 +191,16 @@ def _facts(layout: str, patches: int, seed: int) -> dict[str, Any]:
         "patches": patches,
         "seed": seed,
         "simulator_version": SIMULATOR_VERSION,
+        "simulator_sha256": simulator_sha256(),
     }
+
+
+def simulator_sha256() -> str:
+    """The sha256 over the simulator's files: what is compared on simulated data has one."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("simulat*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -228,7 +238,9 @@ def _begin(out: Path, marker: dict[str, Any]) -> bool:
     for path in (finished, unfinished):
         if path.exists():
             there = read_json(path)
-            differing = [key for key in marker if there.get(key) != marker[key]]
+            # Of a finished archive it may be another, or none: it tells what made the archive.
+            told = marker.keys() - ({"simulator_sha256"} if path == finished else set())
+            differing = [key for key in marker if key in told and there.get(key) != marker[key]]
             if differing:
                 facts = ", ".join(f"{key} = {there.get(key)}" for key in differing)
                 raise ValueError(f"{out} holds a simulated archive with {facts}: use another --out")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -12,8 +13,10 @@ from typing import Any
 import click
 from rich.console import Console
 
-from fusmae.evaluation.experiment import Experiment, Places, Step, load_experiment, slug, steps
-from fusmae.evaluation.experiment_table import gather, markdown
+from fusmae.evaluation.experiment import Experiment, load_experiment, slug
+from fusmae.evaluation.experiment_page import markdown
+from fusmae.evaluation.experiment_steps import Places, Step, check_weights, steps
+from fusmae.evaluation.experiment_table import gather
 from fusmae.manifest import MANIFEST_NAME
 from fusmae.model.pretrained import WEIGHTS_NAME
 from fusmae.training.durable import replace_file
@@ -27,6 +30,12 @@ Examples:
   # Table 1 on one's own BigEarthNet, with the checkpoints that one has
   python train/table.py train/tables/table1.toml --data bigearthnet=ben --out results/table1 \\
       --weights dino-mm=B14_vits8_dinomm_ep99.pth --launcher "deepspeed"
+\b
+  # Table 2 with the encoders of Table 1
+  python train/table.py train/tables/table2.toml --data bigearthnet=ben --data sen12ms=SEN12MS \\
+      --weights fus-mae-xad=results/table1/pretraining/fus-mae-xad/seed-{seed}/encoder \\
+      --weights fus-mae-xae-d=results/table1/pretraining/fus-mae-xae-d/seed-{seed}/encoder \\
+      --out results/table2
 \b
   # what would be run
   python train/table.py train/tables/table1.toml --data bigearthnet=ben --out OUT --dry-run
@@ -48,8 +57,9 @@ def _pairs(what: str, given: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--weights",
     multiple=True,
-    metavar="KIND=FILE",
-    help="A third-party checkpoint, or a TOML about it: docs/BACKBONES.md.",
+    metavar="NAME=PATH",
+    help="A third-party checkpoint, or a TOML about it: docs/BACKBONES.md. Or an encoder of ours "
+    "instead of its pretraining, by its row: fus-mae-xad=RUN/encoder; {seed} stands for the seed.",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of all runs.")
 @click.option("--seeds", help="Instead of the experiment's: 0,1,2.")
@@ -94,12 +104,13 @@ def main(
                 click.echo(_text(step))
             return
         console = Console(stderr=True)
+        if left:
+            check_weights(loaded, places, chosen)
         for number, step in enumerate(left, len(listed) - len(left) + 1):
             console.print(f"{number}/{len(listed)} {step.name}", highlight=False)
-            done[step.name] = _run(step, out)
-            _write(out / _DONE, done)
-            _write_table(experiment.stem, loaded, places, chosen, done)
-        page = _write_table(experiment.stem, loaded, places, chosen, done)
+            _attempt(step, out, done)
+            _write_table(experiment.stem, loaded, places, chosen, _entries(listed, done))
+        page = _write_table(experiment.stem, loaded, places, chosen, _entries(listed, done))
     except (ValueError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
@@ -118,7 +129,7 @@ def _text(step: Step) -> str:
 
 
 def _read_done(out: Path) -> dict[str, Any]:
-    """The steps that ended well: name -> command and wall time."""
+    """By name the steps that were begun: command, inputs, seconds of all attempts, commit."""
     try:
         done: dict[str, Any] = json.loads((out / _DONE).read_text())
     except FileNotFoundError:
@@ -126,10 +137,17 @@ def _read_done(out: Path) -> dict[str, Any]:
     return done
 
 
+def _entries(listed: list[Step], done: dict[str, Any]) -> list[dict[str, Any]]:
+    return [done[step.name] for step in listed if step.name in done]
+
+
 def _is_done(step: Step, entry: dict[str, Any]) -> bool:
     """Whether a step has ended with its product, by this command on these recipes and data."""
-    same = entry.get("command") == _text(step) and entry.get("inputs") == _inputs(step)
-    return same and step.product.exists()
+    return _is_of(step, entry) and not entry.get("unfinished") and step.product.exists()
+
+
+def _is_of(step: Step, entry: dict[str, Any]) -> bool:
+    return entry.get("command") == _text(step) and entry.get("inputs") == _inputs(step)
 
 
 def _inputs(step: Step) -> dict[str, str]:
@@ -143,7 +161,27 @@ def _inputs(step: Step) -> dict[str, str]:
     return digests
 
 
-def _run(step: Step, out: Path) -> dict[str, Any]:
+def _attempt(step: Step, out: Path, done: dict[str, Any]) -> None:
+    """Run one step and keep in `done`, and on disk, how long all attempts at it took.
+
+    Raises:
+        ValueError: as `_run`.
+    """
+    earlier = done.get(step.name, {})
+    before_s = earlier["wall_s"] if _is_of(step, earlier) else 0.0
+    entry = {"command": _text(step), "inputs": _inputs(step), "git_commit": git_commit()}
+    start_s = time.monotonic()
+    unfinished = True
+    try:
+        _run(step, out)
+        unfinished = False
+    finally:
+        wall_s = round(before_s + time.monotonic() - start_s, 1)
+        done[step.name] = entry | {"wall_s": wall_s} | ({"unfinished": True} if unfinished else {})
+        _write(out / _DONE, done)
+
+
+def _run(step: Step, out: Path) -> None:
     """Run one step, everything it prints into its log.
 
     Raises:
@@ -151,9 +189,9 @@ def _run(step: Step, out: Path) -> dict[str, Any]:
     """
     log = out / "logs" / f"{slug(step.name)}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    start_s = time.monotonic()
     with log.open("wb") as sink:
-        code = subprocess.run(step.command, stdout=sink, stderr=subprocess.STDOUT).returncode
+        command = with_free_port(step.command)
+        code = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT).returncode
     if code:
         lines = log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"]
         raise ValueError(f"{step.name} ended with code {code}: {lines[-1]} ({log})")
@@ -161,8 +199,21 @@ def _run(step: Step, out: Path) -> dict[str, Any]:
         raise ValueError(
             f"{step.name} was stopped before its end ({log}): the same command again goes on"
         )
-    wall_s = round(time.monotonic() - start_s, 1)
-    return {"command": _text(step), "inputs": _inputs(step), "wall_s": wall_s}
+
+
+def with_free_port(command: tuple[str, ...]) -> tuple[str, ...]:
+    """The command with a port of its own for DeepSpeed's launcher, unless it names one.
+
+    Its default is one for all, so that a second run on the machine would fail. No part of what a
+    step is known by.
+    """
+    places = [place for place, word in enumerate(command, 1) if Path(word).name == "deepspeed"]
+    if not places or any("--master_port" in word for word in command):
+        return command
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    return (*command[: places[0]], f"--master_port={port}", *command[places[0] :])
 
 
 def _write(path: Path, table: dict[str, Any]) -> None:
@@ -170,24 +221,21 @@ def _write(path: Path, table: dict[str, Any]) -> None:
 
 
 def _write_table(
-    name: str, loaded: Experiment, places: Places, seeds: tuple[int, ...], done: dict[str, Any]
+    name: str,
+    loaded: Experiment,
+    places: Places,
+    seeds: tuple[int, ...],
+    entries: list[dict[str, Any]],
 ) -> str:
-    table = {**gather(loaded, places.out, seeds, places.weights), "code": _describe_code()}
-    table["wall_s"] = round(sum(step["wall_s"] for step in done.values()), 1)
+    table = gather(loaded, places.out, seeds, places.weights)
+    table["wall_s"] = round(sum(entry["wall_s"] for entry in entries), 1)
+    # Steps of before commits were kept have none.
+    table["commits"] = sorted({entry.get("git_commit") or "unknown" for entry in entries})
     page = markdown(table, loaded)
     places.out.mkdir(parents=True, exist_ok=True)
     _write(places.out / f"{name}.json", table)
     replace_file(places.out / f"{name}.md", page.encode())
     return page
-
-
-def _describe_code() -> dict[str, str | None]:
-    """The commit, and the simulator's own hash: rows are compared on one simulator only."""
-    root = _SCRIPTS.parent
-    digest = hashlib.sha256()
-    for path in sorted((root / "ingest").glob("simulat*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return {"git_commit": git_commit(), "simulator_sha256": digest.hexdigest()}
 
 
 if __name__ == "__main__":

@@ -1,18 +1,14 @@
-"""A table of the paper as data: which systems, protocols and sensors, and the runs they need.
+"""A table of the paper as data: which systems, protocols and sensors, and where its runs lie.
 
-Pure: `load_experiment` reads `train/tables/NAME.toml`, `steps` lists the commands whose results
-fill the table, in their order. `train/table.py` runs them; `fusmae.evaluation.experiment_table`
-reads what they leave.
+Pure: `load_experiment` reads `train/tables/NAME.toml`. `experiment_steps` lists the commands whose
+results fill the table, `experiment_table` gathers what they leave, `experiment_page` writes it.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from fusmae.config import load_recipe
-from fusmae.evaluation.results import RESULT_NAME
-from fusmae.model.pretrained import CONFIG_NAME
 
 ScriptName = Literal["linear_probe", "finetune"]
 # Systems of every table that no weights are needed for, by what a probe calls their features.
@@ -81,6 +77,8 @@ class Experiment:
     protocols: tuple[Protocol, ...]
     questions: tuple[Question, ...] = ()
     seeds: tuple[int, ...] = (0,)
+    # Systems pretrained here whose shares of attention between sensors are measured.
+    attention: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [system.name for system in self.systems]
@@ -90,6 +88,10 @@ class Experiment:
             raise ValueError("two systems, or two protocols, have the same name")
         if not any(not system.weights for system in self.systems):
             raise ValueError("at least one system must be pretrained here: baselines need its card")
+        ours = [system.name for system in self.systems if not system.weights]
+        strange = [name for name in self.attention if name not in ours]
+        if strange:
+            raise ValueError(f"attention = [{strange[0]!r}] is no system pretrained here: {ours}")
         for system in self.systems:
             for protocol, scores in system.paper.items():
                 if protocol not in protocols or len(scores) != len(self.sensors):
@@ -121,128 +123,20 @@ def load_experiment(path: Path) -> Experiment:
     return load_recipe(Experiment, path)
 
 
-@dataclass(frozen=True)
-class Places:
-    """What the command line adds to an experiment.
-
-    home: the folder of the experiment's file. scripts: the folder of `train/`'s scripts.
-    data: dataset by name. weights: checkpoint by kind. launcher: what starts a pretraining.
-    """
-
-    home: Path
-    scripts: Path
-    out: Path
-    data: Mapping[str, str]
-    weights: Mapping[str, str]
-    launcher: tuple[str, ...]
-    python: str
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command, its name (also that of its log), the folder that it fills, and its last file.
-
-    A trainer that was asked to stop ends well, without `product`.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    out: Path
-    product: Path
-
-
 def slug(text: str) -> str:
     """A file name for a row, a protocol or sensors: `XAE&D, 1 %` becomes `xae-d-1`."""
     words = "".join(char.lower() if char.isalnum() else " " for char in text).split()
     return "-".join(words)
 
 
+def weights_key(system: System) -> str:
+    """What `--weights` calls it: the kind of a third-party checkpoint, the slug of one of ours."""
+    return system.weights or slug(system.name)
+
+
+def pretraining_folder(out: Path, system: System, seed: int) -> Path:
+    return out / "pretraining" / slug(system.name) / f"seed-{seed}"
+
+
 def result_folder(out: Path, protocol: Protocol, row: str, sensors: str, seed: int) -> Path:
     return out / "runs" / slug(protocol.name) / slug(row) / slug(sensors) / f"seed-{seed}"
-
-
-def steps(experiment: Experiment, places: Places, seeds: Sequence[int]) -> list[Step]:
-    """Every command of a table, each pretraining before what needs it.
-
-    Systems whose weights are not given have no steps.
-
-    Raises:
-        ValueError: a dataset is not given.
-    """
-    missing = [name for name in experiment.data if name not in places.data]
-    if missing:
-        raise ValueError(f"the dataset {missing[0]!r} is not given: --data {missing[0]}=PATH")
-    listed: list[Step] = []
-    for seed in seeds:
-        for system in experiment.systems:
-            if system.weights:
-                if system.weights not in places.weights:
-                    continue
-                given = places.weights[system.weights]
-                # A TOML says the kind itself, and which channel of the weights is which band.
-                encoder = given if given.endswith(".toml") else f"{system.weights}:{given}"
-            else:
-                run = places.out / "pretraining" / slug(system.name) / f"seed-{seed}"
-                listed.append(_pretraining(experiment, places, system, seed, run))
-                encoder = str(run / "encoder")
-            features = ["pretrained"]
-            if system == experiment.reference:
-                features += BASELINES
-            for kind in features:
-                listed += _scores(experiment, places, system, encoder, kind, seed)
-    return listed
-
-
-def _pretraining(
-    experiment: Experiment, places: Places, system: System, seed: int, run: Path
-) -> Step:
-    how = experiment.pretrain
-    command = (
-        *places.launcher,
-        str(places.scripts / "pretrain.py"),
-        *("--recipe", str(places.home / how.recipe), "--data", places.data[how.data]),
-        *("--out", str(run), "--deepspeed_config", str(places.home / how.ds_config)),
-        *("--resume", "auto"),
-        *_settings((*system.set, f"seed={seed}")),
-    )
-    name = f"pretraining, {system.name}, seed {seed}"
-    return Step(name, command, run, run / "encoder" / CONFIG_NAME)
-
-
-def _scores(
-    experiment: Experiment, places: Places, system: System, encoder: str, kind: str, seed: int
-) -> list[Step]:
-    row = BASELINES.get(kind, system.name)
-    listed = []
-    for protocol in experiment.protocols:
-        if protocol.script == "finetune" and kind == "band-statistics":
-            continue  # there is nothing to fine-tune
-        option = "--init" if protocol.script == "finetune" else "--features"
-        for sensors in experiment.sensors:
-            out = result_folder(places.out, protocol, row, sensors, seed)
-            command = (
-                places.python,
-                str(places.scripts / f"{protocol.script}.py"),
-                *("--recipe", str(places.home / protocol.recipe)),
-                *("--data", places.data[protocol.data], "--pretrained", encoder),
-                *("--sensors", sensors, "--fraction", str(protocol.fraction)),
-                *(option, kind, "--out", str(out)),
-                *_pretraining_data(experiment, places, system, kind),
-                *_settings((*protocol.set, f"seed={seed}")),
-            )
-            name = f"{protocol.name}, {row}, {sensors}, seed {seed}"
-            listed.append(Step(name, command, out, out / RESULT_NAME))
-    return listed
-
-
-def _pretraining_data(
-    experiment: Experiment, places: Places, system: System, kind: str
-) -> tuple[str, ...]:
-    """The dataset that an encoder of ours has seen, whose overlap with test is counted."""
-    if system.weights or kind != "pretrained":
-        return ()
-    return "--pretraining-data", places.data[experiment.pretrain.data]
-
-
-def _settings(settings: Sequence[str]) -> tuple[str, ...]:
-    return tuple(word for setting in settings for word in ("--set", setting))

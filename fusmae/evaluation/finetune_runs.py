@@ -11,6 +11,8 @@ import torch
 
 from fusmae.config import as_table
 from fusmae.evaluation.backbones import Backbone, open_backbone
+from fusmae.evaluation.backbones.layout import BACKBONE_NAME
+from fusmae.evaluation.cost import encoder_cost
 from fusmae.evaluation.features import select_bands
 from fusmae.evaluation.finetuning import Finetuned, Finetuning, finetune, predict
 from fusmae.evaluation.labelled import LabelChoice
@@ -33,8 +35,6 @@ from fusmae.training.durable import replace_file
 
 ENCODER_NAME = "encoder"
 HEAD_NAME = "head.safetensors"
-# The weights of a network that is not ours, by the names of `backbones/vit.py`.
-BACKBONE_NAME = "backbone.safetensors"
 
 Init = Literal["pretrained", "random"]
 
@@ -89,7 +89,7 @@ def run_finetune(options: FinetuneOptions, out: Path) -> tuple[dict[str, Any], b
         "options": described,
         "headline": row,
         "results": {row: score},
-        "backbone": backbone.describe(),
+        "backbone": backbone.describe() | encoder_cost(backbone, setting.preprocess.size_px),
         **setting.describe(options.encoder),
         "precision": "bfloat16 autocast" if setting.device.type == "cuda" else "float32",
         "wall_s": round(time.perf_counter() - started, 2),

@@ -61,9 +61,11 @@ class Finetuning:
         `exchanged` is a sensor whose images are other samples'.
         """
         ids, data = split.ids[rows], self.setting.data
-        batches: Iterable[Batch] = self._open(split, ids, data)
+        batches: Iterable[Batch]
         title = f"{split.reader.split}, {len(rows):,} samples"
-        if exchanged is not None:
+        if exchanged is None:
+            batches = self._open(split, ids, data)
+        else:
             opener = partial(self._open, split)
             batches = exchanged_batches(opener, ids, data, exchanged, self.recipe.seed)
             title += f", {exchanged} exchanged"

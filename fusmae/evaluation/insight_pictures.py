@@ -51,7 +51,7 @@ def map_figure(
     """One sample's token maps, a line for each pair of sensors.
 
     The query's image with its token marked, the other sensor's image with the same place marked,
-    and what the token attends to there: at one end of the encoder, then at the other. `pixels` are
+    and what the token attends to there, where sensors meet (`token_maps`). `pixels` are
     (B, bands of the view, S, S) in stored units, by sensor like `views`.
     """
     pairs = list(dict.fromkeys((one.query, one.key) for one in maps))

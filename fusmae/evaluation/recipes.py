@@ -73,7 +73,7 @@ class FinetuneRecipe:
     epochs: int = 10
     batch: int = 128
     micro_batch: int = 32
-    lrs: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    lrs: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3)
     warmup_epochs: float = 1.0
     weight_decay: float = 0.05
     layer_decay: float = 1.0

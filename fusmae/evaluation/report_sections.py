@@ -110,7 +110,7 @@ def _map_pictures(pretrained: Pretrained, dataset: Path, split: str) -> str:
     if len(sensors) < 2:
         return ""
     batch, images = next(iter(read_images(pretrained, dataset, split, _NUM_MAPS)))
-    maps = token_maps(pretrained.model.encoder, images, sensors)
+    maps = token_maps(pretrained.model, images, sensors)
     stored = preprocess_of(pretrained.recipe, dataset).denormalise(images)
     pixels = {
         sensor: stored[sensor][:, [bands[sensor].index(band) for band in views[sensor].bands]]

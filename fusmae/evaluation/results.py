@@ -86,6 +86,7 @@ def provenance(manifest: Manifest, encoder: str, device: torch.device) -> dict[s
     return {
         "dataset": manifest.name,
         "simulated": manifest.simulated,
+        "simulation": manifest.source.get("simulation"),
         "encoder": encoder,
         "versions": {name: version(name) for name in _PACKAGES}
         | {"python": platform.python_version()},

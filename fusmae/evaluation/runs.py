@@ -12,6 +12,7 @@ from torch import Tensor
 from fusmae.config import DataConfig, as_table
 from fusmae.data import Batch, EvalLoader
 from fusmae.evaluation.backbones import Backbone, open_backbone
+from fusmae.evaluation.cost import encoder_cost
 from fusmae.evaluation.features import (
     Extractor,
     FeatureKind,
@@ -100,7 +101,7 @@ def run_probe(options: ProbeOptions, out: Path) -> tuple[dict[str, Any], bool]:
         "options": described,
         "headline": "band_statistics" if of_bands else backbone.poolings[0],
         "results": _score(options, setting, backbone),
-        "backbone": backbone.describe(),
+        "backbone": backbone.describe() | encoder_cost(backbone, setting.preprocess.size_px),
         **setting.describe(options.encoder),
         "wall_s": round(time.perf_counter() - started, 2),
     }
@@ -197,9 +198,11 @@ def _split_features(
             setting.dataset, name, data, batch, sample_ids=ids.numpy(), device=setting.device
         )
 
-    batches: Iterable[Batch] = open_loader(split.ids, setting.data)
+    batches: Iterable[Batch]
     title = f"{options.features} features, {'+'.join(setting.data.bands)}, {name}"
-    if exchanged is not None:
+    if exchanged is None:
+        batches = open_loader(split.ids, setting.data)
+    else:
         seed = options.recipe.seed
         batches = exchanged_batches(open_loader, split.ids, setting.data, exchanged, seed)
         title += f", {exchanged} exchanged"

@@ -58,13 +58,15 @@ def read_scores(sources: Iterable[str]) -> tuple[list[Score], dict[str, str]]:
 
     Args:
         sources: PATH or NAME=PATH, a `metrics.json` or a folder of them. NAME is the
-            row's name; without it the row is called after the protocol and its features.
+            row's name; without it the row is called after the protocol and its features, and,
+            where there are several, after the fusion of the encoder.
 
     Raises:
-        ValueError: nothing is found, a file is not a probe's result, or the results are of
-            different datasets, test splits, label sets or tasks: no table can hold them.
+        ValueError: nothing is found, a file is not a probe's result, the results are of
+            different datasets, test splits, label sets or tasks: no table can hold them; or two
+            runs are of one row, sensors, labels and seed.
     """
-    scores: list[Score] = []
+    results: list[tuple[str, Path, dict[str, Any]]] = []
     shared: dict[str, str] = {}
     for source in sources:
         name, _, place = source.rpartition("=")
@@ -81,8 +83,31 @@ def read_scores(sources: Iterable[str]) -> tuple[list[Score], dict[str, str]]:
                         f"{file}: its {key} is {facts[key]}, the others' is {shared[key]}: "
                         "they cannot be compared; make one table for each"
                     )
-            scores += _scores(result, name or _row_name(result))
+            results.append((name, file, result))
+    encoders = {_encoder(result) for name, _, result in results if not name}
+    several = len(encoders - {""}) > 1
+    scores: list[Score] = []
+    runs: dict[tuple[object, ...], Path] = {}
+    for name, file, result in results:
+        for score in _scores(result, name or _row_name(result, several)):
+            cell = score.row, score.sensors, score.num_labels, score.fraction, score.seed
+            if runs.setdefault(cell, file) != file:
+                raise ValueError(
+                    f"{runs[cell]} and {file} are both {score.row!r} of "
+                    f"{'+'.join(score.sensors)}, seed {score.seed}, {score.num_labels:,} labels, "
+                    "and no mean of seeds: name them, NAME=PATH, or give one of them"
+                )
+            scores.append(score)
     return scores, shared
+
+
+def _encoder(result: dict[str, Any]) -> str:
+    """Which encoder of ours a result is of, by its fusion; "" for others' and for none."""
+    options = result["options"]
+    if "backbone" in options or options.get("features") == "band-statistics":
+        return ""
+    label: str = result.get("backbone", {}).get("label", "")
+    return label
 
 
 def _facts(result: dict[str, Any]) -> dict[str, str]:
@@ -103,16 +128,17 @@ def _task(result: dict[str, Any]) -> str:
     return result.get("task", "multi-label")
 
 
-def _row_name(result: dict[str, Any]) -> str:
+def _row_name(result: dict[str, Any], several: bool) -> str:
+    """`several` says that encoders of ours with different fusions are to be told apart."""
     options = result["options"]
     if result["format"] == FINETUNE_FORMAT:
         row = _FINETUNED[options["init"]]
     else:
         row = _ROW_NAMES[options["features"]] + (_KNN if options.get("head") == "knn" else "")
-    # Ours needs no name, nor do statistics of bands, which are nobody's.
-    if "backbone" not in options or options.get("features") == "band-statistics":
+    label = result["backbone"]["label"] if "backbone" in options else several * _encoder(result)
+    # Statistics of bands are nobody's.
+    if not label or options.get("features") == "band-statistics":
         return row
-    label: str = result["backbone"]["label"]
     return (
         label + row.removeprefix("pretrained")
         if row.startswith("pretrained")
@@ -160,18 +186,14 @@ def _cell(scores: Sequence[Score]) -> str:
 def gains(scores: Sequence[Score], num_labels: int) -> dict[tuple[str, ...], list[float]]:
     """The first score of `pretrained` less that of `random weights`, in points.
 
-    By sensors, a number for each seed that both rows have exactly once with this number of
-    labels.
+    By sensors, a number for each seed that both rows have with this number of labels.
     """
-    by_run: dict[tuple[tuple[str, ...], int, str], list[float]] = {}
-    for score in scores:
-        if score.num_labels == num_labels:
-            by_run.setdefault((score.sensors, score.seed, score.row), []).append(score.first)
+    by_run = {(s.sensors, s.seed, s.row): s.first for s in scores if s.num_labels == num_labels}
     found: dict[tuple[str, ...], list[float]] = {}
-    for (sensors, seed, row), values in by_run.items():
-        other = by_run.get((sensors, seed, "random weights"), [])
-        if row == "pretrained" and len(values) == len(other) == 1:
-            found.setdefault(sensors, []).append(values[0] - other[0])
+    for (sensors, seed, row), value in by_run.items():
+        other = by_run.get((sensors, seed, "random weights"))
+        if row == "pretrained" and other is not None:
+            found.setdefault(sensors, []).append(value - other)
     return found
 
 
@@ -262,8 +284,8 @@ def _gain(points: Sequence[float]) -> str:
 def main(sources: tuple[str, ...]) -> None:
     """Print the results in the given files or folders as one table.
 
-    Several results of one row, such as those of several seeds, are averaged; ± is their
-    standard deviation.
+    Results of several seeds are averaged; ± is their standard deviation. Two results of one row
+    and seed are refused.
     """
     try:
         scores, shared = read_scores(sources)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fusmae.evaluation.attention import check_joint, token_counts, watched
-from fusmae.model import FusMAEEncoder
+from fusmae.model import FusMAE, FusMAEEncoder
 from fusmae.model.attention import CrossAttention
+from fusmae.model.decoder import XAttnDecoder
+from fusmae.model.encoder import XAttnEncoder
 
 # B batch, A heads, N queries, M keys, h x w the token grid
 
@@ -31,17 +33,17 @@ class TokenMap:
     times_uniform: Tensor
 
 
-def token_maps(
-    encoder: FusMAEEncoder, images: dict[str, Tensor], sensors: Sequence[str]
-) -> list[TokenMap]:
-    """Maps of the middle token of each of `sensors` over each other one, at the encoder's two ends.
+def token_maps(model: FusMAE, images: dict[str, Tensor], sensors: Sequence[str]) -> list[TokenMap]:
+    """Maps of the middle token of each of `sensors` over each other one, where sensors meet.
 
-    First those of XAttnEncoder, or of block 1 where there is none, then those of the last block.
-    All of the encoder's sensors are in `images`; nothing is masked.
+    First those of XAttnEncoder, or of block 1 where there is none, then those of the last block,
+    then those of XAttnDecoder where there is one. All of the encoder's sensors are in `images`;
+    nothing is masked.
 
     Raises:
         ValueError: the encoder has no joint self-attention.
     """
+    encoder, decoder = model.encoder, model.xattn_decoder
     check_joint(encoder)
     counts = token_counts(encoder, images)
     starts = dict(zip(counts, _starts(list(counts.values())), strict=True))
@@ -57,25 +59,33 @@ def token_maps(
 
     pairs = list(permutations(sensors, 2))
     maps: list[TokenMap] = []
-    with watched(encoder, look), _crossings(encoder) as crossed, torch.inference_mode():
-        encoder(images)
-    for query, key in pairs if encoder.xattn else []:
-        others = [sensor for sensor in encoder.channels if sensor != query]
-        start = sum(counts[sensor] for sensor in others[: others.index(key)])
-        line = crossed[query][:, number]  # (B, M)
-        maps.append(_map("XAttnEncoder", query, key, token, line, start, (rows, cols)))
+
+    def add_crossings(layer: str, crossed: dict[str, Tensor]) -> None:
+        for query, key in pairs if crossed else []:
+            others = [sensor for sensor in encoder.channels if sensor != query]
+            start = sum(counts[sensor] for sensor in others[: others.index(key)])
+            line = crossed[query][:, number]  # (B, M)
+            maps.append(_map(layer, query, key, token, line, start, (rows, cols)))
+
+    with watched(encoder, look), _crossings(encoder.xattn) as crossed, torch.inference_mode():
+        latents = encoder(images).tokens
+    add_crossings("XAttnEncoder", crossed)
     for block, weights in sorted(found.items()):
         for query, key in pairs:
             line = weights[:, starts[query] + number]  # (B, N)
             maps.append(_map(f"block {block}", query, key, token, line, starts[key], (rows, cols)))
+    with _crossings(decoder) as crossed, torch.inference_mode():
+        if decoder is not None:
+            decoder(latents)
+    add_crossings("XAttnDecoder", crossed)
     return maps
 
 
 @contextmanager
-def _crossings(encoder: FusMAEEncoder) -> Iterator[dict[str, Tensor]]:
+def _crossings(part: XAttnEncoder | XAttnDecoder | None) -> Iterator[dict[str, Tensor]]:
     """Within, each sensor's cross-attention leaves its attention here, (B, N, M), mean over heads.
 
-    Empty for an encoder without XAttnEncoder.
+    Empty for a model without this part.
     """
     crossed: dict[str, Tensor] = {}
 
@@ -86,7 +96,7 @@ def _crossings(encoder: FusMAEEncoder) -> Iterator[dict[str, Tensor]]:
         return hook
 
     hooks = []
-    for sensor, module in encoder.xattn.cross.attention.items() if encoder.xattn else []:
+    for sensor, module in part.cross.attention.items() if part else []:
         attention = cast(CrossAttention, module)
         hooks.append(attention.register_forward_pre_hook(hook_of(sensor, attention)))
     try:

@@ -1,8 +1,8 @@
 """What an encoder is to whoever probes or fine-tunes it, ours or another's."""
 
 # B batch, C channels, H x W pixels, N tokens, D width
-from collections.abc import Iterator
-from typing import Protocol, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -41,5 +41,7 @@ class ImageEncoder(Protocol):
     def eval(self) -> Self: ...
 
     def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object: ...
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...

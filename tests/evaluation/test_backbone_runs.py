@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors import safe_open
 
+from fusmae.evaluation.backbones import open_backbone
 from fusmae.evaluation.tables import read_scores
 
 from .published import dino_mm_checkpoint, imagenet_vit, satvit_state
@@ -121,3 +122,14 @@ def test_satvit_needs_its_channel_map_and_has_no_global_token(
     assert not torch.equal(tuned, state["encoder.layers.0.0.to_qkv.weight"])
     scores, _ = read_scores([str(tmp_path / "tuned")])
     assert [score.row for score in scores] == ["SatViT v1, fine-tuned"]
+    # It opens again, with the tuned weights, and never as what was published.
+    again = tmp_path / "again.toml"
+    again.write_text(spec.read_text() + '\ntuned = "tuned/backbone.safetensors"')
+    backbone = open_backbone(again)
+    assert torch.equal(backbone.pretrained.state_dict()["blocks.0.attn.qkv.weight"], tuned)
+    assert [path.name for path in backbone.files] == ["SatViT_V1.pt", "backbone.safetensors"]
+    with pytest.raises(ValueError, match=r"is a fine-tuned satvit-v1: give --pretrained a TOML"):
+        open_backbone(f"satvit-v1:{tmp_path / 'tuned' / 'backbone.safetensors'}")
+    again.write_text(spec.read_text() + '\ntuned = "tuned/head.safetensors"')
+    with pytest.raises(ValueError, match=r"not satvit-v1's as .* missing .*; unexpected head"):
+        open_backbone(again)

@@ -1,26 +1,34 @@
 """A table's steps, their resumption and what becomes of their results."""
 
+import hashlib
+import importlib.util
+import itertools
 import json
 import shlex
+import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from fusmae.evaluation.experiment import (
     Experiment,
-    Places,
     Pretraining,
     Protocol,
     Question,
     System,
     load_experiment,
     result_folder,
-    steps,
 )
-from fusmae.evaluation.experiment_table import gather, markdown
+from fusmae.evaluation.experiment_page import markdown
+from fusmae.evaluation.experiment_steps import Places, check_weights, steps
+from fusmae.evaluation.experiment_table import gather
 from fusmae.evaluation.results import PROBE_FORMAT
+
+from .published import satvit_state
 
 ROOT = Path(__file__).parents[2]
 TABLES = sorted((ROOT / "train" / "tables").glob("*.toml"))
@@ -80,6 +88,60 @@ def test_weights_that_are_given_are_scored_and_never_pretrained(tmp_path):
     assert sum("W.toml" in step.command for step in listed) == 6
 
 
+def test_an_encoder_of_ours_that_is_given_takes_the_place_of_its_pretraining(tmp_path):
+    data = tmp_path / "ben"
+    data.mkdir()
+    (data / "dataset.json").write_text("{}")
+    digest = hashlib.sha256(b"{}").hexdigest()
+    for seed, seen in ((0, [digest]), (1, ["ab"])):
+        folder = tmp_path / f"seed-{seed}" / "encoder"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"manifest_sha256": seen}))
+    given = {"xad": str(tmp_path / "seed-{seed}" / "encoder")}
+    where = Places(Path("h"), Path("t"), tmp_path, {"ben": str(data)}, given, ("ds",), "py")
+    by_name = {step.name: step.command for step in steps(EXPERIMENT, where, (0, 1))}
+    assert "pretraining, XAD, seed 0" not in by_name
+    assert "pretraining, XAE&D, seed 0" in by_name
+    for seed in (0, 1):
+        words = by_name[f"FT, XAD, s1, seed {seed}"]
+        assert words[words.index("--pretrained") + 1].endswith(f"seed-{seed}/encoder")
+        # Its overlap is counted where the card says that it has seen these data.
+        assert ("--pretraining-data" in words) == (seed == 0)
+    with pytest.raises(ValueError, match="--weights xae=: the table's are dino-mm, xad, xae-d"):
+        steps(EXPERIMENT, places(tmp_path, xae="E"), (0,))
+
+
+def test_data_to_pretrain_on_are_not_needed_where_all_encoders_are_given(tmp_path):
+    apart = replace(EXPERIMENT, pretrain=replace(EXPERIMENT.pretrain, data="other"))
+    given = {"xad": "A", "xae-d": "B"}
+    listed = steps(apart, places(tmp_path, **given), (0,))
+    assert not [step for step in listed if step.name.startswith("pretraining")]
+    with pytest.raises(ValueError, match="--data other=PATH"):
+        steps(apart, places(tmp_path, xad="A"), (0,))
+
+
+def test_weights_that_do_not_fit_end_a_table_before_its_first_step(tmp_path, encoder):
+    satvit = replace(
+        EXPERIMENT, systems=(System("SatViT", weights="satvit-v1"), System("XAD")), questions=()
+    )
+    torch.save(satvit_state(3, 16, 384), tmp_path / "V1.pt")
+    with pytest.raises(ValueError, match=r"channels = \[3 of VV"):
+        check_weights(satvit, places(tmp_path, **{"satvit-v1": str(tmp_path / "V1.pt")}), (0,))
+    ours = str(encoder)
+    check_weights(EXPERIMENT, places(tmp_path, **{"xae-d": ours}), (0,))
+    with pytest.raises(ValueError, match=r"one with fusion=xae_xad, not XAD \(model.fusion=xad\)"):
+        check_weights(EXPERIMENT, places(tmp_path, xad=ours), (0,))
+
+
+def test_shares_of_attention_are_measured_after_the_pretraining(tmp_path):
+    seen = replace(EXPERIMENT, attention=("XAD",))
+    names = [step.name for step in steps(seen, places(tmp_path), (0,))]
+    after = names.index("attention, XAD, seed 0") - names.index("pretraining, XAD, seed 0")
+    assert after == 1 and "attention, XAE&D, seed 0" not in names
+    with pytest.raises(ValueError, match="'DINO-MM'"):
+        replace(EXPERIMENT, attention=("DINO-MM",))
+
+
 def test_dataset_that_is_not_given_is_named(tmp_path):
     with pytest.raises(ValueError, match="--data ben=PATH"):
         steps(EXPERIMENT, Places(Path(), Path(), tmp_path, {}, {}, (), ""), (0,))
@@ -136,10 +198,13 @@ def test_tables_of_the_project_name_recipes_and_options_that_exist(path, tmp_pat
     listed = steps(experiment, where, experiment.seeds)
     scripts = {}
     for step in listed:
-        script = next(word for word in step.command if word.endswith(".py"))
+        words = step.command
+        if words[1] == "-m":
+            words = (words[0], str(ROOT / f"{words[2].replace('.', '/')}.py"), *words[3:])
+        script = next(word for word in words if word.endswith(".py"))
         if script not in scripts:
             scripts[script] = Path(script).read_text()
-        for word, value in zip(step.command, step.command[1:], strict=False):
+        for word, value in itertools.pairwise(words):
             if word.startswith("--") and word not in ("--deepspeed_config", "--resume"):
                 assert f'"{word}"' in scripts[script], (step.name, word)
             if word in ("--recipe", "--deepspeed_config"):
@@ -226,7 +291,7 @@ def test_table_goes_on_where_it_failed_and_runs_nothing_twice(toy):
     assert (toy.home / "runs").read_text().splitlines() == runs
     assert "# Toy" in again.stdout and (toy.out / "toy.md").read_text() in again.stdout
     told = json.loads((toy.out / "toy.json").read_text())
-    assert told["wall_s"] >= 0 and len(told["code"]["simulator_sha256"]) == 64
+    assert told["wall_s"] >= 0 and len(told["commits"]) == 1
 
 
 def test_a_step_that_was_asked_to_stop_is_not_taken_for_done(toy):
@@ -236,6 +301,41 @@ def test_a_step_that_was_asked_to_stop_is_not_taken_for_done(toy):
     assert "pretraining, ours, seed 1 was stopped before its end" in stopped.stderr
     (toy.home / "STOP").unlink()
     assert toy().returncode == 0
+
+
+def test_the_time_of_attempts_that_failed_counts_and_of_other_recipes_does_not(toy):
+    name = "pretraining, ours, seed 1"
+
+    def entries():
+        return json.loads((toy.out / "steps.json").read_text())
+
+    (toy.home / "FAIL").touch()
+    assert toy().returncode == 1
+    failed = entries()
+    assert failed[name]["unfinished"] and "git_commit" in failed[name]
+    failed[name]["wall_s"] = 5000.0
+    (toy.out / "steps.json").write_text(json.dumps(failed))
+    (toy.home / "FAIL").unlink()
+    assert toy().returncode == 0
+    assert entries()[name]["wall_s"] >= 5000 and "unfinished" not in entries()[name]
+    assert json.loads((toy.out / "toy.json").read_text())["wall_s"] >= 5000
+    (toy.home / "r").write_text("epochs = 2")
+    assert toy().returncode == 0
+    assert entries()[name]["wall_s"] < 5000
+
+
+def test_deepspeed_gets_a_port_of_its_own_unless_one_is_named():
+    spec = importlib.util.spec_from_file_location("table", ROOT / "train" / "table.py")
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    first, port, *rest = table.with_free_port(("bin/deepspeed", "-x", "pretrain.py"))
+    assert (first, rest) == ("bin/deepspeed", ["-x", "pretrain.py"])
+    with socket.socket() as free:
+        free.bind(("", int(port.removeprefix("--master_port="))))
+    after = table.with_free_port(("env", "OMP_NUM_THREADS=1", "deepspeed", "x"))
+    assert after[2] == "deepspeed" and after[3].startswith("--master_port=") and after[4] == "x"
+    for command in (("deepspeed", "--master_port", "29777", "x"), ("python", "x.py")):
+        assert table.with_free_port(command) == command
 
 
 def test_an_edited_recipe_or_a_lost_result_runs_its_steps_again(toy):

@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,11 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file
+from torch import Tensor
 
 from fusmae.evaluation import finetune_runs
+from fusmae.evaluation.finetuning import Finetuning
+from fusmae.evaluation.labelled import LabelledSplit
 from fusmae.model import load_encoder
 from fusmae.model.classifier import FusMAEClassifier
 
@@ -73,6 +76,25 @@ def test_sen12ms_is_fine_tuned_with_smoothed_labels(
     assert done.exit_code == 0, done.output
     score = result_in(tmp_path / "out")["results"]["mean_tokens"]
     assert set(score["val_top1"]) == {"0.001", "0.003"} and 0 <= score["top3"] <= 1
+
+
+def test_the_test_split_is_read_once_after_the_rate_is_chosen(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[str, str | None]] = []
+    batches = Finetuning.batches
+
+    def noted(
+        self: Finetuning, split: LabelledSplit, rows: Tensor, exchanged: str | None = None
+    ) -> Iterator[Any]:
+        read.append((split.reader.split, exchanged))
+        return batches(self, split, rows, exchanged)
+
+    monkeypatch.setattr(Finetuning, "batches", noted)
+    assert run().exit_code == 0
+    # Two rates of one epoch each; then test, and once more for each sensor's reliance.
+    rates = 2 * [("train", None), ("val", None)]
+    assert read == [*rates, ("test", None), ("test", "s1"), ("test", "s2")]
 
 
 def test_each_row_of_a_table_is_a_run_of_its_own(run: Run, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from fusmae.evaluation.reconstruction import load_pretrained
 from fusmae.evaluation.token_maps import token_maps
 from fusmae.labels import BIGEARTHNET_19
 from fusmae.manifest import read_manifest
-from fusmae.model import EncoderCard, FusMAEEncoder
+from fusmae.model import EncoderCard, FusMAE
 
 from .test_report import write_run
 
@@ -24,17 +24,18 @@ from .test_report import write_run
 SENSORS = ("s1", "s2", "s3")
 
 
-def planted(card: EncoderCard, fusion: Fusion) -> FusMAEEncoder:
-    """An encoder of three sensors whose every query sees a token thrice as
+def planted(card: EncoderCard, fusion: Fusion) -> FusMAE:
+    """A model of three sensors whose every query sees a token thrice as
     well whose first pixel is log 3 instead of 0."""
     config = dataclasses.replace(card.model, fusion=fusion, depth=2, heads=1)
-    encoder = FusMAEEncoder(config, dict.fromkeys(SENSORS, 1))
+    model = FusMAE(config, dict.fromkeys(SENSORS, 1))
+    encoder = model.encoder
     with torch.no_grad():
-        for parameter in encoder.parameters():
+        for parameter in model.parameters():
             parameter.zero_()
         encoder.positions.table.zero_()
-        if encoder.xattn is not None:
-            for cross in encoder.xattn.cross.attention.values():
+        for part in filter(None, (encoder.xattn, model.xattn_decoder)):
+            for cross in part.cross.attention.values():
                 cross.query_norm = cross.context_norm = torch.nn.Identity()
                 cross.q.bias[0], cross.kv.weight[0, 0] = 4.0, 1.0  # scaled by 1 / sqrt(16)
         for block in encoder.blocks:
@@ -42,7 +43,7 @@ def planted(card: EncoderCard, fusion: Fusion) -> FusMAEEncoder:
             block.attn.qkv.bias[0], block.attn.qkv.weight[16, 0] = 4.0, 1.0
         for embed in encoder.patch_embed.values():
             embed.weight.view(16, -1)[0, 0] = 1.0  # the first pixel of a token is its first feature
-    return encoder
+    return model
 
 
 def images_with(tokens: dict[str, int]) -> dict[str, Tensor]:
@@ -52,20 +53,22 @@ def images_with(tokens: dict[str, int]) -> dict[str, Tensor]:
     return images
 
 
-@pytest.mark.parametrize("fusion", ["none", "xae_xad"])
+@pytest.mark.parametrize("fusion", ["none", "xad", "xae_xad"])
 def test_a_token_map_shows_the_token_that_is_attended_to(card: EncoderCard, fusion: Fusion) -> None:
     tokens = {"s1": 2, "s2": 3, "s3": 7}
     maps = token_maps(planted(card, fusion), images_with(tokens), ["s1", "s3"])
     first = "XAttnEncoder" if fusion == "xae_xad" else "block 1"
     places = [(one.layer, one.query, one.key) for one in maps]
     assert places == [
-        (layer, *pair) for layer in (first, "block 2") for pair in (("s1", "s3"), ("s3", "s1"))
+        (layer, *pair)
+        for layer in (first, "block 2", *(["XAttnDecoder"] if "xad" in fusion else []))
+        for pair in (("s1", "s3"), ("s3", "s1"))
     ]
     for one in maps:
         assert one.token == (1, 1)
         torch.testing.assert_close(one.times_uniform[0], torch.ones(3, 3))  # nothing planted
         # Keys are the other two sensors', or all 27 and the global token.
-        keys, seen = (18, 2) if one.layer == "XAttnEncoder" else (28, 3)
+        keys, seen = (18, 2) if one.layer.startswith("XAttn") else (28, 3)
         total = keys - seen + 3 * seen
         expected = torch.full((3, 3), keys / total)
         expected.view(-1)[tokens[one.key]] *= 3

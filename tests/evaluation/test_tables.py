@@ -121,6 +121,27 @@ def test_a_name_given_stands_in_the_table(tmp_path: Path) -> None:
     assert "60.0 / 70.0" in line_of(text, "both ")
 
 
+def test_two_encoders_of_one_seed_are_no_seeds_and_their_fusions_tell_them_apart(
+    tmp_path: Path,
+) -> None:
+    write_result(tmp_path / "a", macro=0.4)
+    write_result(tmp_path / "b", macro=0.6)
+    done = CliRunner().invoke(main, [str(tmp_path)])
+    assert done.exit_code == 1
+    told = done.output.replace("\n", "")
+    for part in (str(tmp_path / "a"), str(tmp_path / "b"), "'pretrained' of s1, seed 0"):
+        assert part in told
+    for name, fusion in (("a", "xad"), ("b", "xae_xad")):
+        edit(
+            tmp_path / name,
+            lambda table, fusion=fusion: table.update(backbone={"label": f"Fus-MAE, {fusion}"}),
+        )
+    text = printed(str(tmp_path))
+    assert "40.0 / 50.0" in line_of(text, "Fus-MAE, xad ")
+    assert "60.0 / 70.0" in line_of(text, "Fus-MAE, xae_xad ")
+    assert "±" not in text
+
+
 def test_neighbours_and_fine_tuning_stand_in_rows_of_their_own(tmp_path: Path) -> None:
     write_result(tmp_path / "linear", macro=0.5)
     write_result(tmp_path / "knn", macro=0.4)

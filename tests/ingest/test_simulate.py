@@ -123,6 +123,21 @@ def test_other_folders_and_other_seeds_are_refused(archive_v1, fusmae_ingest, tm
     assert "with seed = 1" in fusmae_ingest(*args, "--seed", 2, "--out", copy).stderr
 
 
+def test_an_archive_says_which_simulator_made_it_and_no_other_goes_on_with_it(
+    archive_v1, fusmae_ingest, tmp_path
+):
+    told = json.loads((archive_v1 / "SIMULATED.json").read_text())
+    assert told["simulator_sha256"] == simulate.simulator_sha256()
+    copy = shutil.copytree(archive_v1, tmp_path / "copy")
+    args = ("simulate", "bigearthnet", "--patches", 24, "--seed", 1, "--out", copy)
+    # Whole archives of before stay as they are.
+    del told["simulator_sha256"]
+    (copy / "SIMULATED.json").write_text(json.dumps(told))
+    assert "already holds" in fusmae_ingest(*args).stdout
+    (copy / "SIMULATED.json").rename(copy / ".SIMULATED.json.unfinished")
+    assert "with simulator_sha256 = None: use another --out" in fusmae_ingest(*args).stderr
+
+
 @pytest.mark.parametrize("layout", ["bigearthnet", "sen12ms"])
 def test_a_second_run_on_one_folder_is_refused_while_the_first_is_at_work(
     layout, fusmae_ingest, tmp_path, monkeypatch

@@ -1,7 +1,7 @@
 """From what `--pretrained` says to a row of the tables."""
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -10,6 +10,7 @@ from fusmae.evaluation.backbones.backbone import Backbone
 from fusmae.evaluation.backbones.dino_mm import open_dino_mm
 from fusmae.evaluation.backbones.fus_mae import open_fus_mae
 from fusmae.evaluation.backbones.imagenet import open_imagenet
+from fusmae.evaluation.backbones.layout import BACKBONE_NAME, read_tuned
 from fusmae.evaluation.backbones.satvit import Version, open_satvit
 from fusmae.model.hub import fetch_folder
 from fusmae.model.pretrained import WEIGHTS_NAME
@@ -22,11 +23,13 @@ class BackboneSpec:
     """A published model: its name, its file of weights and, of SatViT, the bands of its channels.
 
     `weights` may be `hf://owner/name[@revision]`, a repository that holds `model.safetensors`.
+    `tuned` is the `backbone.safetensors` that train/finetune.py made of them.
     """
 
     name: str
     weights: str
     channels: tuple[str, ...] = ()
+    tuned: str = ""
 
     def __post_init__(self) -> None:
         if self.name not in PUBLISHED:
@@ -54,11 +57,25 @@ def open_backbone(source: str | Path) -> Backbone:
 
 
 def _open(spec: BackboneSpec, folder: Path) -> Backbone:
-    """`folder` is where a relative path of weights starts."""
+    """`folder` is where relative paths start."""
+    backbone = _open_published(spec, folder)
+    if not spec.tuned:
+        return backbone
+    path = folder / Path(spec.tuned).expanduser()
+    encoder = read_tuned(backbone.pretrained, path, spec.name)
+    return replace(backbone, pretrained=encoder, files=(*backbone.files, path))
+
+
+def _open_published(spec: BackboneSpec, folder: Path) -> Backbone:
     if spec.weights.startswith("hf://"):
         path = fetch_folder(spec.weights) / WEIGHTS_NAME
     else:
         path = folder / Path(spec.weights).expanduser()
+    if path.name == BACKBONE_NAME:
+        raise ValueError(
+            f"{path} is a fine-tuned {spec.name}: give --pretrained a TOML file with "
+            f'name = "{spec.name}", weights = the file it was tuned from, and tuned = "{path}"'
+        )
     if spec.name == "imagenet":
         return open_imagenet(path)
     if spec.name == "dino-mm":

@@ -1,0 +1,124 @@
+"""A gathered table as Markdown, beside the paper's numbers."""
+
+import statistics
+from typing import Any
+
+from fusmae.evaluation.experiment import Experiment, Protocol, System
+from fusmae.evaluation.experiment_details_page import details_section
+from fusmae.evaluation.experiment_words import mean_text, metric_name, sensor_title
+
+
+def _means(cell: dict[str, Any], metric: str) -> list[float]:
+    return [scores[metric] for scores in cell["scores"].values()]
+
+
+def markdown(table: dict[str, Any], experiment: Experiment) -> str:
+    """The page of a gathered table."""
+    facts = list(table["facts"].values())
+    simulated = any(fact.get("simulated") for fact in facts)
+    lines = [f"# {table['title']}", ""]
+    if simulated:
+        lines += ["**Simulated data**: these numbers say nothing about real images.", ""]
+    for protocol in experiment.protocols:
+        lines += _section(table, experiment, protocol)
+        lines += _reliance(table, protocol)
+    lines += _answers(table)
+    if table["without_weights"]:
+        names = ", ".join(table["without_weights"])
+        lines += [f"Without weights, so not run: {names} (docs/BACKBONES.md).", ""]
+    lines += [_notes(table, experiment), ""]
+    lines += details_section(table, experiment)
+    if "wall_s" in table:
+        commits = ", ".join(str(commit)[:10] for commit in table.get("commits", []))
+        by = f", by commit {commits}" if commits else ""
+        lines += [f"Wall time of all runs: {table['wall_s'] / 3600:.1f} h{by}.", ""]
+    return "\n".join(lines)
+
+
+def _notes(table: dict[str, Any], experiment: Experiment) -> str:
+    seeds = table["seeds"]
+    many = f"Mean ± standard deviation of seeds {', '.join(map(str, seeds))}."
+    notes = [
+        many
+        if len(seeds) > 1
+        else f"One seed, {seeds[0]}, so no spread: small differences say little."
+    ]
+    notes.append("The learning rate of each cell was chosen on val and test was read once.")
+    if any(system.paper for system in experiment.systems):
+        notes.append(
+            "`paper`: Chan-To-Hing and Veeravalli, IGARSS 2024, whose split, classes and averaging "
+            "are not printed."
+        )
+    return " ".join(notes)
+
+
+def _section(table: dict[str, Any], experiment: Experiment, protocol: Protocol) -> list[str]:
+    fact = table["facts"][protocol.name]
+    lines = [f"## {protocol.name}", ""]
+    if fact:
+        lines += [
+            f"{fact['kind']} on {fact['dataset']}, {fact['labels']:,} labels, {fact['classes']} "
+            f"classes; {fact['test samples']:,} samples of the {fact['test split']} split.",
+            "",
+        ]
+    papers = any(protocol.name in system.paper for system in experiment.systems)
+    for place, metric in enumerate(protocol.metrics):
+        shown = papers and place == 0
+        heads = [sensor_title(sensors) for sensors in experiment.sensors]
+        heads += [f"paper {head}" for head in heads] if shown else []
+        lines += [
+            f"| {metric_name(metric)}, % | {' | '.join(heads)} |",
+            "|---|" + "---|" * len(heads),
+        ]
+        systems = {system.name: system for system in experiment.systems}
+        for row, cells in table["protocols"][protocol.name]["rows"].items():
+            texts = [mean_text(_means(cells[sensors], metric)) for sensors in experiment.sensors]
+            texts += _paper(systems.get(row), protocol, experiment) if shown else []
+            lines.append(f"| {row} | {' | '.join(texts)} |")
+        lines.append("")
+    return lines
+
+
+def _reliance(table: dict[str, Any], protocol: Protocol) -> list[str]:
+    """What each row of several sensors loses when one sensor's test images change places."""
+    measured = {
+        (row, sensors): list(cell["reliance"].values())
+        for row, cells in table["protocols"][protocol.name]["rows"].items()
+        for sensors, cell in cells.items()
+        if cell["reliance"]
+    }
+    if not measured:
+        return []
+    names = list(dict.fromkeys(name for lost in measured.values() for name in lost[0]))
+    heads = " | ".join(map(sensor_title, names))
+    lines = [
+        f"| Points lost with a sensor's images exchanged | {heads} |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    for (row, sensors), lost in measured.items():
+        texts = [mean_text([one[name] for one in lost if name in one]) for name in names]
+        lines.append(f"| {row}, {sensor_title(sensors)} | {' | '.join(texts)} |")
+    return [*lines, ""]
+
+
+def _paper(system: System | None, protocol: Protocol, experiment: Experiment) -> list[str]:
+    if system is None or protocol.name not in system.paper:
+        return ["" for _ in experiment.sensors]
+    return [f"{score:.1f}" for score in system.paper[protocol.name]]
+
+
+def _answers(table: dict[str, Any]) -> list[str]:
+    lines = []
+    for answer in table["answers"]:
+        points = list(answer["differences"].values())
+        if not points:
+            continue
+        (mine, its), (other, others) = answer["row"], answer["other"]
+        metric = metric_name(answer["metric"])
+        spread = f" (least {min(points):+.1f}, greatest {max(points):+.1f})" if points[1:] else ""
+        against = f"{mine}, {sensor_title(its)} against {other}, {sensor_title(others)}"
+        lines.append(
+            f"- {answer['question']} {against}: "
+            f"{statistics.mean(points):+.1f} points of {metric}{spread}, {answer['protocol']}."
+        )
+    return [*lines, ""] if lines else []

@@ -1,0 +1,33 @@
+"""How a table's page names metrics and sensors, and writes numbers."""
+
+import statistics
+from collections.abc import Sequence
+
+_METRIC_NAMES = {
+    "macro_map": "macro mAP",
+    "micro_map": "micro mAP",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "top1": "top-1",
+    "top3": "top-3",
+    "weighted_precision": "weighted precision",
+    "weighted_recall": "weighted recall",
+    "weighted_f1": "weighted F1",
+}
+
+
+def metric_name(metric: str) -> str:
+    return _METRIC_NAMES.get(metric, metric)
+
+
+def sensor_title(sensors: str) -> str:
+    return sensors.upper().replace(",", "+")
+
+
+def mean_text(values: Sequence[float]) -> str:
+    """The mean and, of several, the standard deviation."""
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
