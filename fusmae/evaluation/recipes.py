@@ -34,7 +34,7 @@ class ProbeRecipe:
     test_split: str = "test"
     epochs: int = 20
     batch: int = 128
-    lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
     weight_decay: float = 0.0
     smoothing: float = 0.1
     k: int = 20
