@@ -152,7 +152,7 @@ class Mirror:
                 raise ValueError(
                     f"data.window = {window}, shards of up to {largest:,} bytes, needs, with one "
                     f"more for an evaluation, {needed:,} and the cache may hold {limit:,}: lower "
-                    "data.window or raise data.cache_gb"
+                    "data.window or raise data.cache_gb (window of a stream, cache_gb of a view)"
                 )
             return window
         room = limit // largest - _SPARE_SHARDS
@@ -165,6 +165,17 @@ class Mirror:
                 "data.cache_gb"
             )
         return room // 2
+
+    def stream_window(self, shards: Sequence[ShardRecord], window: int) -> int:
+        """As `window`, for who needs a shard at a time: 1 where two windows do not fit.
+
+        Raises:
+            ValueError: as `window`, for windows of 2 shards and more.
+        """
+        largest = max((shard.bytes for shard in shards), default=0)
+        if window in (0, 1) and self.cache.limit_bytes < (2 + _SPARE_SHARDS) * largest:
+            return 1
+        return self.window(shards, window, share=1.0)
 
 
 def location_of(dataset: Path) -> str:

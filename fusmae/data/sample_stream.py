@@ -49,7 +49,9 @@ class SampleStream(IterableDataset[Sample]):
             )
         self._view = view
         self._batch, self._num_threads = batch, num_threads
-        self._seed, self._window = seed, window
+        mirror, shards = view.reader.mirror, view.reader.record.shards
+        self._seed = seed
+        self._window = mirror.stream_window(shards, window) if mirror else window
         self._stop = None if epochs is None else epochs * len(view)
         # First position of the next batch. A worker does not move it, and in its first iteration
         # has the one that it was made with; then the one that is shared, with 1 for workers that
@@ -153,6 +155,8 @@ class SampleStream(IterableDataset[Sample]):
         sample["sample_ids"] = batch.sample_ids.clone()
         if self._view.classes:
             sample["labels"] = self._view.labels_of(batch.sample_ids.tolist())
+            if self._view.reader.mirror and get_worker_info():
+                self._view.reader.close()  # the shards that other workers may need room for
         return sample
 
     def state_dict(self, num_batches: int | None = None) -> dict[str, Any]:

@@ -209,10 +209,11 @@ class DatasetView(Dataset[Sample]):
             seed: of the order.
             epochs: visits of every sample, the last batch being smaller where it must; None for
                 no end. An epoch of an endless stream is `len(ds)` samples.
-            window: shards to shuffle together; 0 for all of them.
+            window: shards to shuffle together; 0 for all of them, or of a URL whose cache does
+                not hold that, as many as docs/REMOTE.md says.
             num_threads: threads that read, in each process.
 
         Raises:
-            ValueError: a number is out of range.
+            ValueError: a number is out of range, or the cache of a URL cannot hold the window.
         """
         return SampleStream(self, batch, seed, epochs, window, num_threads)
