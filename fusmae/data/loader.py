@@ -23,15 +23,22 @@ from fusmae.data.ring import Batch, Ring, RingOptions
 from fusmae.data.source import Source
 from fusmae.data.streams import evaluation_source, training_source
 from fusmae.data.subset import subset_ids
+from fusmae.data.whole import whole
 from fusmae.manifest import read_manifest
 
 Device = torch.device | str | None
 
 
-def _open(dataset: Path | str, split: str, data: DataConfig) -> SplitReader:
+def _open(dataset: Path | str, split: str | None, data: DataConfig) -> SplitReader:
+    """The reader of `split`, or of the one that `data` names."""
+    if not isinstance(data, DataConfig):
+        raise ValueError(
+            f"data = {data!r} must be a fusmae.config.DataConfig, such as "
+            "DataConfig(bands={'s1': ('VV', 'VH')})"
+        )
     dataset = local_folder(dataset)
     arrays = arrays_for(read_manifest(dataset), data.bands)
-    return SplitReader(dataset, split, arrays, data.cache_gb)
+    return SplitReader(dataset, split or data.split, arrays, data.cache_gb)
 
 
 def _device(device: Device) -> torch.device:
@@ -42,7 +49,7 @@ def _device(device: Device) -> torch.device:
 
 
 def _check_rank(rank: int, world_size: int) -> None:
-    if not 0 <= rank < world_size:
+    if whole("rank", rank, least=0) >= whole("world_size", world_size):
         raise ValueError(f"rank = {rank} must be from 0 to world_size - 1 = {world_size - 1}")
 
 
@@ -112,26 +119,26 @@ class TrainLoader:
                 lacks the split, a band or the subset, or CUDA is wanted where there is none.
         """
         _check_rank(rank, world_size)
-        if micro_batch < 1 or global_batch < 1 or global_batch % (world_size * micro_batch):
+        global_batch = whole("global_batch", global_batch)
+        micro_batch = whole("micro_batch", micro_batch)
+        if global_batch % (world_size * micro_batch):
             raise ValueError(
                 f"a global batch of {global_batch} does not divide into micro-batches of "
                 f"{micro_batch} on {world_size} ranks; it must be a multiple of "
                 f"{world_size * micro_batch}"
             )
-        if start < 0:
-            raise ValueError(f"start = {start} must be 0 or more")
         self._options = RingOptions(num_threads, ring, pin, _device(device))
-        self._reader = _open(dataset, data.split, data)
+        self._reader = _open(dataset, None, data)
         subset = subset_ids(self._reader, data.subset)
         mirror, shards = self._reader.mirror, self._reader.record.shards
         self._window = mirror.window(shards, data.window, cache_share) if mirror else data.window
         self._order = Order(self._reader.shard_sizes, seed, self._window, subset)
-        self._data, self._seed = data, seed
+        self._data, self._seed = data, int(seed)
         self._cache_share = cache_share
         self._source: Source | None = None
         self._num_replaced = 0
         self._cut = (global_batch, rank, world_size, micro_batch)
-        self._start = start
+        self._start = whole("start", start, least=0)
         self._num_batches = 0
         self._ring: Ring | None = None
         self._closed = False
@@ -290,8 +297,6 @@ class EvalLoader:
                 lacks the split, a band or a sample, or CUDA is wanted where there is none.
         """
         _check_rank(rank, world_size)
-        if batch < 1:
-            raise ValueError(f"batch = {batch} must be 1 or more")
         self._options = RingOptions(num_threads, ring, pin, _device(device))
         self._reader = _open(dataset, split, data)
         last = self._reader.num_samples - 1
@@ -304,7 +309,7 @@ class EvalLoader:
         share = -(-len(ids) // world_size)
         self._ids = np.concatenate([ids, np.repeat(ids[-1:], share * world_size - len(ids))])
         self._positions = range(rank * share, (rank + 1) * share)
-        self._batch = batch
+        self._batch = whole("batch", batch)
 
     def __repr__(self) -> str:
         return (

@@ -89,12 +89,18 @@ class SplitReader:
             cache_gb: for a mirror, the limit of the cache that it lies in, in 10^9 bytes.
 
         Raises:
-            ValueError: the dataset, the split, an array or the index is missing or broken.
+            ValueError: the dataset, the split, an array or the index is missing or broken, the
+                split is empty, or `cache_gb` is not enough for a shard.
         """
         self.dataset = dataset = local_folder(dataset)
         self.split = split
         self.manifest = read_manifest(dataset)
         self.record = self.manifest.split(split)
+        if self.record.num_samples == 0:
+            raise ValueError(
+                f"split {split!r} of {dataset} has no samples; those of its splits are "
+                f"{ {name: record.num_samples for name, record in self.manifest.splits.items()} }"
+            )
         self.mirror = mirror_of(dataset, cache_gb, split, self.record.shards)
         layout = self.manifest.layout
         known = [spec.name for spec in layout.arrays]

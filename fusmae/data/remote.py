@@ -195,22 +195,31 @@ def mirror_of(
     """What fetches the shards of a mirror; None for a dataset that is here as a whole.
 
     Raises:
-        ValueError: the mirror's `origin.json` is broken, the cache cannot be written, the
-            mirror's shards lie elsewhere, or this is a copy of a mirror that lacks some of the
-            split's `shards`.
+        ValueError: `cache_gb` is not enough for a shard, the mirror's `origin.json` is broken, the
+            cache cannot be written, the mirror's shards lie elsewhere, or this is a copy of a
+            mirror that lacks some of the split's `shards`.
     """
+    if not isinstance(cache_gb, int | float) or not cache_gb > 0:
+        raise ValueError(f"cache_gb = {cache_gb!r} must be a number above 0, in 10^9 bytes")
     folder = dataset.resolve()
     origin = _origin_of(folder)
     if origin is None:
         return None
     if is_claimed(folder):
+        limit = int(cache_gb * 1e9)
+        largest = max((shard.bytes for shard in shards), default=0)
+        if limit < largest:
+            raise ValueError(
+                f"cache_gb = {cache_gb} is less than a shard of {origin.url}, up to {largest:,} "
+                "bytes: raise data.cache_gb (cache_gb of a view)"
+            )
         for place in {(folder / shard.path).parent for shard in shards}:
             if place.resolve() != place:
                 raise ValueError(
                     f"{place} leads to {place.resolve()}, whose files are not the cache's to "
                     "delete: remove the link"
                 )
-        return Mirror(folder, origin, Cache(folder.parent, int(cache_gb * 1e9)))
+        return Mirror(folder, origin, Cache(folder.parent, limit))
     missing = sum(not (folder / shard.path).exists() for shard in shards)
     if missing:
         raise ValueError(

@@ -101,3 +101,9 @@ def test_more_workers_than_the_cache_has_shards_for_are_refused_at_once(remote, 
 def test_a_cache_that_holds_the_split_serves_any_number_of_workers(remote):
     loader = DataLoader(remote(12), batch_size=8, num_workers=4)
     assert sum(len(batch["key"]) for batch in loader) == NUM_TRAIN
+
+
+@pytest.mark.parametrize("num_shards", [0.5, 0.9])
+def test_a_cache_of_less_than_a_shard_is_refused_when_it_is_opened(remote, num_shards):
+    with pytest.raises(ValueError, match=r"cache_gb = .* is less than a shard of http://127"):
+        remote(num_shards)
