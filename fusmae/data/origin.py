@@ -132,6 +132,7 @@ class Origin:
         Raises:
             ValueError: it is not there or cannot be read.
         """
+        self._place()  # what it refuses, it refuses for good
         started_s = time.monotonic()
         for delay_s in (*DELAYS_S, None):
             try:
@@ -141,9 +142,7 @@ class Origin:
                     f"there is no {self.url}/{MANIFEST_NAME}; is it a finished dataset of "
                     "fusmae-ingest?"
                 ) from None
-            except ValueError:
-                raise
-            except Exception as error:
+            except Exception as error:  # among them some that are ValueErrors: of a certificate
                 reason = _text(error)
             if delay_s is not None:
                 self._tell(MANIFEST_NAME, started_s, reason)
