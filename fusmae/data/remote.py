@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from fusmae.data.cache import POLL_S, Cache, CachedFile, Pause, Pins, UnfetchableError, why_bad
+from fusmae.data.cache import POLL_S, Cache, Pause, Pins, UnfetchableError
+from fusmae.data.cached_file import CachedFile, why_bad
 from fusmae.data.claim import claim, is_claimed, lock_of
 from fusmae.data.origin import Origin
 from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord, from_json

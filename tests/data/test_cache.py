@@ -27,7 +27,8 @@ from fusmae.data import (
     location_of,
     open_dataset,
 )
-from fusmae.data.cache import Cache, CachedFile
+from fusmae.data.cache import Cache
+from fusmae.data.cached_file import CachedFile
 from fusmae.data.claim import claim, claimed_files
 from fusmae.data.remote import _locked
 from fusmae.data.ring import Ring, RingOptions
