@@ -1,5 +1,6 @@
 import gc
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -207,6 +208,26 @@ def test_batches_hold_the_pixels_and_positions_of_their_samples(tiny_dataset):
                 expected = np.stack([samples[i][name] for i in batch.sample_ids])
                 assert array.numpy().dtype == expected.dtype
                 np.testing.assert_array_equal(array.numpy(), expected)
+
+
+def test_pixels_come_straight_from_the_file_into_the_batch_that_is_handed_out(
+    tiny_dataset, monkeypatch
+):
+    into, preadv = [], os.preadv
+
+    def spied(fd, buffers, offset):
+        into.extend(
+            (buffer.ctypes.data, buffer.nbytes)
+            for buffer in buffers
+            if isinstance(buffer, np.ndarray)
+        )
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr("fusmae.data.shard.os.preadv", spied)
+    with train_loader(tiny_dataset, ring=1) as loader:
+        batch = next(loader)
+        rows = {row.data_ptr(): row.nbytes for array in batch.arrays.values() for row in array}
+    assert sorted(into) == sorted(rows.items())  # each row by one read, and nothing else
 
 
 def test_only_arrays_with_wanted_bands_are_read(tiny_dataset):
