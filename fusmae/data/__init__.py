@@ -3,7 +3,8 @@
 from fusmae.config import SubsetConfig
 from fusmae.data.augment import random_crops, random_flips
 from fusmae.data.bands import arrays_for
-from fusmae.data.loader import EvalLoader, TrainLoader
+from fusmae.data.eval_loader import EvalLoader
+from fusmae.data.loader import TrainLoader
 from fusmae.data.mixture import MixedBatch, MixedPreprocess, MixtureLoader
 from fusmae.data.order import Order
 from fusmae.data.reader import SplitReader

@@ -32,12 +32,11 @@ def random_flips(arrays: Mapping[str, Tensor], seed: int, positions: Tensor) -> 
         New tensors of the same shapes and dtypes.
 
     Raises:
-        ValueError: an array is not (B, C, H, W), or positions are not (B,) int64.
+        ValueError: an array is not (B, C, H, W) with a sample for each position, or positions are
+            not (B,) int64.
     """
-    for name, array in arrays.items():
-        if _ndim(array) != 4 or len(array) != len(positions):
-            raise ValueError(_no_images(name, array, f"({len(positions)}, C, H, W)"))
     drawn = below(hash_positions(positions, seed, _FLIP_STREAM), 4)
+    _check_count(arrays, len(positions))
     return flip(arrays, drawn % 2 == 1, drawn >= 2)
 
 
@@ -75,8 +74,8 @@ def random_crops(
         coarser one as its pixels are larger.
 
     Raises:
-        ValueError: the square does not fit, or its edges miss those of an array's pixels; or
-            positions are not (B,) int64.
+        ValueError: the square does not fit, or its edges miss those of an array's pixels;
+            positions are not (B,) int64; or an array has not as many samples.
     """
     num_cells, cell_px = cell_grid(arrays)
     if size_px % cell_px or not 0 < size_px <= num_cells * cell_px:
@@ -87,6 +86,7 @@ def random_crops(
     places = num_cells - size_px // cell_px + 1
     top = below(hash_positions(positions, seed, _TOP_STREAM), places)
     left = below(hash_positions(positions, seed, _LEFT_STREAM), places)
+    _check_count(arrays, len(positions))
     return crop(arrays, size_px, top * cell_px, left * cell_px)
 
 
@@ -122,6 +122,12 @@ def cell_grid(arrays: Mapping[str, Tensor]) -> tuple[int, int]:
     sides = [array.shape[-1] for array in arrays.values()]
     num_cells = math.gcd(*sides)
     return num_cells, max(sides) // num_cells
+
+
+def _check_count(arrays: Mapping[str, Tensor], count: int) -> None:
+    for name, array in arrays.items():
+        if _ndim(array) != 4 or len(array) != count:
+            raise ValueError(_no_images(name, array, f"({count}, C, H, W), one a position"))
 
 
 def _ndim(array: object) -> int:

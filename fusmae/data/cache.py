@@ -13,10 +13,19 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from fusmae.data.cached_file import (
+    BAD,
+    PART,
+    CachedFile,
+    beside,
+    has_part,
+    is_settled,
+    size_of,
+    stat_of,
+)
 from fusmae.data.claim import claimed_files
 from fusmae.data.locks import close_locks, close_locks_of, open_locks, try_lock
 
@@ -25,8 +34,6 @@ from fusmae.data.locks import close_locks, close_locks_of, open_locks, try_lock
 # wait for room below it. Files whose hashes fall together, 1 in 2**56, only wait for each other.
 _CHANGE, _FIRST_PIN, _FIRST_TURN = 0, 2, 1 << 58
 _HASH_DIGITS = 14
-# A file being fetched, of its full size from the start, and why a file could not be fetched.
-_PART, _BAD = ".part", ".bad"
 # How often something that another process holds is asked for again.
 POLL_S = 0.02
 # How long the one whose turn it is has the first choice of room; many times as often as it looks.
@@ -42,14 +49,6 @@ Pause = Callable[[float], None]
 
 class UnfetchableError(ValueError):
     """A file could not be fetched, for a reason that lies with the store or the object."""
-
-
-@dataclass(frozen=True)
-class CachedFile:
-    """A file that belongs at `path`, inside the cache's folder."""
-
-    path: Path
-    bytes: int
 
 
 class Pins:
@@ -87,13 +86,13 @@ class Cache:
             raise ValueError(f"cannot use {folder} as a cache: {error.strerror}") from None
         with self._changing() as fd:
             for path in claimed_files(self.folder):
-                if path.suffix in (_PART, _BAD):
+                if path.suffix in (PART, BAD):
                     self._remove_unpinned(fd, path)
 
     def check_disk(self, files: Sequence[CachedFile]) -> None:
         """Raises ValueError if the disk has no room for what of `files` will be here at once."""
         wanted = min(self.limit_bytes, sum(file.bytes for file in files))
-        there = sum(_size(path) for path in claimed_files(self.folder))
+        there = sum(size_of(path) for path in claimed_files(self.folder))
         free = shutil.disk_usage(self.folder).free
         if wanted > free + there:
             raise ValueError(
@@ -170,7 +169,7 @@ class Cache:
         Returns:
             Whether the file is settled: there, or bad. If not, ask again later.
         """
-        if _is_settled(file.path):
+        if is_settled(file.path):
             return True
         fd = open_locks(self._locks)
         try:
@@ -178,23 +177,23 @@ class Cache:
             try_lock(fd, self._pin_byte(file.path), fcntl.F_RDLCK)
             if not try_lock(fd, self._fetch_byte(file.path), fcntl.F_WRLCK):
                 return False
-            if not _is_settled(file.path):
+            if not is_settled(file.path):
                 self._fetch(file.path, fetch)
             return True
         finally:
             close_locks(fd)
 
     def _fetch(self, path: Path, fetch: Callable[[BinaryIO], None]) -> None:
-        part = _beside(path, _PART)
+        part = beside(path, PART)
         try:
             with part.open("r+b") as sink:
                 fetch(sink)
                 sink.flush()
                 os.fsync(sink.fileno())
         except UnfetchableError as error:
-            bad = _beside(path, _BAD + _PART)
+            bad = beside(path, BAD + PART)
             bad.write_text(str(error))
-            bad.replace(_beside(path, _BAD))
+            bad.replace(beside(path, BAD))
         else:
             part.replace(path)
 
@@ -208,17 +207,17 @@ class Cache:
                     # Nobody has it: a reason of another run is no reason today, and a file of
                     # another size was not made here.
                     if try_lock(pins, byte, fcntl.F_WRLCK):
-                        _beside(file.path, _BAD).unlink(missing_ok=True)
-                        if _size(file.path) != file.bytes:
+                        beside(file.path, BAD).unlink(missing_ok=True)
+                        if size_of(file.path) != file.bytes:
                             file.path.unlink(missing_ok=True)
                     shared = try_lock(pins, byte, fcntl.F_RDLCK)
                     assert shared, "only one process at a time changes the cache"
-                missing = [f for f in files if not _is_settled(f.path) and not _has_part(f)]
+                missing = [f for f in files if not is_settled(f.path) and not has_part(f)]
                 if missing and not (may_grow and self._make_room(fd, missing)):
                     return None
                 for file in missing:
                     file.path.parent.mkdir(parents=True, exist_ok=True)
-                    with _beside(file.path, _PART).open("wb") as part:
+                    with beside(file.path, PART).open("wb") as part:
                         part.truncate(file.bytes)
             kept = True
             return Pins(pins)
@@ -231,7 +230,7 @@ class Cache:
 
         Oldest first. Epochs visit shards in unrelated orders, so no other choice is better.
         """
-        sizes = {path: _stat(path) for path in claimed_files(self.folder)}
+        sizes = {path: stat_of(path) for path in claimed_files(self.folder)}
         excess = sum(size for _, size in sizes.values()) - self.limit_bytes
         excess += sum(file.bytes for file in missing)
         evicted: list[Path] = []
@@ -270,7 +269,7 @@ class Cache:
             close_locks(fd)
 
     def _pin_byte(self, path: Path) -> int:
-        name = str(path.relative_to(self.folder)).removesuffix(_PART).removesuffix(_BAD)
+        name = str(path.relative_to(self.folder)).removesuffix(PART).removesuffix(BAD)
         digest = hashlib.sha256(name.encode()).hexdigest()
         return _FIRST_PIN + 2 * int(digest[:_HASH_DIGITS], 16)
 
@@ -278,39 +277,6 @@ class Cache:
         return self._pin_byte(path) + 1
 
 
-def why_bad(path: Path) -> str | None:
-    """Why a settled file could not be fetched; None if it is there."""
-    try:
-        return _beside(path, _BAD).read_text()
-    except FileNotFoundError:
-        return None
-
-
 def _count(files: Sequence[CachedFile]) -> str:
     shards = "1 shard" if len(files) == 1 else f"{len(files)} shards"
     return f"{shards} of {sum(file.bytes for file in files):,} bytes"
-
-
-def _is_settled(path: Path) -> bool:
-    return path.exists() or _beside(path, _BAD).exists()
-
-
-def _has_part(file: CachedFile) -> bool:
-    return _size(_beside(file.path, _PART)) == file.bytes
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _stat(path: Path) -> tuple[int, int]:
-    """When a file was last written, in ns, and its size; zeros once it is gone."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return 0, 0
-    return status.st_mtime_ns, status.st_size
-
-
-def _size(path: Path) -> int:
-    return _stat(path)[1]

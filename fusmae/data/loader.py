@@ -1,6 +1,4 @@
-"""`TrainLoader`, the endless and exactly resumable stream of training, and `EvalLoader`,
-one visit of every sample.
-"""
+"""`TrainLoader`, the endless and exactly resumable stream of training."""
 
 from collections.abc import Iterator, Mapping
 from itertools import count
@@ -8,42 +6,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
 from fusmae.config import DataConfig
-from fusmae.data.bands import arrays_for
+from fusmae.data.opening import Device, check_rank, open_split, resolve_device
 from fusmae.data.order import Order
 from fusmae.data.prefetch import RemoteSource
-from fusmae.data.reader import SplitReader
-from fusmae.data.remote import local_folder
 from fusmae.data.resume import consumed_of, describe_order
 from fusmae.data.ring import Batch, Ring, RingOptions
 from fusmae.data.source import Source
-from fusmae.data.streams import evaluation_source, training_source
+from fusmae.data.streams import training_source
 from fusmae.data.subset import subset_ids
-from fusmae.manifest import read_manifest
-
-Device = torch.device | str | None
-
-
-def _open(dataset: Path | str, split: str, data: DataConfig) -> SplitReader:
-    dataset = local_folder(dataset)
-    arrays = arrays_for(read_manifest(dataset), data.bands)
-    return SplitReader(dataset, split, arrays, data.cache_gb)
-
-
-def _device(device: Device) -> torch.device:
-    resolved = torch.device(device or "cpu")
-    if resolved.type == "cuda" and resolved.index is None and torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return resolved
-
-
-def _check_rank(rank: int, world_size: int) -> None:
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank = {rank} must be from 0 to world_size - 1 = {world_size - 1}")
+from fusmae.data.whole import whole
 
 
 def _micro_batches(
@@ -111,27 +83,27 @@ class TrainLoader:
             ValueError: a number is out of range or does not divide, the dataset is broken or
                 lacks the split, a band or the subset, or CUDA is wanted where there is none.
         """
-        _check_rank(rank, world_size)
-        if micro_batch < 1 or global_batch < 1 or global_batch % (world_size * micro_batch):
+        check_rank(rank, world_size)
+        global_batch = whole("global_batch", global_batch)
+        micro_batch = whole("micro_batch", micro_batch)
+        if global_batch % (world_size * micro_batch):
             raise ValueError(
                 f"a global batch of {global_batch} does not divide into micro-batches of "
                 f"{micro_batch} on {world_size} ranks; it must be a multiple of "
                 f"{world_size * micro_batch}"
             )
-        if start < 0:
-            raise ValueError(f"start = {start} must be 0 or more")
-        self._options = RingOptions(num_threads, ring, pin, _device(device))
-        self._reader = _open(dataset, data.split, data)
+        self._options = RingOptions(num_threads, ring, pin, resolve_device(device))
+        self._reader = open_split(dataset, None, data)
         subset = subset_ids(self._reader, data.subset)
         mirror, shards = self._reader.mirror, self._reader.record.shards
         self._window = mirror.window(shards, data.window, cache_share) if mirror else data.window
         self._order = Order(self._reader.shard_sizes, seed, self._window, subset)
-        self._data, self._seed = data, seed
+        self._data, self._seed = data, int(seed)
         self._cache_share = cache_share
         self._source: Source | None = None
         self._num_replaced = 0
         self._cut = (global_batch, rank, world_size, micro_batch)
-        self._start = start
+        self._start = whole("start", start, least=0)
         self._num_batches = 0
         self._ring: Ring | None = None
         self._closed = False
@@ -246,86 +218,3 @@ class TrainLoader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-class EvalLoader:
-    """One rank's share of a split, each sample once and in order, each time it is iterated.
-
-    The samples are cut into one contiguous share a rank, all of one length; the last shares
-    are filled up with repeats of weight 0, whose positions are `num_samples` or more. On one
-    rank nothing is padded. The last batch may be smaller. Batches live as in `TrainLoader`.
-    """
-
-    def __init__(
-        self,
-        dataset: Path | str,
-        split: str,
-        data: DataConfig,
-        batch: int,
-        rank: int = 0,
-        world_size: int = 1,
-        sample_ids: npt.NDArray[np.int64] | None = None,
-        num_threads: int = 2,
-        ring: int = 3,
-        pin: bool = False,
-        device: Device = None,
-    ) -> None:
-        """Open the split; threads live as long as an iteration.
-
-        Args:
-            dataset: the folder that holds `dataset.json`; a URL's comes from `locate_dataset`.
-            split: the split to visit; `data.split` is the one to train on.
-            data: the bands; only arrays with these bands are read.
-            batch: samples of a batch.
-            rank: this process's number, from 0 to world_size - 1.
-            world_size: how many processes share the samples.
-            sample_ids: the samples to visit, in this order; None for the whole split.
-            num_threads: threads that read.
-            ring: batches in memory at once, with the one that the caller holds.
-            pin: whether host memory is page-locked, which fast copies to a GPU need.
-            device: where the batches are wanted; None for the CPU.
-
-        Raises:
-            ValueError: a number is out of range, there is no sample, the dataset is broken or
-                lacks the split, a band or a sample, or CUDA is wanted where there is none.
-        """
-        _check_rank(rank, world_size)
-        if batch < 1:
-            raise ValueError(f"batch = {batch} must be 1 or more")
-        self._options = RingOptions(num_threads, ring, pin, _device(device))
-        self._reader = _open(dataset, split, data)
-        last = self._reader.num_samples - 1
-        ids = np.arange(last + 1) if sample_ids is None else np.asarray(sample_ids, np.int64)
-        if len(ids) == 0 or ids.min() < 0 or ids.max() > last:
-            raise ValueError(
-                f"an evaluation of split {split!r} needs sample ids from 0 to {last}, got {ids}"
-            )
-        self.num_samples = len(ids)
-        share = -(-len(ids) // world_size)
-        self._ids = np.concatenate([ids, np.repeat(ids[-1:], share * world_size - len(ids))])
-        self._positions = range(rank * share, (rank + 1) * share)
-        self._batch = batch
-
-    def __repr__(self) -> str:
-        return (
-            f"EvalLoader({self._reader.place}, {self.num_samples:,} samples, batch={self._batch})"
-        )
-
-    def __len__(self) -> int:
-        """Batches of one visit, the same on every rank."""
-        return -(-len(self._positions) // self._batch)
-
-    def __iter__(self) -> Iterator[Batch]:
-        stop = self._positions.stop
-        ring = Ring(
-            evaluation_source(self._reader, self._ids, self._positions),
-            ((first, min(self._batch, stop - first)) for first in self._positions[:: self._batch]),
-            self._batch,
-            self._options,
-            self.num_samples,
-        )
-        try:
-            while (batch := ring.next_batch()) is not None:
-                yield batch
-        finally:
-            ring.close()

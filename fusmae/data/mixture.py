@@ -16,6 +16,7 @@ from fusmae.data.loader import TrainLoader
 from fusmae.data.order import fold_seed
 from fusmae.data.ring import Batch
 from fusmae.data.transforms import Preprocess
+from fusmae.data.whole import whole
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def cut_quotas(quotas: Sequence[int], world_size: int, micro_batch: int) -> list
         ValueError: the micro-batch does not divide the global batch, or what it comes to does not
             divide a quota.
     """
+    micro_batch, world_size = whole("micro_batch", micro_batch), whole("world_size", world_size)
     global_batch = sum(quotas)
     pieces = global_batch // micro_batch
     if pieces * micro_batch != global_batch or pieces % world_size:
@@ -82,6 +84,8 @@ class MixtureLoader:
             ValueError: there is no loader, or they cut a global batch into different numbers of
                 micro-batches.
         """
+        if not loaders:
+            raise ValueError("a mixture needs at least one loader, got none")
         pieces = {loader.micro_batches_per_step for loader in loaders}
         if len(pieces) != 1:
             raise ValueError(
@@ -134,11 +138,17 @@ class MixtureLoader:
             ValueError: the state is of another number of sources or of other ones, or it is not
                 at the same whole step of each.
         """
-        sources = state.get("sources")
-        if not isinstance(sources, list) or len(sources) != len(self._loaders):
+        sources = state.get("sources") if isinstance(state, Mapping) else None
+        if not isinstance(sources, list):
+            found = list(state) if isinstance(state, Mapping) else repr(state)
+            raise ValueError(
+                "cannot resume: this is no state of a mixture, which has {'sources': [a loader's "
+                f"state for each]}}, it is {found}"
+            )
+        if len(sources) != len(self._loaders):
             raise ValueError(
                 f"cannot resume a mixture of {len(self._loaders)} datasets from a state of "
-                f"{len(sources) if isinstance(sources, list) else 'something else'}"
+                f"{len(sources)}"
             )
         pairs = list(zip(self._loaders, sources, strict=True))
         consumed = [loader.consumed_in(part) for loader, part in pairs]

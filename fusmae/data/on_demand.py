@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from weakref import WeakValueDictionary
 
+from torch.utils.data import get_worker_info
+
 from fusmae.data.cache import Pause, Pins
 from fusmae.data.remote import Mirror
 from fusmae.data.shard import OPEN_SHARDS, OpenShard
@@ -27,7 +29,8 @@ class OnDemand:
     """Open shards of a mirror, those used last; safe to use from many threads and after a fork.
 
     All of them are pinned, so what is open is part of what the cache holds, and together they
-    are at most an eighth of the cache, or one shard.
+    are at most an eighth of the cache, or one shard. Of workers of a `DataLoader` all together
+    leave room for what the program itself keeps: one that waits for another batch never ends else.
     """
 
     def __init__(
@@ -35,7 +38,6 @@ class OnDemand:
     ) -> None:
         """Nothing is opened yet; `pause` is called while a shard is waited for."""
         self._mirror, self._shards, self._pause = mirror, shards, pause
-        self._most_bytes = mirror.cache.limit_bytes // _PART_KEPT
         self._begin()
         _all[id(self)] = self
 
@@ -48,7 +50,7 @@ class OnDemand:
         """A shard by its place in the split.
 
         Raises:
-            ValueError: as `Mirror.hold`.
+            ValueError: as `Mirror.hold`, or the cache has no room for a shard of each worker.
             Exception: whatever `pause` raises.
         """
         if os.getpid() != self._process:
@@ -58,13 +60,14 @@ class OnDemand:
             if found is not None:
                 self._open.move_to_end(shard)
                 return found[0]
-            self._make_room(self._shards[shard].bytes)
+            most_bytes = self._most_bytes()
+            self._make_room(self._shards[shard].bytes, most_bytes)
         pins = self._mirror.hold(self._shards[shard], self._pause_for_room)
         try:
             opened = OpenShard(self._mirror.folder / self._shards[shard].path, self._shards[shard])
             with self._changing:
                 self._pause(0)  # once nobody wants it any more, nobody would close it
-                self._make_room(self._shards[shard].bytes)
+                self._make_room(self._shards[shard].bytes, most_bytes)
                 # If another thread was faster, this one's is closed at once.
                 return self._open.setdefault(shard, (opened, pins))[0]
         except BaseException:
@@ -77,11 +80,31 @@ class OnDemand:
             while self._open:
                 self._close_one()
 
-    def _make_room(self, num_bytes: int) -> None:
+    def _most_bytes(self) -> int:
+        """How much this process may keep open.
+
+        Raises:
+            ValueError: it is a worker of too many for the cache.
+        """
+        limit, sizes = self._mirror.cache.limit_bytes, [shard.bytes for shard in self._shards]
+        kept, worker = limit // _PART_KEPT, get_worker_info()
+        if worker is None or sum(sizes) <= limit:
+            return kept
+        room = limit - max(kept, max(sizes))
+        if worker.num_workers * max(sizes) > room:
+            raise ValueError(
+                f"num_workers = {worker.num_workers} hold a shard each of up to {max(sizes):,} "
+                f"bytes, and {limit - room:,} are the program's own; the cache "
+                f"{self._mirror.cache.folder} may hold {limit:,}: lower num_workers or raise "
+                "cache_gb"
+            )
+        return min(kept, room // worker.num_workers)
+
+    def _make_room(self, num_bytes: int, most_bytes: int) -> None:
         """Close what was not used for longest, until so many bytes may be opened."""
         while self._open and (
             len(self._open) >= OPEN_SHARDS
-            or num_bytes + sum(self._shards[shard].bytes for shard in self._open) > self._most_bytes
+            or num_bytes + sum(self._shards[shard].bytes for shard in self._open) > most_bytes
         ):
             self._close_one()
 

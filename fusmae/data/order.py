@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from fusmae.data.whole import whole
+
 Ids = npt.NDArray[np.int64]
 
 _MASK = (1 << 64) - 1
@@ -75,10 +77,9 @@ class Order:
         total = int(sizes.sum())
         if total == 0 or (sizes < 0).any():
             raise ValueError(f"an order needs at least one sample; shard sizes are {sizes}")
-        if not 0 <= seed <= _MASK:
-            raise ValueError(f"seed = {seed} must be 0 or more and below 2**64")
-        if window < 0:
-            raise ValueError(f"window = {window} must be 0 (all shards) or more")
+        seed, window = whole("seed", seed, least=0), whole("window", window, least=0)
+        if seed > _MASK:
+            raise ValueError(f"seed = {seed} must be below 2**64")
         self._ids = np.arange(total) if subset is None else _checked_subset(subset, total)
         self._shard_of_id = np.searchsorted(np.cumsum(sizes), self._ids, side="right")
         self._num_shards = len(sizes)

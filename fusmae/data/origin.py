@@ -6,6 +6,7 @@ fsspec is imported when the first file is read: a dataset on disk never needs it
 import hashlib
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -18,6 +19,8 @@ PIECE_BYTES = 16 << 20
 TIMEOUT_S = 60.0
 # A failed request is made again after each of these, then the file is given up.
 DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+# After so long without an answer somebody who waits is told why.
+TELL_S = 3.0
 # Whole fetches of a file whose sha256 is wrong.
 _NUM_FETCHES = 3
 
@@ -28,6 +31,7 @@ class Origin:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._opened: tuple[int, Any, str] | None = None
+        self._is_told = False
 
     def _place(self) -> tuple[Any, str]:
         """The store and the folder's name in it; of this process, since stores do not survive a
@@ -78,9 +82,11 @@ class Origin:
 
     def _retried(self, path: str, start: int, stop: int, size: int, pause: Pause) -> bytes:
         """Bytes start ... stop - 1, or all `size` from a server that cannot give a part."""
+        started_s = time.monotonic()
         for delay_s in (*DELAYS_S, None):
             try:
                 piece = self._read(path, start, stop)
+                self._is_told = False
                 if len(piece) == stop - start:
                     return piece
                 if len(piece) == size:
@@ -91,10 +97,21 @@ class Origin:
             except Exception as error:  # packages behind fsspec have exceptions of their own
                 reason = _text(error)
             if delay_s is not None:
+                self._tell(path, started_s, reason)
                 pause(delay_s)
         raise UnfetchableError(
             f"cannot read {self.url}/{path}, asked {len(DELAYS_S) + 1} times: {reason}"
         )
+
+    def _tell(self, path: str, started_s: float, reason: str) -> None:
+        """Warn, once until the store answers again, that a request is made again and again."""
+        if time.monotonic() - started_s >= TELL_S and not self._is_told:
+            self._is_told = True
+            warnings.warn(
+                f"cannot read {self.url}/{path} so far: {reason}; it is asked up to "
+                f"{len(DELAYS_S) + 1} times",
+                stacklevel=2,
+            )
 
     def _read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
         fs, root = self._place()
@@ -115,6 +132,8 @@ class Origin:
         Raises:
             ValueError: it is not there or cannot be read.
         """
+        self._place()  # what it refuses, it refuses for good
+        started_s = time.monotonic()
         for delay_s in (*DELAYS_S, None):
             try:
                 return self._read(MANIFEST_NAME)
@@ -123,13 +142,14 @@ class Origin:
                     f"there is no {self.url}/{MANIFEST_NAME}; is it a finished dataset of "
                     "fusmae-ingest?"
                 ) from None
-            except ValueError:
-                raise
-            except Exception as error:
+            except Exception as error:  # among them some that are ValueErrors: of a certificate
                 reason = _text(error)
             if delay_s is not None:
+                self._tell(MANIFEST_NAME, started_s, reason)
                 time.sleep(delay_s)
-        raise ValueError(f"cannot read {self.url}/{MANIFEST_NAME}: {reason}")
+        raise ValueError(
+            f"cannot read {self.url}/{MANIFEST_NAME}, asked {len(DELAYS_S) + 1} times: {reason}"
+        )
 
 
 def _text(error: Exception) -> str:

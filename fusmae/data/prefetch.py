@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusmae.data.cache import POLL_S, Pins, why_bad
+from fusmae.data.cache import POLL_S, Pins
+from fusmae.data.cached_file import why_bad
 from fusmae.data.reader import SplitReader
 from fusmae.data.shard import OPEN_SHARDS, OpenShard
 from fusmae.data.source import Ids, Samples

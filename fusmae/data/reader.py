@@ -10,7 +10,6 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,52 +18,12 @@ import numpy.typing as npt
 
 from fusmae.config import DataConfig
 from fusmae.data.on_demand import OnDemand
+from fusmae.data.read_plan import array_runs
 from fusmae.data.remote import SAMPLES_NAME, local_folder, mirror_of
 from fusmae.data.shard import OPEN_SHARDS, OpenShard, replaced, version_at
 from fusmae.data.table import column_names, read_column
 from fusmae.manifest import read_manifest
-from fusmae.sample import TAR_BLOCK, array_bytes, npy_header
-from fusmae.sensors import ArraySpec
-
-# Between neighbouring arrays lie padding, a tar header and a .npy header, at most 1,151 bytes:
-# cheaper to read along than to ask for twice. An array that is not wanted is skipped.
-_MAX_GAP_BYTES = 4096
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """One array of a run: the bytes in front of it, which end in `header`, then its pixels."""
-
-    name: str
-    gap_bytes: int
-    header: bytes
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Arrays that one system call reads, `start` bytes after their sample's first byte."""
-
-    start: int
-    num_bytes: int
-    pieces: tuple[_Piece, ...]
-
-
-def _runs(specs: Sequence[ArraySpec], offsets: Mapping[str, int]) -> list[_Run]:
-    """The wanted arrays as runs of near neighbours; `specs` in stored order."""
-    runs: list[_Run] = []
-    start, end = 0, 0
-    pieces: list[_Piece] = []
-    for spec in specs:
-        header = npy_header(spec)
-        offset = offsets[spec.name]
-        if pieces and offset - end > _MAX_GAP_BYTES:
-            runs.append(_Run(start, end - start, tuple(pieces)))
-            pieces = []
-        if not pieces:
-            start = end = offset - len(header)
-        pieces.append(_Piece(spec.name, offset - end, header))
-        end = offset + array_bytes(spec)
-    return [*runs, _Run(start, end - start, tuple(pieces))]
+from fusmae.sample import TAR_BLOCK, array_bytes
 
 
 class SplitReader:
@@ -89,12 +48,18 @@ class SplitReader:
             cache_gb: for a mirror, the limit of the cache that it lies in, in 10^9 bytes.
 
         Raises:
-            ValueError: the dataset, the split, an array or the index is missing or broken.
+            ValueError: the dataset, the split, an array or the index is missing or broken, the
+                split is empty, or `cache_gb` is not enough for a shard.
         """
         self.dataset = dataset = local_folder(dataset)
         self.split = split
         self.manifest = read_manifest(dataset)
         self.record = self.manifest.split(split)
+        if self.record.num_samples == 0:
+            raise ValueError(
+                f"split {split!r} of {dataset} has no samples; those of its splits are "
+                f"{ {name: record.num_samples for name, record in self.manifest.splits.items()} }"
+            )
         self.mirror = mirror_of(dataset, cache_gb, split, self.record.shards)
         layout = self.manifest.layout
         known = [spec.name for spec in layout.arrays]
@@ -102,7 +67,7 @@ class SplitReader:
         if not wanted or not set(wanted) <= set(known):
             raise ValueError(f"cannot read arrays {wanted}: {dataset} has {known}")
         self.arrays = tuple(spec for spec in layout.arrays if spec.name in wanted)
-        self._runs = _runs(self.arrays, layout.offsets)
+        self._runs = array_runs(self.arrays, layout.offsets)
         self._json_start = layout.offsets[known[-1]] + array_bytes(layout.arrays[-1])
         self._json_start += -self._json_start % TAR_BLOCK
         self._ends = np.cumsum([shard.num_samples for shard in self.record.shards])

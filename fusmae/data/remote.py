@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from fusmae.data.cache import POLL_S, Cache, CachedFile, Pause, Pins, UnfetchableError, why_bad
+from fusmae.data.cache import POLL_S, Cache, Pause, Pins, UnfetchableError
+from fusmae.data.cached_file import CachedFile, why_bad
 from fusmae.data.claim import claim, is_claimed, lock_of
 from fusmae.data.origin import Origin
 from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord, from_json
@@ -152,7 +153,7 @@ class Mirror:
                 raise ValueError(
                     f"data.window = {window}, shards of up to {largest:,} bytes, needs, with one "
                     f"more for an evaluation, {needed:,} and the cache may hold {limit:,}: lower "
-                    "data.window or raise data.cache_gb"
+                    "data.window or raise data.cache_gb (window of a stream, cache_gb of a view)"
                 )
             return window
         room = limit // largest - _SPARE_SHARDS
@@ -165,6 +166,17 @@ class Mirror:
                 "data.cache_gb"
             )
         return room // 2
+
+    def stream_window(self, shards: Sequence[ShardRecord], window: int) -> int:
+        """As `window`, for who needs a shard at a time: 1 where two windows do not fit.
+
+        Raises:
+            ValueError: as `window`, for windows of 2 shards and more.
+        """
+        largest = max((shard.bytes for shard in shards), default=0)
+        if window in (0, 1) and self.cache.limit_bytes < (2 + _SPARE_SHARDS) * largest:
+            return 1
+        return self.window(shards, window, share=1.0)
 
 
 def location_of(dataset: Path) -> str:
@@ -184,22 +196,31 @@ def mirror_of(
     """What fetches the shards of a mirror; None for a dataset that is here as a whole.
 
     Raises:
-        ValueError: the mirror's `origin.json` is broken, the cache cannot be written, the
-            mirror's shards lie elsewhere, or this is a copy of a mirror that lacks some of the
-            split's `shards`.
+        ValueError: `cache_gb` is not enough for a shard, the mirror's `origin.json` is broken, the
+            cache cannot be written, the mirror's shards lie elsewhere, or this is a copy of a
+            mirror that lacks some of the split's `shards`.
     """
+    if not isinstance(cache_gb, int | float) or not cache_gb > 0:
+        raise ValueError(f"cache_gb = {cache_gb!r} must be a number above 0, in 10^9 bytes")
     folder = dataset.resolve()
     origin = _origin_of(folder)
     if origin is None:
         return None
     if is_claimed(folder):
+        limit = int(cache_gb * 1e9)
+        largest = max((shard.bytes for shard in shards), default=0)
+        if limit < largest:
+            raise ValueError(
+                f"cache_gb = {cache_gb} is less than a shard of {origin.url}, up to {largest:,} "
+                "bytes: raise data.cache_gb (cache_gb of a view)"
+            )
         for place in {(folder / shard.path).parent for shard in shards}:
             if place.resolve() != place:
                 raise ValueError(
                     f"{place} leads to {place.resolve()}, whose files are not the cache's to "
                     "delete: remove the link"
                 )
-        return Mirror(folder, origin, Cache(folder.parent, int(cache_gb * 1e9)))
+        return Mirror(folder, origin, Cache(folder.parent, limit))
     missing = sum(not (folder / shard.path).exists() for shard in shards)
     if missing:
         raise ValueError(

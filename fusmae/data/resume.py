@@ -35,11 +35,15 @@ def consumed_of(state: Mapping[str, Any], mine: Mapping[str, Any]) -> int:
         ValueError: the state belongs to another order or other shards than `mine`, from
             `describe_order`, and what differs is named; or it is no such state.
     """
+    if not isinstance(state, Mapping):
+        raise ValueError(f"cannot resume: {state!r} is no state of a loader or a stream")
     if any(state.get(key) != mine[key] for key in _DIGESTS):
         if not set(_DIGESTS) <= set(state):
             raise ValueError(f"cannot resume: this is no state of a loader, it has {list(state)}")
         differs = [key for key in mine if key not in _DIGESTS and state.get(key) != mine[key]]
         told = [f"{key} was {state.get(key)!r} and is {mine[key]!r}" for key in differs]
+        if "window" in differs:
+            told.append("give the window that was, or the cache_gb of then if a URL's cache set it")
         if state["shards_sha256"] != mine["shards_sha256"]:
             told.append("the shards have other contents (another dataset, or another ingest)")
         elif not told:

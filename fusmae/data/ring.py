@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fusmae.data.source import Source
+from fusmae.data.whole import whole
 from fusmae.sensors import ArraySpec
 
 
@@ -88,10 +89,8 @@ class RingOptions:
     device: torch.device
 
     def __post_init__(self) -> None:
-        if self.num_threads < 1 or self.ring < 1:
-            raise ValueError(
-                f"num_threads = {self.num_threads} and ring = {self.ring} must be 1 or more"
-            )
+        whole("num_threads", self.num_threads)
+        whole("ring", self.ring)
         if (self.pin or self.device.type == "cuda") and not torch.cuda.is_available():
             raise ValueError(
                 f"pin = {self.pin}, device = {self.device}: there is no CUDA device here"

@@ -10,6 +10,7 @@ from fusmae.data.order import Order
 from fusmae.data.resume import consumed_of, describe_order
 from fusmae.data.ring import Batch, Ring, RingOptions
 from fusmae.data.source import LocalSource
+from fusmae.data.whole import whole
 
 if TYPE_CHECKING:
     from fusmae.data.view import DatasetView
@@ -42,15 +43,12 @@ class SampleStream(IterableDataset[Sample]):
         num_threads: int,
     ) -> None:
         """As `DatasetView.stream`."""
-        if batch < 1 or num_threads < 1 or (epochs is not None and epochs < 1):
-            raise ValueError(
-                f"batch = {batch}, num_threads = {num_threads} and epochs = {epochs} "
-                "must be 1 or more"
-            )
         self._view = view
-        self._batch, self._num_threads = batch, num_threads
-        self._seed, self._window = seed, window
-        self._stop = None if epochs is None else epochs * len(view)
+        self._batch, self._num_threads = whole("batch", batch), whole("num_threads", num_threads)
+        self._seed, window = whole("seed", seed, least=0), whole("window", window, least=0)
+        mirror, shards = view.reader.mirror, view.reader.record.shards
+        self._window = mirror.stream_window(shards, window) if mirror else window
+        self._stop = None if epochs is None else whole("epochs", epochs) * len(view)
         # First position of the next batch. A worker does not move it, and in its first iteration
         # has the one that it was made with; then the one that is shared, with 1 for workers that
         # have read.
@@ -153,6 +151,8 @@ class SampleStream(IterableDataset[Sample]):
         sample["sample_ids"] = batch.sample_ids.clone()
         if self._view.classes:
             sample["labels"] = self._view.labels_of(batch.sample_ids.tolist())
+            if self._view.reader.mirror and get_worker_info():
+                self._view.reader.close()  # the shards that other workers may need room for
         return sample
 
     def state_dict(self, num_batches: int | None = None) -> dict[str, Any]:
@@ -166,8 +166,8 @@ class SampleStream(IterableDataset[Sample]):
             ValueError: workers have read, and it is not said how many batches were taken; or it is
                 less than none.
         """
-        if num_batches is not None and num_batches < 0:
-            raise ValueError(f"num_batches = {num_batches} must not be negative")
+        if num_batches is not None:
+            num_batches = whole("num_batches", num_batches, least=0)
         if num_batches is None and self._shared[1] and get_worker_info() is None:
             raise ValueError(
                 "workers of a DataLoader have read ahead of what was taken of this stream: say how "

@@ -8,6 +8,16 @@ from fusmae.data.remote import SAMPLES_NAME
 _NO_PYARROW = f"reading {SAMPLES_NAME} needs pyarrow: pip install pyarrow"
 
 
+def _table_of(dataset: Path) -> Path:
+    path = dataset / SAMPLES_NAME
+    if not path.exists():
+        raise ValueError(
+            f"there is no {path}, in which keys, labels and flags are looked up: copy it from "
+            "where the dataset was made, or ingest it again"
+        )
+    return path
+
+
 def column_names(dataset: Path) -> list[str]:
     """The names of the columns.
 
@@ -19,7 +29,7 @@ def column_names(dataset: Path) -> list[str]:
         from pyarrow.parquet import read_schema
     except ImportError:
         raise ValueError(_NO_PYARROW) from None
-    path = dataset / SAMPLES_NAME
+    path = _table_of(dataset)
     try:
         return list(read_schema(path).names)
     except (OSError, ArrowException) as error:
@@ -38,7 +48,7 @@ def read_column(dataset: Path, split: str, num_samples: int, name: str) -> list[
         from pyarrow.parquet import read_table
     except ImportError:
         raise ValueError(_NO_PYARROW) from None
-    path = dataset / SAMPLES_NAME
+    path = _table_of(dataset)
     try:
         table = read_table(path, columns=[name], filters=[("split", "==", split)])
     except (OSError, ArrowException) as error:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusmae.data.bands import check_bands
+from fusmae.data.whole import whole
 from fusmae.manifest import Manifest
 from fusmae.sensors import CLASS_CODES, ArraySpec
 
@@ -29,18 +30,24 @@ def resample(images: Tensor, size_px: int, method: Resample = "bilinear") -> Ten
     grid of a sample covers the same square of ground.
 
     Raises:
-        ValueError: the images have another number of dimensions, or there is no such method.
+        ValueError: the images have another number of dimensions, or there is no such size or
+            method.
     """
     if images.ndim != 4:
         raise ValueError(f"images must be (B, C, H, W), got {tuple(images.shape)}")
-    if method not in (known := get_args(Resample)):
-        raise ValueError(f"method = {method!r} must be one of {', '.join(known)}")
+    whole("size_px", size_px)
+    _check_method("method", method)
     if not images.is_floating_point():
         images = images.to(torch.float32)
     if images.shape[-2:] == (size_px, size_px):
         return images
     corners = None if method == "nearest" else False
     return F.interpolate(images, (size_px, size_px), mode=method, align_corners=corners)
+
+
+def _check_method(name: str, method: str) -> None:
+    if method not in (known := get_args(Resample)):
+        raise ValueError(f"{name} = {method!r} must be one of {', '.join(known)}")
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -73,7 +80,14 @@ def percentile_limits(manifest: Manifest, array: str, name: str) -> tuple[float,
     Raises:
         ValueError: the dataset has no statistics of that array, or not this percentile.
     """
-    known = manifest.statistics[array].percentiles if array in manifest.statistics else {}
+    if array not in manifest.statistics:
+        sensors = {spec.name for spec in manifest.arrays if spec.sensor == array}
+        told = f"; {array!r} is a sensor, whose arrays are {sorted(sensors)}" if sensors else ""
+        raise ValueError(
+            f"the dataset has no percentile {name!r} of array {array!r}; it has statistics of "
+            f"{list(manifest.statistics)}{told}"
+        )
+    known = manifest.statistics[array].percentiles
     if name not in known:
         raise ValueError(
             f"the dataset has no percentile {name!r} of array {array!r}; it has {list(known)}"
@@ -178,14 +192,16 @@ class Preprocess(nn.Module):
 
         Raises:
             ValueError: the dataset has no such sensor or band, no statistics of it, the band is
-                constant, or `bands` is no such mapping.
+                constant, `bands` is no such mapping, or there is no such size or `resample`.
         """
         super().__init__()
         check_bands(bands)
         self.bands = {sensor: tuple(names) for sensor, names in bands.items()}
-        self.size_px = (
-            dict.fromkeys(self.bands, size_px) if isinstance(size_px, int) else dict(size_px)
-        )
+        sizes = size_px if isinstance(size_px, Mapping) else dict.fromkeys(self.bands, size_px)
+        if missing := [sensor for sensor in self.bands if sensor not in sizes]:
+            raise ValueError(f"size_px = {dict(sizes)} has no size for {', '.join(missing)}")
+        self.size_px = {sensor: whole("size_px", side) for sensor, side in sizes.items()}
+        _check_method("resample", resample)
         self.resample: Resample = resample
         self.mean: dict[str, tuple[float, ...]] = {}
         self.std: dict[str, tuple[float, ...]] = {}

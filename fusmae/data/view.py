@@ -21,6 +21,7 @@ from fusmae.data.reader import SplitReader
 from fusmae.data.remote import locate_dataset
 from fusmae.data.sample_stream import Sample, SampleStream
 from fusmae.data.subset import subset_ids
+from fusmae.data.whole import whole
 from fusmae.labels import multi_hot
 from fusmae.manifest import Manifest, read_manifest
 from fusmae.sensors import ArraySpec
@@ -173,21 +174,26 @@ class DatasetView(Dataset[Sample]):
         labels = {"labels": self.labels_of([sample_id])[0]} if self._label_set else {}
         return {"key": key, **arrays, **labels}
 
-    def keys_of(self, sample_ids: Sequence[int]) -> list[str]:
-        """The keys of samples by their rows in the split, such as a batch's `sample_ids`."""
-        return [self.reader.describe(int(sample_id))[0] for sample_id in sample_ids]
+    def keys_of(self, sample_ids: Sequence[int] | Tensor) -> list[str]:
+        """The keys of samples by their rows in the split, such as a batch's `sample_ids`.
 
-    def labels_of(self, sample_ids: Sequence[int]) -> Tensor:
+        Raises:
+            ValueError: they are no such rows.
+        """
+        return [self.reader.describe(row)[0] for row in _rows_of(sample_ids)]
+
+    def labels_of(self, sample_ids: Sequence[int] | Tensor) -> Tensor:
         """Labels of samples by their rows in the split, (n, classes) float32, from their JSON.
 
         Raises:
-            ValueError: no label set was asked for, or a sample has no labels in it.
+            ValueError: no label set was asked for, a sample has no labels in it, or they are no
+                such rows.
         """
         if self._label_set is None:
             raise ValueError("no label set was asked for: open_dataset(..., labels=NAME)")
         names = []
-        for sample_id in sample_ids:
-            key, info = self.reader.describe(sample_id)
+        for row in _rows_of(sample_ids):
+            key, info = self.reader.describe(row)
             labels = info.get("labels", {}).get(self._label_set)
             if labels is None:
                 raise ValueError(f"sample {key!r} has no {self._label_set} labels")
@@ -209,10 +215,21 @@ class DatasetView(Dataset[Sample]):
             seed: of the order.
             epochs: visits of every sample, the last batch being smaller where it must; None for
                 no end. An epoch of an endless stream is `len(ds)` samples.
-            window: shards to shuffle together; 0 for all of them.
+            window: shards to shuffle together; 0 for all of them, or of a URL whose cache does
+                not hold that, as many as docs/REMOTE.md says.
             num_threads: threads that read, in each process.
 
         Raises:
-            ValueError: a number is out of range.
+            ValueError: a number is out of range, or the cache of a URL cannot hold the window.
         """
         return SampleStream(self, batch, seed, epochs, window, num_threads)
+
+
+def _rows_of(sample_ids: Sequence[int] | Tensor) -> list[int]:
+    try:
+        return [whole("sample id", row, least=0) for row in sample_ids]
+    except TypeError:
+        raise ValueError(
+            f"sample_ids = {sample_ids!r} must be a list of rows of the split, or the sample_ids "
+            "of a batch"
+        ) from None

@@ -62,6 +62,7 @@ HOT = [
     *(Case("ours", threads, 1) for threads in (1, 2)),
     *(Case("ours", threads, 2) for threads in (1, 2, 4)),
     Case("ours, window of 4 shards", 2, 2),
+    Case("ours by ds.stream", 2, 2),
     Case("ours with mmap", 1, 1),
     Case("ours with mmap", 2, 2),
     Case("ours with a ring shared by processes", 2, 2),

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fusmae.config import DataConfig
-from fusmae.data import Batch, SplitReader, TrainLoader
+from fusmae.data import Batch, SplitReader, TrainLoader, open_dataset
 from fusmae.torchvision_repair import repair_torchvision
 
 BATCH = 128
@@ -73,6 +73,21 @@ def ours(data: Path, workers: int, window: int = 0) -> Epochs:
     )
     with loader:
         yield from cut_epochs(loader, loader.num_samples)
+
+
+def stream(data: Path, workers: int) -> Epochs:
+    """`ds.stream`: the same order and threads, and each batch a copy that the caller may keep."""
+    view = open_dataset(data / "dataset", SPLIT)
+    batches = (
+        Batch(
+            {name: batch[name] for name in view.bands},
+            batch["positions"],
+            batch["sample_ids"],
+            torch.ones(len(batch["positions"])),
+        )
+        for batch in view.stream(BATCH, SEED, num_threads=workers)
+    )
+    yield from cut_epochs(batches, len(view))
 
 
 def _loader_options(workers: int) -> dict[str, Any]:
@@ -203,6 +218,7 @@ GLOBAL = "global"
 SMALL_BUFFER = 200
 OURS = {
     "ours": System(ours, "dataset", GLOBAL),
+    "ours by ds.stream": System(stream, "dataset", GLOBAL),
     "ours, window of 4 shards": System(partial(ours, window=4), "dataset", "4 shards together"),
 }
 # Beside the peers, for little memory.

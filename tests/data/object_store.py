@@ -6,6 +6,7 @@ program it serves a folder until it is killed and prints its URL:
 """
 
 import http.client
+import ssl
 import sys
 import threading
 import time
@@ -33,10 +34,15 @@ class LoopbackStore:
         behind: a folder, or (host, port) of a server.
         bytes_per_s: of all bodies together; 0 for no limit.
         ranges: whether the server knows Range headers; false as in Python's http.server.
+        tls: a server's context, for https.
     """
 
     def __init__(
-        self, behind: Path | tuple[str, int], bytes_per_s: float = 0, ranges: bool = True
+        self,
+        behind: Path | tuple[str, int],
+        bytes_per_s: float = 0,
+        ranges: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.behind, self.bytes_per_s, self.ranges = behind, bytes_per_s, ranges
         self.fault: Fault = no_fault
@@ -52,7 +58,9 @@ class LoopbackStore:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
 
     def count(self, path: str) -> int:
         """Counts a GET; how many there were before it."""

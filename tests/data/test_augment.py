@@ -175,6 +175,9 @@ def test_what_is_no_image_of_each_position_is_refused_by_name(other):
     batch = {"s1": torch.zeros(2, 2, 4, 4), "labels": other}
     with pytest.raises(ValueError, match=r"'labels' must be \(2, C, H, W\), .* for name in ds"):
         random_flips(batch, 0, positions(2))
+    for draw in (random_flips, lambda arrays, *more: random_crops(arrays, 2, *more)):
+        with pytest.raises(ValueError, match=r"'s1' must be \(3, C, H, W\), one a position, got"):
+            draw({"s1": torch.zeros(4, 2, 4, 4)}, 0, positions(3))
     with pytest.raises(ValueError, match=r"array 'key' must be \(B, C, H, H\), got list: give"):
         random_crops({"key": ["a", "b"]}, 2, 0, positions(2))
 

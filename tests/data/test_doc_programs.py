@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fusmae.data import Order
+
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -31,8 +33,8 @@ def test_the_readmes_ten_lines_run(programs):
     assert shapes == {"s1": (64, 2, 120, 120), "s2": (64, 2, 120, 120)}
 
 
-def test_the_programs_of_the_streaming_page_run(programs):
-    subset, mixture = programs("docs/STREAMING.md")
+def test_the_programs_of_the_streaming_page_run(programs, monkeypatch):
+    subset, mixture, ranks = programs("docs/STREAMING.md")
     names = {}
     exec(subset, names)
     assert len(names["clear"]) == 16  # half of the 32 without snow
@@ -40,3 +42,14 @@ def test_the_programs_of_the_streaming_page_run(programs):
     shapes = {name: tuple(image.shape) for name, image in names["images"].items()}
     assert shapes == {"s1": (64, 2, 120, 120), "s2": (64, 2, 120, 120)}
     assert names["batch"].sample_ids[:, 0].bincount().tolist() == [48, 16]
+    rows = names["batch"].sample_ids.tolist()
+    samples = [names["views"][source][row]["key"] for source, row in rows]
+    assert names["keys"] == samples and len(set(samples)) > 40
+    order = Order((12, 12, 12, 5), 0).samples(0, 64).tolist()
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        exec(ranks, names)
+        first = 32 * rank
+        assert names["batch"].sample_ids.tolist() == order[first : first + 16]
+        assert names["images"]["s2"].shape == (16, 2, 120, 120)

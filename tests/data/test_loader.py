@@ -1,5 +1,6 @@
 import gc
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -125,7 +126,7 @@ def test_every_rank_has_the_same_state(tiny_dataset):
     ("seed", "data", "message"),
     [
         (6, DATA, "seed was 5 and is 6"),
-        (SEED, replace(DATA, window=1), "window was 2 and is 1"),
+        (SEED, replace(DATA, window=1), "window was 2 and is 1; give the window that was"),
         (SEED, replace(DATA, split="test"), "split was 'train' and is 'test'"),
     ],
 )
@@ -170,6 +171,20 @@ def test_loaders_say_what_they_are(tiny_dataset):
 def test_what_is_no_state_is_refused_as_such(tiny_dataset):
     with pytest.raises(ValueError, match=r"no state of a loader, it has \['sources'\]"):
         train_loader(tiny_dataset).load_state_dict({"sources": []})
+    for state in (None, [], "state"):
+        with pytest.raises(ValueError, match="is no state of a loader or a stream"):
+            train_loader(tiny_dataset).load_state_dict(state)
+        with pytest.raises(ValueError, match=r"no state of a mixture, which has {'sources'"):
+            MixtureLoader([train_loader(tiny_dataset)]).load_state_dict(state)
+
+
+def test_a_dict_for_a_config_is_refused_with_the_class(tiny_dataset):
+    with pytest.raises(
+        ValueError, match=r"data = {'window': 2} must be a fusmae\.config\.DataConf"
+    ):
+        TrainLoader(tiny_dataset, {"window": 2}, SEED, 8, 0, 1, 8)
+    with pytest.raises(ValueError, match=r"must be a fusmae\.config\.DataConfig, such as"):
+        EvalLoader(tiny_dataset, "val", {}, 8)
 
 
 @pytest.mark.parametrize("consumed", [None, -1, 1.5])
@@ -193,6 +208,26 @@ def test_batches_hold_the_pixels_and_positions_of_their_samples(tiny_dataset):
                 expected = np.stack([samples[i][name] for i in batch.sample_ids])
                 assert array.numpy().dtype == expected.dtype
                 np.testing.assert_array_equal(array.numpy(), expected)
+
+
+def test_pixels_come_straight_from_the_file_into_the_batch_that_is_handed_out(
+    tiny_dataset, monkeypatch
+):
+    into, preadv = [], os.preadv
+
+    def spied(fd, buffers, offset):
+        into.extend(
+            (buffer.ctypes.data, buffer.nbytes)
+            for buffer in buffers
+            if isinstance(buffer, np.ndarray)
+        )
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr("fusmae.data.shard.os.preadv", spied)
+    with train_loader(tiny_dataset, ring=1) as loader:
+        batch = next(loader)
+        rows = {row.data_ptr(): row.nbytes for array in batch.arrays.values() for row in array}
+    assert sorted(into) == sorted(rows.items())  # each row by one read, and nothing else
 
 
 def test_only_arrays_with_wanted_bands_are_read(tiny_dataset):
@@ -319,9 +354,11 @@ def test_program_that_never_closes_its_loader_ends(tiny_dataset):
     [
         ({"global_batch": 9}, "must be a multiple of 8"),
         ({"global_batch": 8, "world_size": 3}, "must be a multiple of 24"),
-        ({"micro_batch": 0}, "micro-batches of 0"),
-        ({"global_batch": 0}, "global batch of 0"),
+        ({"micro_batch": 0}, "micro_batch = 0 must be a whole number, 1 or more"),
+        ({"global_batch": 0}, "global_batch = 0 must be"),
+        ({"global_batch": 8.0}, r"global_batch = 8\.0 must be"),
         ({"rank": 2, "world_size": 2, "micro_batch": 4}, "rank = 2"),
+        ({"world_size": 0}, "world_size = 0"),
         ({"start": -1}, "start = -1"),
         ({"num_threads": 0}, "num_threads = 0"),
         ({"ring": 0}, "ring = 0"),

@@ -175,6 +175,11 @@ def test_a_state_of_another_mixture_is_refused(datasets):
         pytest.raises(ValueError, match="mixture of 1 datasets from a state of 2"),
     ):
         single.load_state_dict(state)
+    with (
+        mixture(datasets) as loader,
+        pytest.raises(ValueError, match=r"no state of a mixture, .* it is \['consumed', 'digest'"),
+    ):
+        loader.load_state_dict(state["sources"][0])
 
 
 def test_a_state_that_is_refused_changes_nothing(datasets):
@@ -245,6 +250,7 @@ def test_images_of_unlike_shapes_are_not_joined(tiny_dataset):
         ((30, 10), 8, 5, "quotas 30, 10 do not divide among the 8 micro-batches of 5"),
         ((30, 11), 1, 8, "a global batch of 41 does not divide"),
         ((24, 8), 3, 8, "on 3 ranks; it must be a multiple of 24"),
+        ((24, 8), 1, 0, "micro_batch = 0 must be a whole number, 1 or more"),
     ],
 )
 def test_quotas_that_do_not_divide_are_refused(quotas, world_size, micro_batch, message):
@@ -259,6 +265,8 @@ def test_loaders_that_do_not_keep_step_are_refused(tiny_dataset):
         pytest.raises(ValueError, match=r"these make \[1, 2\]"),
     ):
         MixtureLoader([one, other])
+    with pytest.raises(ValueError, match="a mixture needs at least one loader"):
+        MixtureLoader([])
 
 
 @pytest.mark.gpu

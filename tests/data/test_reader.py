@@ -202,6 +202,10 @@ def test_split_without_shards_is_refused(copied):
     path.write_text(json.dumps(table))
     with pytest.raises(ValueError, match=r"'val' .* has no shards"):
         SplitReader(copied, "val")
+    table["splits"]["val"]["num_samples"] = 0  # as ingest writes a split that nothing fell into
+    path.write_text(json.dumps(table))
+    with pytest.raises(ValueError, match=r"'val' of .* has no samples; .*{'train': 41, 'val': 0"):
+        SplitReader(copied, "val")
 
 
 @pytest.mark.parametrize("ids", [[-1], [41], [0, 99]])
@@ -244,8 +248,9 @@ def test_labels_without_pyarrow_say_what_to_install(tiny_dataset, monkeypatch):
 
 def test_missing_samples_table_is_refused_by_name(copied):
     (copied / "samples.parquet").unlink()
-    with pytest.raises(ValueError, match=r"cannot read column 'key' of .*samples\.parquet"):
-        SplitReader(copied, "train").keys()
+    for read in (SplitReader.keys, SplitReader.column_names):
+        with pytest.raises(ValueError, match=r"there is no .*/samples\.parquet, in which keys"):
+            read(SplitReader(copied, "train"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="/proc lists open files on Linux")

@@ -1,9 +1,14 @@
 """The places a dataset is read from: what their manifests may say, and their protocols."""
 
 import json
+import os
+import ssl
 import subprocess
 import sys
 import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 
 import pytest
 import torch
@@ -106,6 +111,116 @@ def test_pythons_own_http_server(big_window_dataset, tmp_path):
     finally:
         server.kill()
         server.communicate()
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A self-signed one of 127.0.0.1 with its key, in one file."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
+    now = datetime.now(UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    built = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(address, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(secret + built.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_https_is_read_if_the_certificate_is_trusted(
+    big_window_dataset, tmp_path, certificate, is_trusted
+):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    program = (
+        "import sys; from fusmae.data import open_dataset, origin\n"
+        "origin.DELAYS_S = (0.01,)\n"
+        "try:\n"
+        "    ds = open_dataset(sys.argv[1], cache=sys.argv[2])\n"
+        "    print(float(ds[70]['s1'].double().sum()))\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+    )
+    with LoopbackStore(big_window_dataset, tls=context) as store:
+        done = subprocess.run(
+            [sys.executable, "-c", program, store.url, tmp_path / "cache"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=os.environ | ({"SSL_CERT_FILE": str(certificate)} if is_trusted else {}),
+        )
+        gets = shard_gets(store)
+    (told,) = done.stdout.splitlines() or [done.stderr]
+    if is_trusted:
+        assert float(told) == float(open_dataset(big_window_dataset)[70]["s1"].double().sum())
+        assert sum(gets.values()) == 1
+    else:
+        assert told.startswith(f"cannot read {store.url}/dataset.json, asked 2 times: ")
+        assert "certificate" in told and not gets
+
+
+@pytest.fixture
+def fake_stores(big_window_dataset, monkeypatch):
+    """`gs` and `hf` as fsspec knows them, with `big_window_dataset` in each: the one asynchronous,
+    as gcsfs is, the other not, as huggingface_hub's; and how often each was asked for a shard."""
+    fsspec, asyn = pytest.importorskip("fsspec"), pytest.importorskip("fsspec.asyn")
+    asked = Counter()
+
+    def read(path, root, start, end):
+        asked[path] += path.endswith(".tar")
+        data = (big_window_dataset / path.removeprefix(f"{root}/")).read_bytes()
+        return data[start:end]
+
+    class Gs(asyn.AsyncFileSystem):
+        protocol, cachable = "gs", False
+
+        async def _cat_file(self, path, start=None, end=None, **_):
+            return read(path, "bucket/many", start, end)
+
+    class Hf(fsspec.AbstractFileSystem):
+        protocol, cachable = "hf", False
+
+        def cat_file(self, path, start=None, end=None, **_):
+            return read(path, "datasets/owner/many", start, end)
+
+    known = sys.modules["fsspec.registry"]._registry
+    for fake in (Gs, Hf):
+        monkeypatch.setitem(known, fake.protocol, fake)
+    return asked
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/many", "hf://datasets/owner/many"])
+def test_stores_behind_fsspec_are_read_whether_they_are_asynchronous_or_not(
+    fake_stores, big_window_dataset, tmp_path, monkeypatch, url
+):
+    monkeypatch.setattr("fusmae.data.origin.PIECE_BYTES", 20_000)
+    dataset = locate_dataset(url, tmp_path)
+    assert digests(dataset, 20) == digests(big_window_dataset, 20)
+    pieces = sum(-(-shard.bytes // 20_000) for shard in train_shards(dataset))
+    assert sum(fake_stores.values()) == pieces
+    with pytest.raises(ValueError, match=rf"there is no {url[:5]}.*/dataset.json"):
+        locate_dataset(f"{url}/elsewhere", tmp_path)
+
+
+def test_a_store_whose_package_is_missing_is_told_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(ValueError, match=r"^gs://bucket/many[: ].*gcsfs"):
+        locate_dataset("gs://bucket/many", tmp_path)
 
 
 def test_hugging_face_urls_are_understood(tmp_path, monkeypatch):

@@ -14,7 +14,8 @@ import pytest
 
 from fusmae.config import DataConfig
 from fusmae.data import EvalLoader, SplitReader, TrainLoader
-from fusmae.data.cache import Cache, CachedFile
+from fusmae.data.cache import Cache
+from fusmae.data.cached_file import CachedFile
 from fusmae.data.claim import claim
 from fusmae.data.shard import OpenShard
 from fusmae.manifest import read_manifest

@@ -5,6 +5,7 @@ import json
 import pickle
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -132,7 +133,7 @@ def test_a_stream_that_workers_read_says_no_place_until_the_batches_are_told(vie
     list(itertools.islice(DataLoader(stream, batch_size=None, num_workers=2), 3))
     with pytest.raises(ValueError, match=r"state_dict\(num_batches=N\)"):
         stream.state_dict()
-    with pytest.raises(ValueError, match="num_batches = -1 must not be negative"):
+    with pytest.raises(ValueError, match="num_batches = -1 must be a whole number, 0"):
         stream.state_dict(num_batches=-1)
     state = stream.state_dict(num_batches=3)
     assert state["consumed"] == 12
@@ -215,6 +216,16 @@ def test_a_state_of_another_order_is_refused(view):
     state = view.stream(4, SEED).state_dict()
     with pytest.raises(ValueError, match="seed was 5 and is 6"):
         view.stream(4, 6).load_state_dict(state)
+    with pytest.raises(ValueError, match="window was 0 and is 2; give the window that was"):
+        view.stream(4, SEED, window=2).load_state_dict(state)
+    with pytest.raises(ValueError, match="None is no state of a loader or a stream"):
+        view.stream(4, SEED).load_state_dict(None)
+
+
+def test_numpys_whole_numbers_are_numbers_and_the_state_is_json(view):
+    stream = view.stream(np.int64(4), np.int64(SEED), window=np.int64(2))
+    assert len(next(iter(stream))["sample_ids"]) == 4
+    assert json.loads(json.dumps(stream.state_dict())) == stream.state_dict()
 
 
 def test_view_and_stream_can_be_sent_to_another_process(view):
@@ -244,7 +255,14 @@ def test_batches_go_through_the_device_transforms_as_they_are(view):
         ({"batch": 0}, "batch = 0"),
         ({"batch": 4, "epochs": 0}, "epochs = 0"),
         ({"batch": 4, "num_threads": 0}, "num_threads = 0"),
+        ({"batch": 4.0}, r"batch = 4\.0 must be a whole number, 1 or more"),
+        ({"batch": True}, "batch = True must be a whole number"),
+        ({"batch": 4, "epochs": 1.5}, r"epochs = 1\.5 must be a whole number"),
+        ({"batch": 4, "epochs": "1"}, "epochs = '1' must be a whole number"),
         ({"batch": 4, "seed": -1}, "seed = -1"),
+        ({"batch": 4, "seed": 0.5}, r"seed = 0\.5 must be a whole number, 0 or more"),
+        ({"batch": 4, "seed": 2**64}, r"seed = 18446744073709551616 must be below 2\*\*64"),
+        ({"batch": 4, "window": 1.5}, r"window = 1\.5 must be"),
         ({"batch": 4, "window": -1}, "window = -1"),
     ],
 )

@@ -131,6 +131,10 @@ def test_percentiles_are_the_manifests(manifest):
     table["statistics"]["s1"]["percentiles"] = {"p2": [-20.0, -25.0]}
     with_percentiles = from_json(json.dumps(table))
     assert percentile_limits(with_percentiles, "s1", "p2") == (-20.0, -25.0)
+    with pytest.raises(
+        ValueError, match=r"'s2' is a sensor, whose arrays are \['s2_10m', 's2_20m'"
+    ):
+        percentile_limits(with_percentiles, "s2", "p2")
     for array, name in (("s1", "p98"), ("s2_20m", "p2"), ("s3", "p2")):
         with pytest.raises(ValueError, match=f"no percentile '{name}' of array '{array}'"):
             percentile_limits(with_percentiles, array, name)
@@ -196,6 +200,11 @@ def test_an_array_that_is_missing_or_no_batch_is_refused_by_name(manifest, array
         Preprocess(manifest, {"s2": "B05"}, 12)
 
 
+def test_an_image_of_no_pixels_is_refused(arrays):
+    with pytest.raises(ValueError, match="size_px = 0 must be a whole number"):
+        resample(arrays["s1"], 0)
+
+
 def test_integers_are_resampled_as_floats_by_default_bilinearly(arrays):
     stored = arrays["s2_20m"]
     expected = F.interpolate(stored.to(torch.float32), (12, 12), mode="bilinear")
@@ -208,6 +217,23 @@ def test_resampling_what_is_no_batch_or_by_no_method_is_refused(arrays):
         resample(arrays["s1"], 24, "cubic")
     with pytest.raises(ValueError, match=r"must be \(B, C, H, W\), got \(2, 12, 12\)"):
         resample(arrays["s1"][0], 24)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size_px": 0}, "size_px = 0 must be a whole number, 1 or more"),
+        ({"size_px": 12.5}, r"size_px = 12\.5 must be a whole number"),
+        ({"size_px": {"s2": 12}}, "size_px = {'s2': 12} has no size for s1"),
+        (
+            {"size_px": 12, "resample": "lanczos"},
+            "resample = 'lanczos' must be one of bilinear, bicubic, nearest",
+        ),
+    ],
+)
+def test_impossible_grids_are_refused_when_they_are_asked_for(manifest, options, message):
+    with pytest.raises(ValueError, match=message):
+        Preprocess(manifest, {"s1": ("VV",)}, **options)
 
 
 def test_constant_band_is_refused_by_name(manifest):

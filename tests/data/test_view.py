@@ -112,6 +112,15 @@ def test_keys_of_a_batch_are_those_of_its_samples(view):
         assert torch.equal(view.sample(key)["s1"], batch["s1"][row])
 
 
+@pytest.mark.parametrize("rows", [3, [1.5], "ab", torch.zeros(2, 2, dtype=torch.int64)])
+def test_what_are_no_rows_of_the_split_have_neither_keys_nor_labels(view, rows):
+    for look_up in (view.keys_of, view.labels_of):
+        with pytest.raises(
+            ValueError, match=r"sample_ids = 3 must be a list|sample id = .* must be"
+        ):
+            look_up(rows)
+
+
 def test_what_is_no_number_of_a_sample_is_told_what_to_write(view):
     for number in ("train-0-0", slice(2), 1.0):
         with pytest.raises(TypeError, match=r"must be ds\[NUMBER\]; by a key it is ds\.sample"):
@@ -153,6 +162,8 @@ def test_a_dataloader_batches_the_map_style_view(view, num_workers):
         ({"bands": ["s1"]}, r"bands = \['s1'\] must map a sensor to its band names, such as"),
         ({"bands": {"s2": "B05"}}, r"bands\['s2'\] = 'B05' must be a list of names"),
         ({"bands": {}}, r"bands = {} names no band"),
+        ({"cache_gb": 0}, r"cache_gb = 0 must be a number above 0, in 10\^9 bytes"),
+        ({"cache_gb": "1"}, "cache_gb = '1' must be a number above 0"),
         ({"subset": 0.1}, r"subset = 0\.1 must be a dict, such as {'fraction': 0\.1}"),
         ({"subset": {"fracton": 0.1}}, r"subset\.fracton; did you mean subset\.fraction\?"),
         ({"subset": {"exclude": "snow"}}, r"subset\.exclude = 'snow' .*"),

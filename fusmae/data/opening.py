@@ -1,0 +1,38 @@
+"""What both loaders check and open before they read: the rank, the device, the split."""
+
+from pathlib import Path
+
+import torch
+
+from fusmae.config import DataConfig
+from fusmae.data.bands import arrays_for
+from fusmae.data.reader import SplitReader
+from fusmae.data.remote import local_folder
+from fusmae.data.whole import whole
+from fusmae.manifest import read_manifest
+
+Device = torch.device | str | None
+
+
+def open_split(dataset: Path | str, split: str | None, data: DataConfig) -> SplitReader:
+    """The reader of `split`, or of the one that `data` names."""
+    if not isinstance(data, DataConfig):
+        raise ValueError(
+            f"data = {data!r} must be a fusmae.config.DataConfig, such as "
+            "DataConfig(bands={'s1': ('VV', 'VH')})"
+        )
+    dataset = local_folder(dataset)
+    arrays = arrays_for(read_manifest(dataset), data.bands)
+    return SplitReader(dataset, data.split if split is None else split, arrays, data.cache_gb)
+
+
+def resolve_device(device: Device) -> torch.device:
+    resolved = torch.device(device or "cpu")
+    if resolved.type == "cuda" and resolved.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return resolved
+
+
+def check_rank(rank: int, world_size: int) -> None:
+    if whole("rank", rank, least=0) >= whole("world_size", world_size):
+        raise ValueError(f"rank = {rank} must be from 0 to world_size - 1 = {world_size - 1}")
