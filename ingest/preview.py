@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from fusmae.manifest import Manifest, read_manifest
+from fusmae.manifest import Manifest
 
-from .storage import refuse_inside_dataset
+from .storage import LocalStore, manifest_of, refuse_inside_dataset
 
 # Stands in the head of each page, and says that the page may be replaced.
 GENERATOR = '<meta name="generator" content="fusmae-ingest preview">'
@@ -53,7 +53,7 @@ def preview(dataset: str, out: Path | None, samples: int, split: str | None) -> 
     root = Path(dataset)
     default = Path(f"{root.resolve()}.html")
     out = out or default
-    manifest = read_manifest(root)
+    manifest = manifest_of(LocalStore(dataset))
     shown = split or manifest.statistics_split
     _refuse_empty(manifest, shown)
     if out.resolve() != default:

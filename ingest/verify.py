@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, all_files, digest_problem
+from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, all_files
 
 from .archives import SOURCE_PATH, Spooling, refuse_spool_place, spool_folder
 from .pool import run_in_order
@@ -136,7 +136,7 @@ def find_problems(
     def tick() -> None:
         progress(next(done), total)
 
-    early = [*_manifest_problems(store), *_listing_problems(store, [*files, *tars])]
+    early = list(_listing_problems(store, [*files, *tars]))
     early += _hash_problems(store, files, tick, workers)
     yield from early
     if not early:
@@ -146,12 +146,6 @@ def find_problems(
     yield from _hash_problems(store, tars, tick, workers)
     if sources:
         yield f"{store}: damaged, so nothing was compared with --source: mend it first"
-
-
-def _manifest_problems(store: Store) -> Iterator[str]:
-    problem = digest_problem(store.read(MANIFEST_NAME).decode())
-    if problem:
-        yield f"{store}/{MANIFEST_NAME}: {problem}"
 
 
 def _listing_problems(store: Store, files: Sequence[FileRecord]) -> Iterator[str]:

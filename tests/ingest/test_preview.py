@@ -19,7 +19,7 @@ import pytest
 import rasterio
 from rasterio.warp import transform
 
-from fusmae.manifest import FileRecord, read_manifest
+from fusmae.manifest import FileRecord, from_json, read_manifest, to_json
 from fusmae_ingest import preview_charts, preview_histograms
 from fusmae_ingest.preview_text import left_out_table
 
@@ -342,7 +342,7 @@ def test_text_of_the_data_is_escaped(maps_dataset, fusmae_ingest, tmp_path):
     manifest = json.loads((copy / "dataset.json").read_text())
     manifest["name"] = manifest["source"]["citation"] = hostile
     manifest["label_sets"]["bigearthnet-19"][0] = hostile
-    (copy / "dataset.json").write_text(json.dumps(manifest))
+    (copy / "dataset.json").write_text(to_json(from_json(json.dumps(manifest))))
     out = tmp_path / "page.html"
     result = fusmae_ingest("preview", copy, "--out", out, "--samples", 2)
     assert result.returncode == 0, result.stderr
