@@ -178,7 +178,6 @@ def test_only_previews_are_replaced(dataset, fusmae_ingest, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for place, told in (
         (out, "there and is no page of preview"),
-        (tmp_path, "a folder"),
         (tmp_path / "pipe", "no file that can be"),
     ):
         result = fusmae_ingest("preview", dataset, "--out", place)
@@ -186,6 +185,32 @@ def test_only_previews_are_replaced(dataset, fusmae_ingest, tmp_path):
     assert "years of notes" in out.read_text()
     result = fusmae_ingest("preview", dataset, "--out", out, "--force")
     assert result.returncode == 2 and "--force" in result.stderr
+
+
+def test_a_page_lies_beside_the_name_that_was_given_or_in_the_folder_that_was(
+    dataset, fusmae_ingest, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("here").mkdir()
+    Path("here/link").symlink_to(dataset)
+    copy = shutil.copytree(dataset, "copy")
+    for given, made in (
+        (("here/link",), "here/link.html"),
+        (("here/link/", "--out", "new/folder/"), "new/folder/link.html"),
+        (("here/link", "--out", "here"), "here/link.html"),
+        (("here/link", "--out", "page"), "page"),
+        (("copy/../copy/.",), "copy/../copy.html"),
+    ):
+        result = fusmae_ingest("preview", *given, "--samples", 1)
+        assert result.stdout == f"{made}: open it in a browser\n", result.stderr
+        Path(made).unlink()
+    monkeypatch.chdir(copy)
+    assert fusmae_ingest("preview", ".", "--samples", 1).returncode == 0
+    assert (tmp_path / "copy.html").is_file()
+    (tmp_path / "copy.html").unlink()
+    (tmp_path / "copy.html").mkdir()
+    told = fusmae_ingest("preview", "../copy").stderr
+    assert "--out ../copy.html is a folder: give" in told
 
 
 @pytest.mark.parametrize("file", ["dataset.json", "shards/train/page.html", "link/page.html"])
