@@ -137,6 +137,23 @@ def test_a_store_out_of_reach_is_told_in_one_line(fusmae_ingest_process, monkeyp
     assert ("(AWS_ENDPOINT_URL)" in line) == url.startswith("s3://")
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    ["nonsense", "host:9000", "http://", "http://[bad", "http://a b", "ftp://h", "http://h:99999"],
+)
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_an_endpoint_that_is_no_address_is_told_in_one_line(
+    fusmae_ingest, monkeypatch, name, endpoint
+):
+    monkeypatch.setenv(name, endpoint)
+    result = fusmae_ingest("info", "s3://bucket/d")
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"error: {name}={endpoint} is no address of an object store: set it to one such as "
+        "http://host:9000, or unset it\n"
+    )
+
+
 def test_a_place_without_a_dataset_is_told_as_one(s3, fusmae_ingest):
     result = fusmae_ingest("info", "s3://datasets/nothing")
     assert result.returncode == 1

@@ -243,6 +243,7 @@ def test_sources_and_spools_that_cannot_be_are_one_line(case, fusmae_ingest, tmp
         (s2, "--source", tmp_path / "link.tar.gz"): f"and --source {s2} are the same",
         (s2, "--spool", dataset / "spool"): f"--spool {dataset}/spool lies in the dataset",
         (short,): "short.tar.zst is cut short",
+        (dataset / "samples.parquet",): "samples.parquet is a parquet file: give a folder, a .tar",
     }.items():
         result = fusmae_ingest("verify", dataset, "--source", *args)
         assert result.returncode == 1 and told in result.stderr
