@@ -74,7 +74,8 @@ def commands() -> None:
 def main() -> None:
     """Run the command line; what a user or a disk can cause becomes one line on stderr."""
     # The processes are the parallelism. Threads of numpy's matrix products, which wait by spinning,
-    # made 2 simulating workers on 2 busy cores 30 times slower. Read when numpy is imported.
+    # made 2 simulating workers on 2 busy cores 30 times slower. Read when numpy is imported. Blocks
+    # have no such products, so Dask's workers need nothing of the kind.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         with stoppable():
