@@ -11,6 +11,7 @@ import sys
 import click
 
 from .stop import Stopped, stoppable
+from .wording import as_given
 
 # In the order of `--help`. A verb's module is imported when it is asked for: zarr, rasterio and
 # matplotlib take longer to import than a small run takes, and no verb needs them all.
@@ -106,7 +107,7 @@ def _system_told(error: OSError) -> str:
 
 def _fail(message: str, code: int, error: BaseException) -> None:
     told = "; ".join([message, *getattr(error, "__notes__", [])])
-    click.echo(f"error: {told}", err=True)
+    click.echo(f"error: {as_given(told)}", err=True)
     sys.exit(code)
 
 
