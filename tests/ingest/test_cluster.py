@@ -202,6 +202,20 @@ def test_a_bad_sample_on_a_cluster_is_named_in_one_line(
     assert "Traceback" not in result.stderr
 
 
+def test_bad_samples_are_left_out_on_a_cluster_as_in_a_serial_run(
+    cluster, archive_v1, fusmae_ingest, paths, tmp_path
+):
+    archive = shutil.copytree(archive_v1, tmp_path / "archive")
+    for band in sorted((archive / "BigEarthNet-v1.0").glob("*/*_B05.tif"))[:2]:
+        os.truncate(band, 1000)
+    args = ("bigearthnet", *paths(archive), *OPTIONS, "--on-error", "quarantine", "--max-bad", 0.2)
+    for out, more in (("serial", ()), ("d", ("--scheduler", cluster.scheduler_address))):
+        result = fusmae_ingest(*args, "--out", tmp_path / out, *more)
+        assert result.returncode == 0, result.stderr
+    assert len((tmp_path / "d" / "quarantine.jsonl").read_text().splitlines()) == 2
+    assert tree(tmp_path / "d") == tree(tmp_path / "serial")
+
+
 def test_sen12ms_by_a_relative_root_is_made_on_a_cluster(cluster, fusmae_ingest, tmp_path):
     root = tmp_path / "archive"
     assert fusmae_ingest("simulate", "sen12ms", "--out", root, "--patches", 4).returncode == 0
