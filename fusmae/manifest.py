@@ -21,6 +21,9 @@ FORMAT_MINOR = 2
 
 # Stands for the digest where the digest is made, as in a tar header's checksum.
 _BLANK_DIGEST = 64 * "0"
+# What to do about a file that is cut short or damaged.
+REPAIR = "copy it again, or remove it and give the command again that made the dataset"
+
 # Formats whose manifests have no digest.
 _WITHOUT_DIGEST = ("1.0", "1.1")
 
@@ -211,7 +214,7 @@ def from_json(text: str, where: str = MANIFEST_NAME) -> Manifest:
     try:
         table = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not valid JSON: {error}") from None
+        raise ValueError(f"{where} is not valid JSON ({error}): {REPAIR}") from None
     if not isinstance(table, dict) or table.get("format") != FORMAT_NAME:
         raise ValueError(f"{where} is not the manifest of a fusmae dataset")
     version = str(table.get("format_version"))
@@ -223,7 +226,7 @@ def from_json(text: str, where: str = MANIFEST_NAME) -> Manifest:
     try:
         return _parse(table)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{where} has a broken or missing field: {error}") from None
+        raise ValueError(f"{where} has a broken or missing field ({error}): {REPAIR}") from None
 
 
 def _known(cls: type[T], entry: dict[str, Any]) -> T:
@@ -290,7 +293,7 @@ def read_manifest(dataset: Path) -> Manifest:
     """
     path = dataset / MANIFEST_NAME
     try:
-        text = path.read_text()
+        text = path.read_bytes().decode(errors="replace")
     except OSError as error:
         raise ValueError(
             f"cannot read {path}: {error.strerror}; is {dataset} a finished dataset of "

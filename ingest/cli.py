@@ -5,12 +5,13 @@ Exit codes: 0 done, 1 bad data or a full disk, 2 wrong usage, 130 interrupted, 1
 
 import errno
 import importlib
-import multiprocessing
 import os
-import signal
 import sys
 
 import click
+
+from .stop import Stopped, stoppable
+from .wording import as_given
 
 # In the order of `--help`. A verb's module is imported when it is asked for: zarr, rasterio and
 # matplotlib take longer to import than a small run takes, and no verb needs them all.
@@ -71,25 +72,15 @@ def commands() -> None:
     """Sentinel-1 and Sentinel-2 archives to sharded, verified, self-describing datasets."""
 
 
-class _Stopped(KeyboardInterrupt):
-    """SIGTERM came, as from a batch system at the end of a job's time."""
-
-
-def _stop(*_: object) -> None:
-    # Ctrl-C reaches the workers too; this does not, and to wait for their blocks takes minutes.
-    for worker in multiprocessing.active_children():
-        worker.terminate()
-    raise _Stopped
-
-
 def main() -> None:
     """Run the command line; what a user or a disk can cause becomes one line on stderr."""
     # The processes are the parallelism. Threads of numpy's matrix products, which wait by spinning,
-    # made 2 simulating workers on 2 busy cores 30 times slower. Read when numpy is imported.
+    # made 2 simulating workers on 2 busy cores 30 times slower. Read when numpy is imported. Blocks
+    # have no such products, so Dask's workers need nothing of the kind.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    signal.signal(signal.SIGTERM, _stop)
     try:
-        commands(standalone_mode=False)
+        with stoppable():
+            commands(standalone_mode=False)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:
@@ -98,7 +89,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt) as error:
         # click puts its own in place of the interrupt.
         cause = error.__cause__ or error
-        what, code = ("stopped", 143) if isinstance(cause, _Stopped) else ("interrupted", 130)
+        what, code = ("stopped", 143) if isinstance(cause, Stopped) else ("interrupted", 130)
         _fail(f"{what}; run the same command again to go on", code, cause)
     except OSError as error:
         _fail(_system_told(error), 1, error)
@@ -116,7 +107,7 @@ def _system_told(error: OSError) -> str:
 
 def _fail(message: str, code: int, error: BaseException) -> None:
     told = "; ".join([message, *getattr(error, "__notes__", [])])
-    click.echo(f"error: {told}", err=True)
+    click.echo(f"error: {as_given(told)}", err=True)
     sys.exit(code)
 
 

@@ -15,7 +15,13 @@ from isal import igzip_lib, isal_zlib
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 # 16 numbers begin a zstandard frame that holds no data (RFC 8878, sec. 3.1.2).
 _SKIPPABLE = tuple(bytes([number]) + b"\x2a\x4d\x18" for number in range(0x50, 0x60))
-_OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7z"}
+_OTHERS = {
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf": "7z",
+    b"PAR1": "parquet",
+}
 _READ = 1 << 18
 # The window of `zstd --ultra --long=31`, the largest there is; its memory is taken only for an
 # archive that was made so.
@@ -49,7 +55,9 @@ def compression(archive: Path) -> str | None:
         raise ValueError(f"{archive}: {error.strerror}") from None
     for magic, name in _OTHERS.items():
         if start.startswith(magic):
-            raise ValueError(f"{archive} is a {name} file: give a .tar, .tar.gz or .tar.zst")
+            raise ValueError(
+                f"{archive} is a {name} file: give a folder, a .tar, .tar.gz or .tar.zst"
+            )
     if start.startswith(_GZIP):
         return "gzip"
     return "zstd" if start.startswith((_ZSTD, *_SKIPPABLE)) else None

@@ -8,6 +8,7 @@ Requests that fail in passing are repeated by fsspec's packages (s3fs and botoco
 import errno
 import hashlib
 import os
+import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,7 +29,8 @@ def refuse_url(url: str) -> None:
     """Look at a URL before anything is asked of its store.
 
     Raises:
-        ValueError: it names no place, none that is known or outlives this process, or a password.
+        ValueError: it names no place, none that is known or outlives this process, or a password;
+            or the environment sends S3 to what is no address.
     """
     protocol, _, rest = url.rpartition("://")
     if not rest.strip("/"):
@@ -48,6 +50,28 @@ def refuse_url(url: str) -> None:
             f"{protocol}://{host}: the URL holds a password, which would get into messages: "
             "leave it to the environment or to the configuration of fsspec"
         )
+    if protocol in ("s3", "s3a"):
+        _refuse_endpoint()
+
+
+def _refuse_endpoint() -> None:
+    """Raises ValueError: what the environment calls S3's address is none."""
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        endpoint = os.environ.get(name)
+        if endpoint and not _is_http(endpoint):
+            raise ValueError(
+                f"{name}={endpoint} is no address of an object store: set it to one such as "
+                "http://host:9000, or unset it"
+            )
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        _ = parts.port  # raises where it is none
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and " " not in url
 
 
 class ObjectStore:

@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from fusmae.manifest import Manifest, read_manifest
+from fusmae.manifest import Manifest
 
-from .storage import refuse_inside_dataset
+from .storage import LocalStore, manifest_of, refuse_inside_dataset
 
 # Stands in the head of each page, and says that the page may be replaced.
 GENERATOR = '<meta name="generator" content="fusmae-ingest preview">'
@@ -29,8 +29,8 @@ Needs matplotlib: pip install 'fusmae[report]'.
 @click.argument("dataset")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
-    help="HTML file to make; an older preview is replaced. Default: DATASET.html.",
+    help="HTML file to make; an older preview is replaced. In a folder, which is there or is given "
+    "with / at its end, DATASET.html. Default: DATASET.html beside DATASET.",
 )
 @click.option(
     "--samples", type=click.IntRange(1), default=24, show_default=True, help="How many to show."
@@ -39,7 +39,7 @@ Needs matplotlib: pip install 'fusmae[report]'.
     "--split",
     help="Split to show samples of. Default: the one that statistics are of, mostly train.",
 )
-def preview(dataset: str, out: Path | None, samples: int, split: str | None) -> None:
+def preview(dataset: str, out: str | None, samples: int, split: str | None) -> None:
     """Make one HTML page to look at a dataset in a browser.
 
     DATASET is a folder. Pictures of samples with their labels, places and dates; charts of
@@ -51,14 +51,15 @@ def preview(dataset: str, out: Path | None, samples: int, split: str | None) -> 
             f"{dataset} is a URL, and preview reads a folder: copy the dataset here, or mount it"
         )
     root = Path(dataset)
-    default = Path(f"{root.resolve()}.html")
-    out = out or default
-    manifest = read_manifest(root)
+    # `.` and `..` are no names to put an ending to.
+    default = Path(f"{root.resolve() if root.name in ('', '..') else root}.html")
+    page = _page(out, default)
+    manifest = manifest_of(LocalStore(dataset))
     shown = split or manifest.statistics_split
     _refuse_empty(manifest, shown)
-    if out.resolve() != default:
-        refuse_inside_dataset(out)
-    _refuse_other_files(out)
+    if page.resolve() != default.resolve():
+        refuse_inside_dataset(page)
+    _refuse_other_files(page)
     try:
         from .preview_page import make_page
     except ModuleNotFoundError as error:
@@ -70,8 +71,15 @@ def preview(dataset: str, out: Path | None, samples: int, split: str | None) -> 
     asked = click.get_current_context().get_parameter_source("samples")
     if samples > there and asked is ParameterSource.COMMANDLINE:
         click.echo(f"note: --samples {samples:,}: {shown} has {there:,}; all are shown", err=True)
-    _replace(out, make_page(root, manifest, shown, samples).encode())
-    click.echo(f"{out}: open it in a browser")
+    _replace(page, make_page(root, manifest, shown, samples).encode())
+    click.echo(f"{page}: open it in a browser")
+
+
+def _page(out: str | None, default: Path) -> Path:
+    if out is None:
+        return default
+    in_folder = out.endswith("/") or Path(out).is_dir()
+    return Path(out, default.name) if in_folder else Path(out)
 
 
 def _refuse_empty(manifest: Manifest, split: str) -> None:

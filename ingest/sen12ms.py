@@ -27,7 +27,7 @@ from .sen12ms_archive import KNOWN_BAD, Triplet, choose, read_names, scan
 from .sen12ms_sample import read_triplet
 from .simulate import simulation_of
 from .storage import open_store
-from .wording import counted
+from .wording import as_given, counted
 
 _LABEL_SET = "sen12ms-igbp10"
 
@@ -170,4 +170,4 @@ def _report_missing(missing: list[Path], num_triplets: int, options: DatasetOpti
         raise ValueError(
             f"{told}: extract them, or leave such triplets out: --on-error quarantine{instead}"
         )
-    click.echo(f"warning: {told}", err=True)
+    click.echo(as_given(f"warning: {told}"), err=True)

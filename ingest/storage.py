@@ -14,7 +14,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from pathlib import Path
 from typing import IO, Protocol
 
-from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, from_json
+from fusmae.manifest import (
+    MANIFEST_NAME,
+    REPAIR,
+    FileRecord,
+    Manifest,
+    digest_problem,
+    from_json,
+)
 
 from .new_file import NewFile, Part
 
@@ -88,18 +95,22 @@ def manifest_of(store: Store) -> Manifest:
     """The manifest of the dataset in this place.
 
     Raises:
-        ValueError: there is none, or it is no manifest.
+        ValueError: there is none, it is no manifest, or it is not what was written.
         OSError: the place cannot be read.
     """
+    where = f"{store}/{MANIFEST_NAME}"
     try:
-        text = store.read(MANIFEST_NAME).decode()
-    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError) as error:
-        told = getattr(error, "strerror", None) or "it is no text"
+        text = store.read(MANIFEST_NAME).decode(errors="replace")
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
-            f"cannot read {store}/{MANIFEST_NAME}: {told}; is {store} a finished dataset of "
+            f"cannot read {where}: {error.strerror}; is {store} a finished dataset of "
             "fusmae-ingest? If it was, give the command again that made it"
         ) from None
-    return from_json(text, f"{store}/{MANIFEST_NAME}")
+    manifest = from_json(text, where)
+    problem = digest_problem(text)
+    if problem:
+        raise ValueError(f"{where} was changed ({problem}): {REPAIR}")
+    return manifest
 
 
 class LocalStore:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, all_files, digest_problem
+from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, all_files
 
 from .archives import SOURCE_PATH, Spooling, refuse_spool_place, spool_folder
 from .pool import run_in_order
@@ -15,7 +15,7 @@ from .storage import Store, manifest_of, open_store
 from .verify_block import check_file
 from .verify_samples import SourceCheck, num_blocks, sample_problems
 from .verify_source import forget_sources, open_sources
-from .wording import counted
+from .wording import as_given, counted
 
 Progress = Callable[[int, int], None]
 
@@ -89,7 +89,7 @@ def verify(
             problems = list(find_problems(store, manifest, progress.update, workers, check))
         forget_sources(spooling)
     for problem in problems:
-        click.echo(problem, err=True)
+        click.echo(as_given(problem), err=True)
     if problems:
         num = counted(len(problems), "problem")
         raise ValueError(f"{dataset} has {num}, listed above{_advice(store, manifest, problems)}")
@@ -136,7 +136,7 @@ def find_problems(
     def tick() -> None:
         progress(next(done), total)
 
-    early = [*_manifest_problems(store), *_listing_problems(store, [*files, *tars])]
+    early = list(_listing_problems(store, [*files, *tars]))
     early += _hash_problems(store, files, tick, workers)
     yield from early
     if not early:
@@ -146,12 +146,6 @@ def find_problems(
     yield from _hash_problems(store, tars, tick, workers)
     if sources:
         yield f"{store}: damaged, so nothing was compared with --source: mend it first"
-
-
-def _manifest_problems(store: Store) -> Iterator[str]:
-    problem = digest_problem(store.read(MANIFEST_NAME).decode())
-    if problem:
-        yield f"{store}/{MANIFEST_NAME}: {problem}"
 
 
 def _listing_problems(store: Store, files: Sequence[FileRecord]) -> Iterator[str]:

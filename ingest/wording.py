@@ -1,4 +1,7 @@
-"""Numbers with their nouns, for what a user reads."""
+"""Numbers with their nouns, and paths as they were given, for what a user reads."""
+
+import sys
+from pathlib import Path
 
 
 def plural(count: int, noun: str) -> str:
@@ -9,3 +12,17 @@ def plural(count: int, noun: str) -> str:
 def counted(count: int, noun: str) -> str:
     """Such as `1 shard` or `2,048 shards`."""
     return f"{count:,} {plural(count, noun)}"
+
+
+def as_given(text: str) -> str:
+    """Absolute paths below the current folder as relative ones, where the command gave such.
+
+    With `--scheduler` they stay: the cluster's workers stand in other folders.
+    """
+    try:
+        here = f"{Path.cwd()}/"
+    except FileNotFoundError:  # the current folder was removed
+        return text
+    if any(here in word or word.startswith("--scheduler") for word in sys.argv[1:]):
+        return text
+    return text.replace(here, "")

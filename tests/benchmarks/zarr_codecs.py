@@ -21,7 +21,6 @@ import numcodecs.zstd
 import numpy as np
 import zarr
 from numcodecs import blosc
-from numcodecs.pcodec import PCodec
 from real_content import REAL_V1, Pixels, read_pairs, sen12ms_windows, stack_of
 
 from fusmae.sensors import BIGEARTHNET_ARRAYS, ArraySpec
@@ -42,6 +41,9 @@ Codec = tuple[Callable[[Pixels], Any], Callable[[Any], Any]]
 
 def codecs() -> dict[str, Codec]:
     """Name -> (encode, decode), each on one chunk."""
+    # Needs pcodec, which `main` has looked for by now.
+    from numcodecs.pcodec import PCodec
+
     table: dict[str, Codec] = {"none": (lambda chunk: chunk.tobytes(), np.frombuffer)}
     for name in ("lz4", "zstd"):
         for level in (1, 3, 5):

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,8 @@ import rasterio
 from fusmae_ingest.dataset import refuse_other_plan
 from fusmae_ingest.geotiff import read_raster
 from fusmae_ingest.storage import LocalStore
+
+from .packed_archives import pack
 
 
 @pytest.fixture
@@ -215,9 +216,7 @@ def test_an_output_that_is_a_file_is_refused_before_an_archive_is_unpacked(
 ):
     (tmp_path / "thesis.tex").write_text("x")
     _, s2, _, s1 = paths(archive)
-    packed = tmp_path / "s2.tar.gz"
-    with tarfile.open(packed, "w:gz") as tar:
-        tar.add(s2, s2.name)
+    packed = pack(s2, tmp_path / "s2.tar.gz")
     args = ("bigearthnet", "--s2", packed, "--s1", s1, "--out", tmp_path / "thesis.tex")
     result = fusmae_ingest(*args)
     assert result.returncode == 1 and "give a new folder" in result.stderr

@@ -6,34 +6,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
 import pytest
-import zstandard
 
+from .packed_archives import pack
 from .trees import tree
 
 OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "4")
-
-
-def pack(folder: Path, out: Path) -> Path:
-    """A tar of a folder as GNU tar makes it, compressed as the name says."""
-    if out.suffix == ".zst":
-        plain = pack(folder, out.with_suffix(""))
-        data = plain.read_bytes()
-        half = len(data) // 2
-        # Two frames, as parallel compressors write them.
-        frames = (zstandard.ZstdCompressor().compress(part) for part in (data[:half], data[half:]))
-        out.write_bytes(b"".join(frames))
-        plain.unlink()
-        return out
-    with tarfile.open(
-        out, "w:gz" if out.suffix == ".gz" else "w", format=tarfile.GNU_FORMAT
-    ) as tar:
-        tar.add(folder, folder.name)
-    return out
 
 
 def folders(archive: Path, version: str) -> dict[str, Path]:

@@ -1,8 +1,8 @@
 """An option that would do nothing is refused, or said to do nothing where that does no harm."""
 
-import tarfile
-
 import pytest
+
+from .packed_archives import pack
 
 ARCHIVE = ("bigearthnet", "--s2", "a", "--s1", "b", "--out", "d")
 
@@ -40,9 +40,7 @@ def test_options_of_unpacking_are_said_to_be_idle_where_nothing_is_unpacked(
 def test_a_plain_tar_needs_a_spool_for_its_index_only(archive_v1, fusmae_ingest, tmp_path):
     args: list[object] = ["bigearthnet", "--out", tmp_path / "d", "--spool", tmp_path / "spool"]
     for option, folder in (("--s2", "BigEarthNet-v1.0"), ("--s1", "BigEarthNet-S1-v1.0")):
-        with tarfile.open(tmp_path / f"{folder}.tar", "w", format=tarfile.GNU_FORMAT) as tar:
-            tar.add(archive_v1 / folder, folder)
-        args += [option, tmp_path / f"{folder}.tar"]
+        args += [option, pack(archive_v1 / folder, tmp_path / f"{folder}.tar")]
     result = fusmae_ingest(*args, "--keep-spool")
     assert result.returncode == 0, result.stderr
     notes = [line for line in result.stderr.splitlines() if line.startswith("note: ")]

@@ -87,6 +87,35 @@ def test_a_lost_file_of_the_whole_dataset_is_made_again(whole, out, again, lost)
     assert lost in result.stderr and "made again" in result.stderr
 
 
+def half(text: bytes) -> bytes:
+    return text[: len(text) // 2]
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (half, "is not valid JSON"),
+        (lambda text: b"", "is not valid JSON"),
+        (lambda text: b"\xff" + text, "is not valid JSON"),
+        (lambda text: text.replace(b'"seed"', b'"sead"'), "has a broken or missing field"),
+        (lambda text: text.replace(b'"plan"', b'"plam"'), "was changed (its sha256 is "),
+    ],
+)
+def test_a_damaged_manifest_is_one_line_that_says_what_to_do_and_that_mends_it(
+    whole, out, again, fusmae_ingest, damage, told
+):
+    path = out / "dataset.json"
+    path.write_bytes(damage(path.read_bytes()))
+    verbs = [("verify", out), ("info", out), ("preview", out)]
+    for result in [again(), *(fusmae_ingest(*verb) for verb in verbs)]:
+        *_, line = result.stderr.splitlines()
+        assert result.returncode == 1 and line.startswith(f"error: {path} {told}")
+        assert "or remove it and give the command again that made the dataset" in line
+    path.unlink()
+    assert again().returncode == 0
+    assert tree(out) == tree(whole)
+
+
 @pytest.mark.parametrize("own", ["zarr/mine.zarr/zarr.json", "shards/train/notes.txt"])
 def test_a_file_of_the_users_own_is_never_removed(out, again, own):
     (out / own).parent.mkdir(exist_ok=True)

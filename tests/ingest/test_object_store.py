@@ -61,6 +61,24 @@ def test_verify_names_an_object_that_was_changed(s3, on_disk, fusmae_ingest):
         assert f"s3://datasets/spoilt/{shard}: sha256" in result.stderr
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_finished_dataset_lost_is_made_again(
+    s3, on_disk, archive_v1, fusmae_ingest, paths, workers
+):
+    shard = next(path for path in on_disk if path.endswith(".tar"))
+    array = next(path for path in on_disk if path.startswith("zarr/test.zarr/s1/c/"))
+    args = ("bigearthnet", *paths(archive_v1), "--out", "s3://datasets/lost", *OPTIONS)
+    for lost in ((shard, array), ("samples.parquet",), ("dataset.json",)):
+        for path, data in on_disk.items():
+            s3.put_object(Bucket="datasets", Key=f"lost/{path}", Body=data)
+        for path in lost:
+            s3.delete_object(Bucket="datasets", Key=f"lost/{path}")
+        result = fusmae_ingest(*args, "--workers", workers)
+        assert result.returncode == 0, result.stderr
+        assert lost[0] in result.stderr and "made again" in result.stderr
+        assert objects(s3, "lost") == on_disk
+
+
 def test_a_killed_run_is_completed_by_the_next(s3, on_disk, archive_v1, fusmae_ingest, paths):
     url = "s3://datasets/killed"
     # As the command, but it does not wait half a minute for the dead run's lock.
@@ -135,6 +153,23 @@ def test_a_store_out_of_reach_is_told_in_one_line(fusmae_ingest_process, monkeyp
     assert line.startswith(f"error: {url}/dataset.json: no answer from the store: see that ")
     assert line.endswith("; run the same command again to go on")
     assert ("(AWS_ENDPOINT_URL)" in line) == url.startswith("s3://")
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["nonsense", "host:9000", "http://", "http://[bad", "http://a b", "ftp://h", "http://h:99999"],
+)
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_an_endpoint_that_is_no_address_is_told_in_one_line(
+    fusmae_ingest, monkeypatch, name, endpoint
+):
+    monkeypatch.setenv(name, endpoint)
+    result = fusmae_ingest("info", "s3://bucket/d")
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"error: {name}={endpoint} is no address of an object store: set it to one such as "
+        "http://host:9000, or unset it\n"
+    )
 
 
 def test_a_place_without_a_dataset_is_told_as_one(s3, fusmae_ingest):

@@ -19,7 +19,7 @@ import pytest
 import rasterio
 from rasterio.warp import transform
 
-from fusmae.manifest import FileRecord, read_manifest
+from fusmae.manifest import FileRecord, from_json, read_manifest, to_json
 from fusmae_ingest import preview_charts, preview_histograms
 from fusmae_ingest.preview_text import left_out_table
 
@@ -178,7 +178,6 @@ def test_only_previews_are_replaced(dataset, fusmae_ingest, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for place, told in (
         (out, "there and is no page of preview"),
-        (tmp_path, "a folder"),
         (tmp_path / "pipe", "no file that can be"),
     ):
         result = fusmae_ingest("preview", dataset, "--out", place)
@@ -186,6 +185,32 @@ def test_only_previews_are_replaced(dataset, fusmae_ingest, tmp_path):
     assert "years of notes" in out.read_text()
     result = fusmae_ingest("preview", dataset, "--out", out, "--force")
     assert result.returncode == 2 and "--force" in result.stderr
+
+
+def test_a_page_lies_beside_the_name_that_was_given_or_in_the_folder_that_was(
+    dataset, fusmae_ingest, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("here").mkdir()
+    Path("here/link").symlink_to(dataset)
+    copy = shutil.copytree(dataset, "copy")
+    for given, made in (
+        (("here/link",), "here/link.html"),
+        (("here/link/", "--out", "new/folder/"), "new/folder/link.html"),
+        (("here/link", "--out", "here"), "here/link.html"),
+        (("here/link", "--out", "page"), "page"),
+        (("copy/../copy/.",), "copy/../copy.html"),
+    ):
+        result = fusmae_ingest("preview", *given, "--samples", 1)
+        assert result.stdout == f"{made}: open it in a browser\n", result.stderr
+        Path(made).unlink()
+    monkeypatch.chdir(copy)
+    assert fusmae_ingest("preview", ".", "--samples", 1).returncode == 0
+    assert (tmp_path / "copy.html").is_file()
+    (tmp_path / "copy.html").unlink()
+    (tmp_path / "copy.html").mkdir()
+    told = fusmae_ingest("preview", "../copy").stderr
+    assert "--out ../copy.html is a folder: give" in told
 
 
 @pytest.mark.parametrize("file", ["dataset.json", "shards/train/page.html", "link/page.html"])
@@ -342,7 +367,7 @@ def test_text_of_the_data_is_escaped(maps_dataset, fusmae_ingest, tmp_path):
     manifest = json.loads((copy / "dataset.json").read_text())
     manifest["name"] = manifest["source"]["citation"] = hostile
     manifest["label_sets"]["bigearthnet-19"][0] = hostile
-    (copy / "dataset.json").write_text(json.dumps(manifest))
+    (copy / "dataset.json").write_text(to_json(from_json(json.dumps(manifest))))
     out = tmp_path / "page.html"
     result = fusmae_ingest("preview", copy, "--out", out, "--samples", 2)
     assert result.returncode == 0, result.stderr

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from fusmae.manifest import read_manifest
+from fusmae.manifest import from_json, read_manifest, to_json
 from fusmae.sample import decode
 from fusmae_ingest import cli, dataset, rounds
 from fusmae_ingest.plan import plan_blocks
@@ -187,7 +187,7 @@ def test_a_dataset_that_does_not_say_how_it_was_made_is_refused(
     out = shutil.copytree(made, tmp_path / "d")
     table = json.loads((out / "dataset.json").read_text())
     del table["options"]["plan"]
-    (out / "dataset.json").write_text(json.dumps(table))
+    (out / "dataset.json").write_text(to_json(from_json(json.dumps(table))))
     result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)
     assert result.returncode == 1 and "options.plan" in result.stderr
 

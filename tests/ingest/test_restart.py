@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from .stopping import processes_of
+
 OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "2")
 
 
@@ -72,18 +74,6 @@ def test_killed_runs_end_in_the_same_bytes_as_an_undisturbed_one(
     assert sum(kills) > 0
 
 
-def processes_of(out: Path) -> list[str]:
-    """Command lines of living processes that were started for this output, and their children."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"FUSMAE_TEST={out}".encode() in entry.read_bytes():
-                found.append((entry.parent / "cmdline").read_bytes().decode())
-        except OSError:
-            continue  # it has just ended, or is another user's
-    return found
-
-
 def test_a_killed_pool_leaves_no_process_behind(archive_v1, paths, tmp_path):
     out = tmp_path / "d"
     command = [sys.executable, "-m", "fusmae_ingest.cli", "bigearthnet", *OPTIONS]
@@ -93,13 +83,13 @@ def test_a_killed_pool_leaves_no_process_behind(archive_v1, paths, tmp_path):
     deadline = time.monotonic() + 60
     while not list(out.glob(".ingest/blocks/*")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(processes_of(out)) > 2
+    assert len(processes_of(str(out))) > 2
     process.kill()
     process.wait()
     deadline = time.monotonic() + 20
-    while processes_of(out) and time.monotonic() < deadline:
+    while processes_of(str(out)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert processes_of(out) == []
+    assert processes_of(str(out)) == []
 
 
 def test_a_killed_pool_ends_in_the_same_bytes(archive_v1, undisturbed, paths, tmp_path):
@@ -150,12 +140,14 @@ def test_verify_names_a_flipped_byte_a_missing_and_an_extra_file(
     assert fusmae_ingest("verify", whole).returncode == 0
 
 
-def test_two_runs_on_one_output_do_not_mix(archive_v1, fusmae_ingest, paths, tmp_path):
+@pytest.mark.parametrize("verb", ["bigearthnet", "sen12ms"])
+def test_two_runs_on_one_output_do_not_mix(archive_v1, fusmae_ingest, paths, tmp_path, verb):
     lock = tmp_path / "d" / ".ingest" / "lock"
     lock.parent.mkdir(parents=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", tmp_path / "d")
+        given = paths(archive_v1) if verb == "bigearthnet" else ("--root", archive_v1)
+        result = fusmae_ingest(verb, *given, "--out", tmp_path / "d")
     assert result.returncode == 1 and "another run is writing" in result.stderr
     # Before it listed an archive.
     assert result.stderr.count("\n") == 1 and "Listing" not in result.stderr

@@ -241,10 +241,12 @@ def test_a_flipped_bit_is_found_by_gzips_own_checksum(archive, tmp_path):
         spool(archive, tmp_path / "spool", no_progress)
 
 
-@pytest.mark.parametrize("start", [b"BZh91AY", b"\xfd7zXZ\x00", b"PK\x03\x04"])
+@pytest.mark.parametrize("start", [b"BZh91AY", b"\xfd7zXZ\x00", b"PK\x03\x04", b"PAR1"])
 def test_other_compressions_are_refused_by_name(start, tmp_path):
     (tmp_path / "a").write_bytes(start)
-    with pytest.raises(ValueError, match=r"is a (bzip2|xz|zip) file: give a \.tar"):
+    with pytest.raises(
+        ValueError, match=r"is a (bzip2|xz|zip|parquet) file: give a folder, a \.tar"
+    ):
         spool(tmp_path / "a", tmp_path / "spool", no_progress)
 
 

@@ -7,17 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from .stopping import COMMAND, processes_of, told
 from .trees import tree
 
 OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "2")
-COMMAND = (sys.executable, "-m", "fusmae_ingest.cli")
 
 
 @pytest.fixture(scope="module")
@@ -30,25 +29,9 @@ def whole(archive_v1, fusmae_ingest, paths, tmp_path_factory) -> dict[str, bytes
 
 
 @pytest.fixture(scope="module")
-def packed(archive_v1, tmp_path_factory) -> tuple[object, ...]:
+def packed_v1(packed) -> tuple[object, ...]:
     """The `--s2 X.tar.gz --s1 Y.tar.gz` arguments of the same archive."""
-    folder = tmp_path_factory.mktemp("packed")
-    args: list[object] = []
-    for option, name in (("--s2", "BigEarthNet-v1.0"), ("--s1", "BigEarthNet-S1-v1.0")):
-        with tarfile.open(folder / f"{option[2:]}.tar.gz", "w:gz") as tar:
-            tar.add(archive_v1 / name, name)
-        args += [option, folder / f"{option[2:]}.tar.gz"]
-    return tuple(args)
-
-
-def told(stderr: str) -> str:
-    """The one line that a failed run says; progress bars and their listing are none."""
-    assert "Traceback" not in stderr, stderr
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    bars = ("Listing", "Converting", "Unpacking", "Indexing", "Verifying")
-    (line,) = (line for line in lines if not line.startswith(bars))
-    assert line.startswith("error: "), stderr
-    return line
+    return ("--s2", packed["v1-s2"], "--s1", packed["v1-s1"])
 
 
 @pytest.fixture
@@ -100,12 +83,20 @@ def test_a_full_disk_is_one_line_and_with_more_room_a_rerun_goes_on(
 
 @pytest.mark.parametrize("full", ["s2", "s1"])
 def test_a_spool_without_room_is_one_line(
-    packed, whole, disk, fusmae_ingest_process, tmp_path, full
+    packed_v1, whole, disk, fusmae_ingest_process, tmp_path, full
 ):
     """There is no room for the first archive, or for the second beside it: both are looked at."""
-    unpacked_kb = len(gzip.decompress(packed[1].read_bytes())) >> 10
+    unpacked_kb = len(gzip.decompress(packed_v1[1].read_bytes())) >> 10
     small = disk(f"size={unpacked_kb + (-1000 if full == 's2' else 1000)}k")
-    args = ("bigearthnet", *packed, "--out", tmp_path / "d", *OPTIONS, "--spool", small / "spool")
+    args = (
+        "bigearthnet",
+        *packed_v1,
+        "--out",
+        tmp_path / "d",
+        *OPTIONS,
+        "--spool",
+        small / "spool",
+    )
     result = fusmae_ingest_process(*args)
     assert result.returncode == 1
     assert re.search(rf"{small}/spool/s2 has .* free, .*make room there", told(result.stderr))
@@ -118,7 +109,7 @@ def test_a_spool_without_room_is_one_line(
 
 
 def test_a_disk_that_fills_up_while_unpacking_is_one_line(
-    packed, whole, disk, fusmae_ingest_process, tmp_path
+    packed_v1, whole, disk, fusmae_ingest_process, tmp_path
 ):
     """The estimate of room was right, and then another program took it."""
     small = disk("size=3m")
@@ -126,7 +117,7 @@ def test_a_disk_that_fills_up_while_unpacking_is_one_line(
         "from fusmae_ingest import archives, cli, spool\n"
         "archives.require_room = spool.require_room = lambda *_: None; cli.main()"
     )
-    args = ["bigearthnet", *map(str, packed), "--out", str(tmp_path / "d"), *OPTIONS]
+    args = ["bigearthnet", *map(str, packed_v1), "--out", str(tmp_path / "d"), *OPTIONS]
     command = [sys.executable, "-c", code, *args, "--spool", str(small / "spool")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     line = told(result.stderr)
@@ -192,10 +183,10 @@ def test_an_output_without_permission_is_one_line(
 @pytest.mark.parametrize("kind", ["file", "folder", "archive"])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_source_without_permission_is_one_line_that_names_it(
-    archive_v1, whole, packed, ruled, fusmae_ingest, paths, tmp_path, kind, workers
+    archive_v1, whole, packed_v1, ruled, fusmae_ingest, paths, tmp_path, kind, workers
 ):
     if kind == "archive":
-        given = [shutil.copy(a, tmp_path) if isinstance(a, Path) else a for a in packed]
+        given = [shutil.copy(a, tmp_path) if isinstance(a, Path) else a for a in packed_v1]
         closed = Path(given[1])
     else:
         given = list(paths(shutil.copytree(archive_v1, tmp_path / "archive")))
@@ -213,125 +204,6 @@ def test_a_source_without_permission_is_one_line_that_names_it(
     closed.chmod(mode)
     assert fusmae_ingest(*args).returncode == 0
     assert tree(out) == whole
-
-
-def processes_of(mark: str) -> list[str]:
-    """Command lines of living processes with this mark in their environment."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"FUSMAE_TEST={mark}".encode() in entry.read_bytes():
-                found.append((entry.parent / "cmdline").read_bytes().decode())
-        except OSError:
-            continue  # it has just ended, or is another user's
-    return found
-
-
-def interrupt(
-    args: list[str], mark: str, moment: Callable[[], bool], terminate: bool = False
-) -> tuple[int, str]:
-    """Press Ctrl-C, for all processes of the terminal, at this moment; exit code and stderr.
-
-    With `terminate` send SIGTERM instead, to the command alone.
-    """
-    process = subprocess.Popen(
-        [*COMMAND, *args],
-        env={**os.environ, "FUSMAE_TEST": mark},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # Where the tests run in the background, Ctrl-C is ignored and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    deadline = time.monotonic() + 60
-    while not moment():
-        assert time.monotonic() < deadline and process.poll() is None
-    if terminate:
-        process.terminate()
-    else:
-        os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    return process.returncode, stderr
-
-
-def check_interrupted(result: tuple[int, str], mark: str) -> None:
-    code, stderr = result
-    assert code == 130, stderr
-    assert told(stderr) == "error: interrupted; run the same command again to go on"
-    assert processes_of(mark) == []
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_while_converting_is_one_line_and_a_rerun_goes_on(
-    archive_v1, whole, fusmae_ingest, paths, tmp_path, workers
-):
-    out = tmp_path / "d"
-    args = [str(a) for a in ("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)]
-    args += ["--workers", str(workers)]
-    # With one block done, then with three; in between the run goes on from the first.
-    for blocks in (1, 3):
-        done = interrupt(
-            args, str(out), lambda n=blocks: len(list(out.glob(".ingest/blocks/*"))) >= n
-        )
-        check_interrupted(done, str(out))
-        assert not (out / "dataset.json").exists()
-    assert fusmae_ingest(*args).returncode == 0
-    assert tree(out) == whole
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_sigterm_is_one_line_and_a_rerun_goes_on(
-    archive_v1, whole, fusmae_ingest, paths, tmp_path, workers
-):
-    """While it converts, and while workers start."""
-    out = tmp_path / "d"
-    args = [str(a) for a in ("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)]
-    args += ["--workers", str(workers)]
-    moments = [lambda: list(out.glob(".ingest/blocks/*"))]
-    if workers > 1:
-        moments.insert(0, lambda: len(processes_of(str(out))) > 2)
-    for moment in moments:
-        code, stderr = interrupt(args, str(out), moment, terminate=True)
-        assert code == 143, stderr
-        assert told(stderr) == "error: stopped; run the same command again to go on"
-        assert processes_of(str(out)) == []
-        assert not (out / "dataset.json").exists()
-    assert fusmae_ingest(*args).returncode == 0
-    assert tree(out) == whole
-
-
-def test_ctrl_c_while_workers_start_is_one_line(archive_v1, whole, fusmae_ingest, paths, tmp_path):
-    out = tmp_path / "d"
-    args = [str(a) for a in ("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)]
-    args += ["--workers", "2"]
-    # The main process, the resource tracker, and a worker that is still importing.
-    for others in (2, 3):
-        done = interrupt(args, str(out), lambda n=others: len(processes_of(str(out))) > n - 1)
-        check_interrupted(done, str(out))
-    assert fusmae_ingest(*args).returncode == 0
-    assert tree(out) == whole
-
-
-def test_ctrl_c_while_unpacking_is_one_line_and_a_rerun_goes_on(
-    packed, whole, fusmae_ingest, tmp_path
-):
-    out, spool = tmp_path / "d", tmp_path / "d.spool"
-    args = [str(a) for a in ("bigearthnet", *packed, "--out", out, *OPTIONS)]
-    done = interrupt(args, str(out), lambda: (spool / "s2" / "archive.tar.partial").exists())
-    check_interrupted(done, str(out))
-    assert list(spool.rglob("*.tar*")) == [] and not out.exists()
-    assert fusmae_ingest(*args).returncode == 0
-    assert tree(out) == whole
-
-
-def test_ctrl_c_while_verifying_is_one_line(archive_v1, fusmae_ingest, paths, tmp_path):
-    out = tmp_path / "d"
-    result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)
-    assert result.returncode == 0, result.stderr
-    args = ["verify", str(out), "--workers", "2"]
-    done = interrupt(args, str(out), lambda: len(processes_of(str(out))) > 2)
-    check_interrupted(done, str(out))
 
 
 def test_a_killed_worker_ends_the_run_in_one_line(

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,8 @@ from fusmae_ingest.bigearthnet_archive import detect_version
 from fusmae_ingest.patches import Archive, FolderArchive
 from fusmae_ingest.tar_archive import TarArchive
 from fusmae_ingest.tar_index import index_tar
+
+from .packed_archives import pack
 
 
 @pytest.fixture(scope="module")
@@ -269,8 +270,7 @@ def test_archives_of_two_versions_are_refused_wherever_they_are(
         if sensor not in in_tars:
             return FolderArchive(folder, f"--{sensor}")
         packed, index = (tmp_path / f"{folder.name}{end}" for end in (".tar", ".index"))
-        with tarfile.open(packed, "w") as tar:
-            tar.add(folder, folder.name)
+        pack(folder, packed)
         index_tar(packed, index, lambda done, total: None)
         return TarArchive(packed, index)
 

@@ -255,8 +255,7 @@ def test_manifests_before_format_1_2_need_no_digest_and_later_ones_do(both):
     table = json.loads(path.read_text())
     del table["digest"]
     path.write_text(json.dumps(table))
-    assert problems(both) == [
-        f"{path}: has no digest, which belongs into every manifest since format 1.2"
-    ]
+    (told,) = problems(both)
+    assert f"{path} was changed (has no digest, which belongs into every" in told
     path.write_text(json.dumps({**table, "format_version": "1.1"}))
     assert problems(both) == []

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,8 @@ from fusmae_ingest.storage import LocalStore, manifest_of
 from fusmae_ingest.verify import find_problems
 from fusmae_ingest.verify_samples import SourceCheck
 from fusmae_ingest.verify_source import forget_sources, open_sources
+
+from .packed_archives import pack
 
 
 def no_progress(done: int, total: int) -> None:
@@ -34,12 +35,6 @@ def compare(dataset: Path, sources: list[Path], samples: int | None = None, work
         forget_sources(spooling)
     assert not spooling.folder.exists()
     return told
-
-
-def pack(folder: Path, out: Path) -> Path:
-    with tarfile.open(out, "w:gz" if out.suffix == ".gz" else "w") as tar:
-        tar.add(folder, folder.name)
-    return out
 
 
 FOLDERS = {
@@ -243,6 +238,7 @@ def test_sources_and_spools_that_cannot_be_are_one_line(case, fusmae_ingest, tmp
         (s2, "--source", tmp_path / "link.tar.gz"): f"and --source {s2} are the same",
         (s2, "--spool", dataset / "spool"): f"--spool {dataset}/spool lies in the dataset",
         (short,): "short.tar.zst is cut short",
+        (dataset / "samples.parquet",): "samples.parquet is a parquet file: give a folder, a .tar",
     }.items():
         result = fusmae_ingest("verify", dataset, "--source", *args)
         assert result.returncode == 1 and told in result.stderr

@@ -1,0 +1,73 @@
+"""Errors show paths as the command gave them."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from fusmae_ingest.wording import as_given
+
+GIVEN = ("bigearthnet", "--s2", "a/BigEarthNet-v1.0", "--s1", "a/BigEarthNet-S1-v1.0")
+
+
+@pytest.fixture
+def here(archive_v1, tmp_path, monkeypatch) -> Path:
+    """The current folder, which holds an archive `a` with one damaged file."""
+    shutil.copytree(archive_v1, tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def spoil() -> str:
+    band = min(Path("a/BigEarthNet-v1.0").glob("*/*_B05.tif"))
+    os.truncate(band, 1000)
+    return str(band)
+
+
+def test_a_relative_path_is_told_as_one(here, fusmae_ingest):
+    assert fusmae_ingest(*GIVEN, "--out", "d").returncode == 0
+    band = spoil()
+    result = fusmae_ingest(*GIVEN, "--out", "e")
+    assert f"error: {band} cannot be read" in result.stderr
+    sources = ("--source", "a/BigEarthNet-v1.0", "--source", "a/BigEarthNet-S1-v1.0")
+    result = fusmae_ingest("verify", "d", *sources)
+    assert f": {band} cannot be read" in result.stderr and str(here) not in result.stderr
+    result = fusmae_ingest(*GIVEN[:4], "a/nowhere", "--out", "e")
+    assert "error: --s1 a/nowhere: No such file" in result.stderr
+    result = fusmae_ingest(*GIVEN, "--out", "d/inside")
+    assert "error: --out d/inside lies in the dataset d, " in result.stderr
+    Path("t").mkdir()
+    result = fusmae_ingest("sen12ms", "--root", "t", "--out", "s")
+    assert "error: --root t holds no SEN12MS patches" in result.stderr
+
+
+def test_an_absolute_path_is_told_as_one(here, fusmae_ingest):
+    band = spoil()
+    given = [here / word if word.startswith("a/") else word for word in GIVEN]
+    assert f"error: {here / band} cannot" in fusmae_ingest(*given, "--out", "e").stderr
+
+
+def test_a_current_folder_that_is_gone_is_one_line(tmp_path, monkeypatch, fusmae_ingest):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = fusmae_ingest("info", "d")
+    assert result.returncode == 1 and result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["verify", "d"], "d/x: damaged"),
+        (["verify", "HERE/d"], "HERE/d/x: damaged"),
+        (["bigearthnet", "--scheduler=tcp://host:1"], "HERE/d/x: damaged"),
+    ],
+)
+def test_where_the_command_itself_lies_does_not_matter(tmp_path, monkeypatch, words, told):
+    monkeypatch.chdir(tmp_path)
+    words = ["HERE/.venv/bin/fusmae-ingest", *words]
+    monkeypatch.setattr(sys, "argv", [word.replace("HERE", str(tmp_path)) for word in words])
+    assert as_given(f"{tmp_path}/d/x: damaged") == told.replace("HERE", str(tmp_path))
