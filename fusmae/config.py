@@ -29,6 +29,8 @@ __all__ = [
 Fusion = Literal["xae_xad", "xad", "xae", "none", "late", "stack"]
 Masking = Literal["consistent", "independent"]
 Flag = Literal["seasonal_snow", "cloud_or_shadow"]
+Resample = Literal["bilinear", "bicubic", "nearest"]
+OnBadShard = Literal["error", "skip"]
 
 # (width, depth, heads, decoder_width, decoder_depth, decoder_heads). `base` is ViT-B with
 # MultiMAE's decoder, OUR choice: the paper prints no sizes.
@@ -229,13 +231,13 @@ class DataConfig:
             ),
         }
     )
-    resample: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    resample: Resample = "bilinear"
     window: int = 0
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     sources: tuple[SourceConfig, ...] = ()
     # Not taken from the free disk: the window, so the order of samples, follows from it.
     cache_gb: float = 64.0
-    on_bad_shard: Literal["error", "skip"] = "error"
+    on_bad_shard: OnBadShard = "error"
 
     @property
     def channels(self) -> dict[str, int]:
@@ -244,6 +246,15 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_positive("data", self, "cache_gb")
+        for name, choice in (("resample", Resample), ("on_bad_shard", OnBadShard)):
+            known, given = get_args(choice), getattr(self, name)
+            if given not in known:
+                raise ValueError(f"data.{name} = {given!r} must be one of {', '.join(known)}")
+        if not isinstance(self.subset, SubsetConfig):
+            raise ValueError(
+                f"data.subset = {self.subset!r} must be a SubsetConfig, such as "
+                "SubsetConfig(fraction=0.1)"
+            )
         if self.sources and self.subset != SubsetConfig():
             raise ValueError(
                 "data.subset does not say of which of data.sources: "

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from .archives import NamedPath
 from .bigearthnet_archive import parse_json, read_json
 from .patches import Archive
 from .pool import run_tasks
@@ -85,7 +86,7 @@ Example, then what reads it:
 
 _OUT = click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=NamedPath(path_type=Path),
     required=True,
     help="Folder to make the archive in; new or empty.",
 )

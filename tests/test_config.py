@@ -6,6 +6,7 @@ import pytest
 
 from fusmae.config import (
     MODEL_PRESETS,
+    DataConfig,
     ModelConfig,
     PretrainRecipe,
     SubsetConfig,
@@ -121,3 +122,16 @@ def test_presets_fill_only_what_is_left_open():
 def test_visible_tokens_follow_mae():
     assert ModelConfig(image_px=224, patch_px=16).num_visible == 49
     assert ModelConfig(image_px=120, patch_px=8).num_visible == 56
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"resample": "area"}, "resample = 'area' must be one of bilinear, bicubic, nearest"),
+        ({"on_bad_shard": "ignore"}, "on_bad_shard = 'ignore' must be one of error, skip"),
+        ({"subset": {"fraction": 0.5}}, "must be a SubsetConfig, such as"),
+    ],
+)
+def test_a_wrong_choice_in_python_is_one_line_as_in_a_recipe(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**wrong)

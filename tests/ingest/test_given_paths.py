@@ -71,3 +71,21 @@ def test_where_the_command_itself_lies_does_not_matter(tmp_path, monkeypatch, wo
     words = ["HERE/.venv/bin/fusmae-ingest", *words]
     monkeypatch.setattr(sys, "argv", [word.replace("HERE", str(tmp_path)) for word in words])
     assert as_given(f"{tmp_path}/d/x: damaged") == told.replace("HERE", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("simulate", "bigearthnet", "--out", "", "--patches", "3"),
+        ("bigearthnet", "--s2", "", "--s1", "s1", "--out", "d"),
+        ("sen12ms", "--root", "", "--out", "d"),
+        ("verify", "d", "--source", ""),
+    ],
+)
+def test_an_empty_path_is_not_the_folder_one_is_in(arguments, fusmae_ingest, tmp_path, monkeypatch):
+    """As `--out "$UNSET"` would be."""
+    monkeypatch.chdir(tmp_path)
+    done = fusmae_ingest(*arguments)
+    assert done.returncode == 2
+    assert "'' names no place" in done.stderr
+    assert list(tmp_path.iterdir()) == []
