@@ -18,7 +18,7 @@ from fusmae.evaluation.online import Online
 from fusmae.model import draw_masks, draw_sensors
 from fusmae.model.budget import count_flops
 from fusmae.training.checkpoint import newest_state
-from fusmae.training.dry_run import Trial, describe_trial, name_of, short_run
+from fusmae.training.dry_run import describe_trial, name_of
 from fusmae.training.engine import Engine, join_ranks
 from fusmae.training.export import export_encoder
 from fusmae.training.ledger import Ledger, StepResult
@@ -30,6 +30,7 @@ from fusmae.training.saving import Saver
 from fusmae.training.skips import Skips
 from fusmae.training.start import RankError, begin, build, next_batch, restore, state_of
 from fusmae.training.trackers import Trackers
+from fusmae.training.trial import Trial, check_memory, short_run
 from fusmae.training.validation import Validation
 
 EXAMPLES = """
@@ -133,8 +134,8 @@ def try_out(run: Run) -> None:
     """Say what the run will take, by a few steps of it.
 
     Raises:
-        ValueError: the run in `run.out` is another one.
-        RankError: this rank cannot read its samples.
+        ValueError: the run in `run.out` is another one, or a micro-batch does not fit into a GPU.
+        RankError: this rank cannot read its samples, or is out of memory.
     """
     state = newest_state(run.out)
     if state is not None:
@@ -148,6 +149,7 @@ def try_out(run: Run) -> None:
     if run.ranks.rank == 0:
         click.echo("\n".join(describe_trial(run, timing, memory, name_of(device))))
     torch.distributed.destroy_process_group()
+    check_memory(run, memory)
 
 
 def train(run: Run) -> None:
@@ -305,6 +307,14 @@ def main() -> None:
         fail(rank, str(error), 1)
     except OSError as error:
         fail(rank, f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except torch.cuda.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+        fail(
+            0,
+            f"rank {rank}: {reason}: lower train_micro_batch_size_per_gpu; --dry-run tells the "
+            "largest that fits",
+            1,
+        )
     except RuntimeError as error:
         if "Connection closed by peer" not in str(error):
             raise
