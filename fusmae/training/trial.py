@@ -13,8 +13,8 @@ from fusmae.data import MixedBatch, MixedPreprocess
 from fusmae.data.mixture import cut_quotas
 from fusmae.model import draw_masks
 from fusmae.training.engine import Engine
+from fusmae.training.ranks import RankError
 from fusmae.training.run import Run
-from fusmae.training.start import RankError
 
 # Seconds of timing, which leaves time to start in a minute; each more step of the same size
 # narrows the median.

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fusmae.training.dry_run import describe_trial
+from fusmae.training.ranks import RankError
 from fusmae.training.run import Run, read_run
-from fusmae.training.start import RankError
 from fusmae.training.trial import (
     Memory,
     Timing,
