@@ -17,19 +17,20 @@ import torch
 from fusmae.evaluation.online import Online
 from fusmae.model import draw_masks, draw_sensors
 from fusmae.model.budget import count_flops
-from fusmae.training.checkpoint import newest_state
-from fusmae.training.dry_run import Trial, describe_trial, name_of, short_run
+from fusmae.training.checkpoint import find_checkpoint, newest_state, read_weights
+from fusmae.training.dry_run import describe_trial, name_of
 from fusmae.training.engine import Engine, join_ranks
 from fusmae.training.export import export_encoder
 from fusmae.training.ledger import Ledger, StepResult
-from fusmae.training.metrics import Means, Stopwatch
+from fusmae.training.metrics import METRICS, Means, Stopwatch, has_line
 from fusmae.training.monitor import Monitor
-from fusmae.training.ranks import StopRequest
+from fusmae.training.ranks import RankError, StopRequest, on_this_rank
 from fusmae.training.run import Run, check_same_run, check_unused, is_complete, read_run
 from fusmae.training.saving import Saver
 from fusmae.training.skips import Skips
-from fusmae.training.start import RankError, begin, build, next_batch, restore, state_of
+from fusmae.training.start import begin, build, next_batch, restore, state_of
 from fusmae.training.trackers import Trackers
+from fusmae.training.trial import Trial, check_memory, short_run
 from fusmae.training.validation import Validation
 
 EXAMPLES = """
@@ -133,8 +134,8 @@ def try_out(run: Run) -> None:
     """Say what the run will take, by a few steps of it.
 
     Raises:
-        ValueError: the run in `run.out` is another one.
-        RankError: this rank cannot read its samples.
+        ValueError: the run in `run.out` is another one, or a micro-batch does not fit into a GPU.
+        RankError: this rank cannot read its samples, or is out of memory.
     """
     state = newest_state(run.out)
     if state is not None:
@@ -148,6 +149,7 @@ def try_out(run: Run) -> None:
     if run.ranks.rank == 0:
         click.echo("\n".join(describe_trial(run, timing, memory, name_of(device))))
     torch.distributed.destroy_process_group()
+    check_memory(run, memory)
 
 
 def train(run: Run) -> None:
@@ -158,22 +160,23 @@ def train(run: Run) -> None:
 
     Raises:
         ValueError: the run in `run.out` is another one, or too many steps in a row were skipped.
-        RankError: this rank cannot read its samples.
+        RankError: this rank cannot read its samples or the checkpoint, or is out of memory.
     """
     recipe, plan, total_steps = run.recipe, run.plan, run.schedule.total_steps
     is_first = run.ranks.rank == 0
     stop = StopRequest()
     device = join_ranks(run.ranks, recipe.run.deterministic)
     engine, preprocess, loader = build(run, device)
-    step, means = restore(run, engine, loader)
+    step, means, in_a_row = restore(run, engine, loader)
     sensors = list(recipe.data.bands)
-    skips = Skips(run.out, run.sources, recipe.run.max_skips_in_a_row, step, writes=is_first)
+    limit = recipe.run.max_skips_in_a_row
+    skips = Skips(run.out, run.sources, limit, step, in_a_row, writes=is_first)
     validation = None
     if recipe.run.validate_every_steps:
-        validation = Validation(recipe, run.sources, run.ranks, plan.micro_batch, device)
+        with on_this_rank(run.ranks.rank):
+            validation = Validation(recipe, run.sources, run.ranks, plan.micro_batch, device)
     online = online_of(run, device)
     batches = iter(loader)
-    watch, ledger = Stopwatch(device), Ledger()
 
     # ------------------------------------------------------------------ the training loop
     stopping = False
@@ -182,6 +185,9 @@ def train(run: Run) -> None:
         Saver(run.out, engine, recipe.run, run.ranks.rank, monitor.say) as saver,
     ):
         metrics = begin(run, step, monitor) if is_first else None
+        if step:
+            catch_up(run, engine, step, validation, online, metrics, monitor)
+        watch, ledger = Stopwatch(device), Ledger()
         while step < total_steps and not stopping:
             losses, sample_ids = [], []
             replaced = -loader.num_replaced
@@ -200,20 +206,16 @@ def train(run: Run) -> None:
             ledger.add(step, losses, update, sample_ids, replaced + loader.num_replaced)
             watch.add(recipe.optim.global_batch, flops_of(run, shown))
             monitor.advance(step)
-            logging, validating, saving = (
-                every and (step % every == 0 or step == total_steps)
-                for every in (
-                    recipe.run.log_every_steps,
-                    recipe.run.validate_every_steps,
-                    recipe.run.save_every_steps,
-                )
-            )
+            logging = run.is_due(recipe.run.log_every_steps, step)
+            validating = run.is_due(recipe.run.validate_every_steps, step)
+            saving = run.is_due(recipe.run.save_every_steps, step)
             looking = online.is_due(step)
-            if logging or saving or looking or ledger.is_due:
+            if logging or validating or saving or looking or ledger.is_due:
                 results, stopping, save_due = ledger.read(engine, stop.requested, saver.is_due)
                 saving = saving or save_due
                 for result in results:
                     count(result, means, skips, sensors)
+                stopping = stopping or skips.are_too_many
             # On every rank: its events pile up until they are read.
             speed = watch.read() if logging else {}
             if metrics and logging:
@@ -225,13 +227,17 @@ def train(run: Run) -> None:
                 line |= {"failed_saves": saver.num_failed} if saver.num_failed else {}
                 metrics.write(line)
                 monitor.show(line, list(taken))
-            if validation and validating:
-                watch.skip(validate(validation, engine, step, metrics, monitor))
+            # Who is asked to stop has seconds: what is left out here, `catch_up` makes.
+            if validation and validating and not stopping:
+                watch.skip(validation.log(engine, step, metrics, monitor.say))
             if stopping or saving or looking:
-                saver.save(state_of(run, loader, step, means))
+                saver.save(state_of(run, loader, step, means, skips.in_a_row))
             if metrics and looking and not stopping:
                 watch.skip(online.look(saver.weights, step, metrics.write, monitor.say))
+        if skips.are_too_many:
+            monitor.say("too many skipped steps in a row: the run is saved and ends")
         saver.finish()
+        skips.check(step)
         if stopping:
             monitor.say(f"asked to stop: saved step {step}; go on with --resume auto")
     # -------------------------------------------------------------------------------------
@@ -250,6 +256,26 @@ def flops_of(run: Run, sensors: list[str]) -> int:
     return share * count_flops(run.recipe.model, channels).training
 
 
+def catch_up(
+    run: Run,
+    engine: Engine,
+    step: int,
+    validation: Validation | None,
+    online: Online,
+    metrics: Trackers | None,
+    monitor: Monitor,
+) -> None:
+    """Validate and look after the step that a stopped run goes on from, unless that was done."""
+    if validation and run.is_due(run.recipe.run.validate_every_steps, step):
+        made = has_line(run.out / METRICS, step, "val") if metrics else False
+        if not engine.gather_over_ranks(made)[0]:
+            validation.log(engine, step, metrics, monitor.say)
+    checkpoint = find_checkpoint(run.out) if metrics and online.is_due(step) else None
+    if metrics and checkpoint:
+        weights = read_weights(checkpoint)
+        online.look(weights, step, metrics.write, monitor.say, missing_only=True)
+
+
 def online_of(run: Run, device: torch.device) -> Online:
     """What looks at the run's weights every few epochs, by its first dataset."""
     source, config = run.sources[0], run.recipe.run
@@ -262,11 +288,7 @@ def online_of(run: Run, device: torch.device) -> Online:
 
 
 def count(result: StepResult, means: Means, skips: Skips, sensors: list[str]) -> None:
-    """Add a step to the means, or to the skipped ones.
-
-    Raises:
-        ValueError: too many in a row were skipped.
-    """
+    """Add a step to the means, or to the skipped ones."""
     skips.add(result)
     if result.bad_rows is not None:
         means.skip()
@@ -275,48 +297,39 @@ def count(result: StepResult, means: Means, skips: Skips, sensors: list[str]) ->
     means.add(result.losses | replaced, absent=set(sensors) - set(result.losses))
 
 
-def validate(
-    validation: Validation,
-    engine: Engine,
-    step: int,
-    metrics: Trackers | None,
-    monitor: Monitor,
-) -> float:
-    """Log the losses on the val samples; the seconds that it took. Called by all ranks together."""
-    started = time.perf_counter()
-    losses = validation.losses(engine)
-    if metrics:
-        metrics.write({"step": step, "val": losses})
-    numbers = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-    monitor.say(f"step {step}  on val: {numbers}")
-    return time.perf_counter() - started
-
-
 def main() -> None:
-    """Run the command; each error is one line of rank 0, exit code 2 for usage, else 1."""
-    rank = int(os.environ.get("RANK", 0))
+    """Run the command; each error is one line, exit code 2 for usage, else 1.
+
+    The first rank of each machine tells it, since machines may see other files, or the rank that
+    has met it alone.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
     try:
         pretrain(standalone_mode=False)
     except click.ClickException as error:
-        fail(rank, error.format_message(), error.exit_code)
+        fail(local_rank, error.format_message(), error.exit_code)
     except RankError as error:
         fail(0, str(error), 1)
     except ValueError as error:
-        fail(rank, str(error), 1)
+        fail(local_rank, str(error), 1)
     except OSError as error:
-        fail(rank, f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+        fail(local_rank, f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except torch.cuda.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+        told = "lower train_micro_batch_size_per_gpu; --dry-run tells the largest that fits"
+        fail(0, f"rank {os.environ.get('RANK', 0)}: {reason}: {told}", 1)
     except RuntimeError as error:
         if "Connection closed by peer" not in str(error):
             raise
-        fail(rank, "another rank has ended, see its message", 1)
+        fail(local_rank, "another rank has ended, see its message", 1)
 
 
-def fail(rank: int, message: str, code: int) -> NoReturn:
-    """Say what was wrong and exit: rank 0 at once, the others only after it.
+def fail(local_rank: int, message: str, code: int) -> NoReturn:
+    """Say what was wrong and exit: the first rank of a machine at once, the others only after it.
 
     At the first exit the launcher kills all other ranks, and the message with them.
     """
-    if rank == 0:
+    if local_rank == 0:
         click.echo(f"error: {message}", err=True)
     else:
         time.sleep(5)

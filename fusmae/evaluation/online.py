@@ -25,12 +25,17 @@ from fusmae.evaluation.reconstruction import Pretrained, preprocess_of, reconstr
 from fusmae.labels import multi_hot
 from fusmae.manifest import Manifest
 from fusmae.model import FusMAE
+from fusmae.training.metrics import METRICS, has_line
 
 # DINO's, as in knn.py.
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07
 _BATCH = 64
 
 PICTURES = "pictures"
+
+Weights = Mapping[str, Tensor]
+Write = Callable[[dict[str, Any]], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -80,25 +85,50 @@ class Online:
 
     def look(
         self,
-        weights: Mapping[str, Tensor],
+        weights: Weights,
         step: int,
-        write: Callable[[dict[str, Any]], None],
-        say: Callable[[str], None],
+        write: Write,
+        say: Say,
+        missing_only: bool = False,
     ) -> float:
-        """Make what is due, on one rank; the seconds that it took. A full disk is told."""
+        """Make what is due, on one rank, or what of it is missing; the seconds that it took.
+
+        Whatever goes wrong is told, and ends no run.
+        """
         started = time.perf_counter()
-        if self.probe_steps and step % self.probe_steps == 0:
-            score = self.probe(weights)
-            write({"step": step, "knn": {"macro_map": score}})
-            say(f"step {step}  kNN on {self.recipe.run.val_split}: {100 * score:.1f} % macro mAP")
-        if self.picture_steps and step % self.picture_steps == 0:
+        looks = {
+            "kNN score": (self.probe_steps, self._log_probe, self._is_probed),
+            "picture": (self.picture_steps, self._log_picture, self._is_pictured),
+        }
+        for name, (steps, make, is_made) in looks.items():
+            if not steps or step % steps or (missing_only and is_made(step)):
+                continue
             try:
-                say(f"step {step}  picture: {self.picture(weights, step)}")
-            except OSError as error:
-                say(f"warning: step {step} has no picture: {error.strerror}")
+                make(weights, step, write, say)
+            # A full disk, a shard that is gone, a GPU without room, or what matplotlib raises.
+            except Exception as error:
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                say(f"warning: step {step} has no {name}: {reason}")
         return time.perf_counter() - started
 
-    def picture(self, weights: Mapping[str, Tensor], step: int) -> Path:
+    def _is_probed(self, step: int) -> bool:
+        return has_line(self.out / METRICS, step, "knn")
+
+    def _log_probe(self, weights: Weights, step: int, write: Write, say: Say) -> None:
+        score = self.probe(weights)
+        write({"step": step, "knn": {"macro_map": score}})
+        say(f"step {step}  kNN on {self.recipe.run.val_split}: {100 * score:.1f} % macro mAP")
+
+    def _is_pictured(self, step: int) -> bool:
+        return self._picture_path(step).exists()
+
+    def _log_picture(self, weights: Weights, step: int, write: Write, say: Say) -> None:
+        say(f"step {step}  picture: {self.picture(weights, step)}")
+
+    def _picture_path(self, step: int) -> Path:
+        return self.out / PICTURES / f"step-{step:08d}.png"
+
+    def picture(self, weights: Weights, step: int) -> Path:
         """Write OUT/pictures/step-N.png, the first sample of the val split reconstructed."""
         from fusmae.evaluation.pictures import sample_figure  # needs matplotlib
 
@@ -106,12 +136,12 @@ class Online:
         pretrained = Pretrained(self._model(weights), recipe, step)
         split, bands = recipe.run.val_split, recipe.data.bands
         (part,) = reconstruct(pretrained, self.dataset, split, 1)
-        path = self.out / PICTURES / f"step-{step:08d}.png"
+        path = self._picture_path(step)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(sample_figure(part, 0, bands, recipe.model.normalise_target))
         return path
 
-    def probe(self, weights: Mapping[str, Tensor]) -> float:
+    def probe(self, weights: Weights) -> float:
         """Macro mAP of the val split's first samples, to whose labels the neighbours among the
         train split's first ones vote, in [0, 1]; of the smallest label set.
 
@@ -131,7 +161,7 @@ class Online:
         )
         return average_precision(scores, truth, classes).macro
 
-    def _model(self, weights: Mapping[str, Tensor]) -> FusMAE:
+    def _model(self, weights: Weights) -> FusMAE:
         with torch.random.fork_rng(devices=[]):  # its initial weights are drawn
             model = FusMAE(self.recipe.model, self.recipe.data.channels).eval()
         model.load_state_dict(dict(weights))

@@ -1,155 +1,16 @@
-"""What a run will take, before it starts: a few steps are made for real, and nothing is written."""
+"""What a run will take, in words and before it starts: by the steps of `trial.py`."""
 
 import shutil
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fusmae.data import MixedBatch, MixedPreprocess, location_of
-from fusmae.model import draw_masks
+from fusmae.data import location_of
 from fusmae.model.budget import count_parameters
-from fusmae.training.engine import Engine, ParameterState
+from fusmae.training.engine import ParameterState
 from fusmae.training.run import Run
-
-# Seconds of timing, which leaves time to start in a minute; each more step of the same size
-# narrows the median.
-_BUDGET_S = 20.0
-_NUM_TIMED = 5
-# Of a GPU's memory; the rest is fragments, NCCL's buffers and what else uses the GPU.
-_USABLE = 0.9
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Medians, in seconds, of one micro-batch of `samples`, and of an optimiser step."""
-
-    samples: int
-    data_s: float
-    compute_s: float
-    update_s: float
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of the GPU at the run's micro-batch, and the largest that divides and should fit.
-
-    `tried` is whether the largest was tried, too, and did fit.
-    """
-
-    used: int
-    total: int
-    largest: int
-    tried: bool
-
-
-def short_run(run: Run) -> Run:
-    """The run with one micro-batch a step, so that a step takes no longer than it must."""
-    at_once = run.plan.micro_batch * run.ranks.world_size
-    config = {**run.plan.config, "train_batch_size": at_once, "gradient_accumulation_steps": 1}
-    return replace(run, plan=replace(run.plan, accumulation=1, config=config))
-
-
-class Trial:
-    """Makes steps as the training loop does; every method is called by all ranks together."""
-
-    def __init__(
-        self, run: Run, engine: Engine, preprocess: MixedPreprocess, fetch: Callable[[], MixedBatch]
-    ) -> None:
-        """`run` and the engine are of `short_run`; `fetch` gives the next micro-batch."""
-        self._run = run
-        self._engine = engine
-        self._preprocess = preprocess
-        self._fetch = fetch
-        self._images: dict[str, Tensor] = {}
-
-    def time(self) -> Timing:
-        """Time micro-batches of 1, 2, 4 ... samples up to the run's, as far as time allows."""
-        full, samples, left_s = self._run.plan.micro_batch, 1, _BUDGET_S
-        self._next_images()
-        left_s -= sum(self._step(samples))  # what happens only once
-        while True:
-            seconds = sum(self._step(samples))
-            left_s -= seconds
-            if samples == full or left_s < 4 * seconds:
-                break
-            samples = min(2 * samples, full)
-        rows = [(self._next_images() if samples == full else 0.0, *self._step(samples))]
-        while len(rows) < _NUM_TIMED and sum(map(sum, rows)) + sum(rows[-1]) < left_s:
-            data_s = self._next_images() if samples == full else 0.0
-            rows.append((data_s, *self._step(samples)))
-        return Timing(samples, *(median(column) for column in zip(*rows, strict=True)))
-
-    def memory(self) -> Memory | None:
-        """What the GPU holds; None without one. Comes last: the engine may be spoilt by it.
-
-        Memory is a constant and a part for each sample, which two sizes tell; the largest size
-        is then tried, unless other ranks would wait for one that has failed.
-        """
-        if self._engine.device.type != "cuda":
-            return None
-        plan, ranks = self._run.plan, self._run.ranks.world_size
-        full = plan.micro_batch
-        half = max(1, full // 2)
-        used, used_half = self._peak(full), self._peak(half)
-        total = torch.cuda.get_device_properties(self._engine.device).total_memory
-        a_sample = max(1.0, (used - used_half) / max(1, full - half))
-        limit = full + int((_USABLE * total - used) / a_sample)
-        limit = min(self._engine.gather_over_ranks(limit))
-        share = self._run.recipe.optim.global_batch // ranks
-        sizes = [n for n in range(full, share + 1) if share % n == 0 and n <= limit] or [full]
-        if ranks > 1 or sizes[-1] == full:
-            return Memory(used, total, sizes[-1], tried=sizes[-1] == full)
-        try:
-            self._step(sizes[-1])
-        except torch.cuda.OutOfMemoryError:
-            return Memory(used, total, sizes[-2], tried=False)
-        return Memory(used, total, sizes[-1], tried=True)
-
-    def _peak(self, samples: int) -> int:
-        torch.cuda.reset_peak_memory_stats()
-        self._step(samples)
-        return torch.cuda.max_memory_allocated()
-
-    def _next_images(self) -> float:
-        """Fetch a micro-batch; the seconds that it took."""
-        started = self._now()
-        self._images = self._preprocess(self._fetch().parts)
-        return self._since(started)
-
-    def _step(self, samples: int) -> tuple[float, float]:
-        """Seconds of forward and backward, and of the optimiser, with that many samples."""
-        recipe = self._run.recipe
-        masks = draw_masks(
-            recipe.model,
-            list(recipe.data.bands),
-            recipe.seed,
-            torch.arange(samples, device=self._engine.device),
-        )
-        times = -(-samples // self._run.plan.micro_batch)
-        images = {
-            name: image.repeat(times, 1, 1, 1)[:samples] for name, image in self._images.items()
-        }
-        started = self._now()
-        self._engine.forward_backward(images, masks)
-        compute_s, started = self._since(started), self._now()
-        self._engine.update(self._run.schedule.rate(0))
-        return compute_s, self._since(started)
-
-    def _now(self) -> float:
-        if self._engine.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def _since(self, started: float) -> float:
-        """Rank 0's seconds, so that all ranks decide alike."""
-        elapsed: float = self._engine.gather_over_ranks(self._now() - started)[0]
-        return elapsed
+from fusmae.training.trial import Memory, Timing
 
 
 def describe_trial(run: Run, timing: Timing, memory: Memory | None, device_name: str) -> list[str]:
@@ -167,6 +28,7 @@ def describe_trial(run: Run, timing: Timing, memory: Memory | None, device_name:
         ("steps", f"{schedule.total_steps:,} ({recipe.optim.epochs:g} epochs)"),
         *_time_rows(run, timing, device_name),
         ("memory", _memory_text(run, memory)),
+        *_compile_rows(run),
         *_checkpoint_rows(run, parameters),
     ]
     return [f"{name:12}{text}" for name, text in rows]
@@ -204,14 +66,24 @@ def _time_rows(run: Run, timing: Timing, device_name: str) -> list[tuple[str, st
     ]
 
 
+def _compile_rows(run: Run) -> list[tuple[str, str]]:
+    if not run.recipe.run.compile:
+        return []
+    return [("compile", "all this is without run.compile, which is faster and needs less memory")]
+
+
 def _memory_text(run: Run, memory: Memory | None) -> str:
     if memory is None:
         return "no GPU, so no limit of the micro-batch is looked for"
+    total, micro_batch = f"{memory.total / 2**30:.1f} GiB", run.plan.micro_batch
+    if memory.used is None:
+        here = f"micro-batch {micro_batch} does not fit into {total}"
+    else:
+        here = f"{memory.used / 2**30:.1f} of {total} at micro-batch {micro_batch}"
+    if memory.largest is None:
+        return f"{here}; none that divides the batch does"
     fits = "fits" if memory.tried else "should fit by a straight line through two sizes"
-    return (
-        f"{memory.used / 2**30:.1f} of {memory.total / 2**30:.1f} GiB at micro-batch "
-        f"{run.plan.micro_batch}; of those that divide the batch, {memory.largest} {fits}"
-    )
+    return f"{here}; of those that divide the batch, {memory.largest} {fits}"
 
 
 def _checkpoint_rows(run: Run, parameters: int) -> list[tuple[str, str]]:

@@ -44,6 +44,12 @@ class MetricsWriter:
             os.close(descriptor)
 
 
+def has_line(path: Path, step: int, key: str) -> bool:
+    """Whether a file of metrics has a line of that step with that key."""
+    lines = map(json.loads, _whole_lines(path))
+    return any(line["step"] == step and key in line for line in lines)
+
+
 def _whole_lines(path: Path) -> list[bytes]:
     """The file's lines less a last one that a kill cut short."""
     if not path.exists():

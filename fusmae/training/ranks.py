@@ -3,12 +3,33 @@
 import os
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 # Set by the deepspeed launcher for its ranks, and by nobody else.
 _LAUNCHER_MARK = "CROSS_SIZE"
+
+
+class RankError(ValueError):
+    """An error that only this rank has met, so it must tell it itself."""
+
+
+@contextmanager
+def on_this_rank(rank: int) -> Iterator[None]:
+    """Whose errors are this rank's alone: what it reads, others do not.
+
+    Raises:
+        RankError: for an OSError or a ValueError inside.
+    """
+    try:
+        yield
+    except RankError:
+        raise
+    except (OSError, ValueError) as error:
+        raise RankError(f"rank {rank}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,10 @@ class Run:
         """The steps of that many epochs of the first dataset."""
         return steps_of(epochs, self.sources[0].num_samples, self.sources[0].quota)
 
+    def is_due(self, every_steps: int, step: int) -> bool:
+        """Whether what is made every so many steps, 0 for never, and at the end, is due."""
+        return every_steps > 0 and (step % every_steps == 0 or step == self.schedule.total_steps)
+
     @property
     def channels(self) -> dict[str, int]:
         """The model's channel count by sensor."""

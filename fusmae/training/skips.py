@@ -19,7 +19,13 @@ class Skips:
     """Lists each skipped step's samples in RUN/skipped.jsonl, and ends a run of too many."""
 
     def __init__(
-        self, run: Path, sources: Sequence[Source], limit: int, resumed_step: int, writes: bool
+        self,
+        run: Path,
+        sources: Sequence[Source],
+        limit: int,
+        resumed_step: int,
+        in_a_row: int,
+        writes: bool,
     ) -> None:
         """Continue the list after `resumed_step`.
 
@@ -28,26 +34,24 @@ class Skips:
             sources: the run's datasets.
             limit: as many skipped steps in a row end the run.
             resumed_step: updates made so far, 0 for a new run.
+            in_a_row: the last steps of them that were skipped.
             writes: on rank 0 alone.
         """
         self._path = run / SKIPPED
         self._sources = sources
         self._limit = limit
-        self._in_a_row = 0
+        self.in_a_row = in_a_row
+        self._failed_at: int | None = None
         self._writes = writes
         if writes and self._path.exists():
             MetricsWriter(self._path, resumed_step)
 
     def add(self, result: StepResult) -> None:
-        """Count a step; called by all ranks with every step in turn.
-
-        Raises:
-            ValueError: it is the last of too many in a row.
-        """
+        """Count a step; called by all ranks with every step in turn."""
         if result.bad_rows is None:
-            self._in_a_row = 0
+            self.in_a_row = 0
             return
-        self._in_a_row += 1
+        self.in_a_row += 1
         if self._writes:
             samples = self._describe(result.bad_rows)
             try:
@@ -58,12 +62,22 @@ class Skips:
                 logger.warning(
                     "step %d is missing in %s: %s", result.step, self._path, error.strerror
                 )
-        if self._in_a_row == self._limit:
+        if self.in_a_row >= self._limit and self._failed_at is None:
+            self._failed_at = result.step
+
+    @property
+    def are_too_many(self) -> bool:
+        """Whether the run is to end; the same on all ranks."""
+        return self._failed_at is not None
+
+    def check(self, saved_step: int) -> None:
+        """Raises ValueError if too many were skipped in a row; what is left is `saved_step`."""
+        if self._failed_at is not None:
             raise ValueError(
-                f"the loss or the gradients of step {result.step} are not finite, as those of "
+                f"the loss or the gradients of step {self._failed_at} are not finite, as those of "
                 f"{self._limit} steps in a row (run.max_skips_in_a_row); they were skipped and "
                 f"have not touched the weights. {self._path} lists their samples: look at them, "
-                "then go on with --resume auto and a greater run.max_skips_in_a_row, or start anew "
+                f"then go on after them, from step {saved_step}, with --resume auto, or start anew "
                 "with a lower optim.lr or with optim.clip_norm"
             )
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,14 +18,11 @@ from fusmae.training.checkpoint import (
 from fusmae.training.engine import Engine, compile_model
 from fusmae.training.metrics import Means
 from fusmae.training.monitor import Monitor
+from fusmae.training.ranks import on_this_rank
 from fusmae.training.record import describe_start, write_record
 from fusmae.training.run import Run, check_same_run
 from fusmae.training.source import make_preprocess, open_stream, save_subsets
 from fusmae.training.trackers import Trackers
-
-
-class RankError(ValueError):
-    """An error that only this rank has met, so it must tell it itself."""
 
 
 def build(run: Run, device: torch.device) -> tuple[Engine, MixedPreprocess, MixtureLoader]:
@@ -36,7 +33,8 @@ def build(run: Run, device: torch.device) -> tuple[Engine, MixedPreprocess, Mixt
     if recipe.run.compile:
         compile_model(model)
     engine = Engine(model, recipe.optim, run.plan)
-    loader = open_stream(run.sources, recipe.seed, run.ranks, run.plan.micro_batch, device)
+    with on_this_rank(run.ranks.rank):
+        loader = open_stream(run.sources, recipe.seed, run.ranks, run.plan.micro_batch, device)
     preprocess = make_preprocess(run.sources, recipe.model.sizes_px(recipe.data.bands))
     if recipe.run.compile:
         for one in preprocess.sources:
@@ -44,17 +42,34 @@ def build(run: Run, device: torch.device) -> tuple[Engine, MixedPreprocess, Mixt
     return engine, preprocess.to(device), loader
 
 
-def restore(run: Run, engine: Engine, loader: MixtureLoader) -> tuple[int, Means]:
-    """Restore the newest whole checkpoint, if any: steps made, and the means under way."""
-    found = find_checkpoint(run.out) if run.ranks.rank == 0 else None
+class Restored(NamedTuple):
+    """Where a run goes on: updates made, the means under way, and its last skipped steps."""
+
+    step: int
+    means: Means
+    skips_in_a_row: int
+
+
+def restore(run: Run, engine: Engine, loader: MixtureLoader) -> Restored:
+    """Restore the newest whole checkpoint, if there is one.
+
+    Raises:
+        ValueError: it is of another run.
+        RankError: this rank cannot read it.
+    """
+    with on_this_rank(run.ranks.rank):
+        found = find_checkpoint(run.out) if run.ranks.rank == 0 else None
     checkpoint = engine.gather_over_ranks(found)[0]
     if checkpoint is None:
-        return 0, Means()
-    state = read_state(checkpoint)
+        return Restored(0, Means(), 0)
+    with on_this_rank(run.ranks.rank):
+        state = read_state(checkpoint)
     check_same_run(run, state)
-    restore_checkpoint(checkpoint, engine)
-    loader.load_state_dict(state["loader"])
-    return state["step"], Means(**state["means"])
+    with on_this_rank(run.ranks.rank):
+        restore_checkpoint(checkpoint, engine)
+        loader.load_state_dict(state["loader"])
+    skips_in_a_row = state.get("skips_in_a_row", 0)  # earlier releases did not keep it
+    return Restored(state["step"], Means(**state["means"]), skips_in_a_row)
 
 
 def begin(run: Run, step: int, monitor: Monitor) -> Trackers:
@@ -69,18 +84,19 @@ def begin(run: Run, step: int, monitor: Monitor) -> Trackers:
 
 def next_batch(batches: Iterator[MixedBatch], rank: int) -> MixedBatch:
     """The next micro-batch; what goes wrong here, goes wrong on this rank alone."""
-    try:
+    with on_this_rank(rank):
         return next(batches)
-    except (OSError, ValueError) as error:
-        raise RankError(f"rank {rank}: {error}") from error
 
 
-def state_of(run: Run, loader: MixtureLoader, step: int, means: Means) -> dict[str, Any]:
+def state_of(
+    run: Run, loader: MixtureLoader, step: int, means: Means, skips_in_a_row: int
+) -> dict[str, Any]:
     """What a checkpoint keeps besides weights and moments."""
     return {
         "step": step,
         "loader": loader.state_dict(),
         "means": dataclasses.asdict(means),
+        "skips_in_a_row": skips_in_a_row,
         "recipe": as_table(run.recipe),
         "dataset": run.dataset,
     }

@@ -1,6 +1,7 @@
 """The loss on samples that a run does not train on: the same samples and masks every time."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,8 +10,9 @@ from fusmae.config import PretrainRecipe
 from fusmae.data import EvalLoader
 from fusmae.model import draw_masks
 from fusmae.training.engine import Engine
-from fusmae.training.ranks import Ranks
+from fusmae.training.ranks import Ranks, on_this_rank
 from fusmae.training.source import Source, make_preprocess
+from fusmae.training.trackers import Trackers
 
 
 class Validation:
@@ -31,6 +33,7 @@ class Validation:
         source, split = sources[0], recipe.run.val_split
         count = min(recipe.run.val_samples, source.manifest.split(split).num_samples)
         self._recipe = recipe
+        self._rank = ranks.rank
         self._loader = EvalLoader(
             source.path,
             split,
@@ -44,6 +47,23 @@ class Validation:
         )
         sizes_px = recipe.model.sizes_px(recipe.data.bands)
         self._preprocess = make_preprocess([source], sizes_px).to(device)
+
+    def log(
+        self, engine: Engine, step: int, metrics: Trackers | None, say: Callable[[str], None]
+    ) -> float:
+        """Record the losses, if this rank does; the seconds that it took. All ranks together.
+
+        Raises:
+            RankError: this rank cannot read its samples.
+        """
+        started = time.perf_counter()
+        with on_this_rank(self._rank):
+            losses = self.losses(engine)
+        if metrics:
+            metrics.write({"step": step, "val": losses})
+        numbers = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+        say(f"step {step}  on val: {numbers}")
+        return time.perf_counter() - started
 
     def losses(self, engine: Engine) -> dict[str, float]:
         """Each sensor's mean loss over the samples, and their sum under "loss".

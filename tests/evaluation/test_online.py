@@ -81,6 +81,35 @@ def test_what_is_due_is_made_and_nothing_else(online, model):
     assert len(said) == 4
 
 
+def test_what_goes_wrong_is_told_and_ends_nothing(online, model, tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("CUDA error: out of luck\nand more")
+
+    (tmp_path / "run").mkdir()
+    here, lines, said = dataclasses.replace(online, out=tmp_path / "run"), [], []
+    monkeypatch.setattr(Online, "probe", broken)
+    here.look(model.state_dict(), 12, lines.append, said.append)
+    assert lines == []
+    assert said[0] == "warning: step 12 has no kNN score: CUDA error: out of luck"
+    assert said[1].startswith("step 12  picture: ")  # what does not fail is made
+    monkeypatch.setattr(Online, "picture", broken)
+    here.look(model.state_dict(), 12, lines.append, said.append)
+    assert said[3].startswith("warning: step 12 has no picture: CUDA error")
+
+
+def test_of_a_step_gone_on_from_only_what_is_missing_is_made(online, model, tmp_path):
+    here, lines, said = dataclasses.replace(online, out=tmp_path), [], []
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 12, "knn": {"macro_map": 0.5}}\n')
+    for _ in range(2):
+        here.look(model.state_dict(), 12, lines.append, said.append, missing_only=True)
+    assert lines == [] and len(said) == 1
+    assert [path.name for path in tmp_path.glob("pictures/*")] == ["step-00000012.png"]
+    metrics.write_text("")
+    here.look(model.state_dict(), 12, lines.append, said.append, missing_only=True)
+    assert [line["step"] for line in lines] == [12] and len(said) == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -1,6 +1,7 @@
 """What `--dry-run` says: arithmetic that a reader can check, and memory without a GPU's help."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,8 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from fusmae.training.dry_run import Memory, Timing, Trial, describe_trial, short_run
+from fusmae.training.dry_run import describe_trial
+from fusmae.training.ranks import RankError
 from fusmae.training.run import Run, read_run
+from fusmae.training.trial import (
+    Memory,
+    Timing,
+    Trial,
+    check_memory,
+    possible_micro_batches,
+    short_run,
+)
+
+from .conftest import InProcess
 
 
 @pytest.fixture
@@ -51,41 +63,119 @@ GIB = 2**30
 class Gpu(Trial):
     """10 GiB for weights and the rest, 1 GiB a sample; what does not fit fails."""
 
-    def _peak(self, samples: int) -> int:
-        return (10 + samples) * GIB
+    room = 0
+    tried: list[int]
 
     def _step(self, samples: int) -> tuple[float, float]:
+        self.tried.append(samples)
         if (10 + samples) * GIB > self.room:
             raise torch.cuda.OutOfMemoryError
-        return 0.0, 0.0
+        return 0.1, 0.1
 
-    room = 0
+    def _next_images(self, samples: int) -> float:
+        return 0.0
+
+
+@pytest.fixture
+def gpu_of(run: Run, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def make(
+        total: int, room: int, ranks: int = 1, micro_batch: int = 2, stage: int = 0, **quotas: Any
+    ) -> Gpu:
+        plan = replace(run.plan, micro_batch=micro_batch, stage=stage)
+        here = replace(run, plan=plan, ranks=replace(run.ranks, world_size=ranks), **quotas)
+        properties = SimpleNamespace(total_memory=total * GIB)
+        monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: properties)
+        monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda: None)
+        engine: Any = SimpleNamespace(device=torch.device("cuda"), gather_over_ranks=lambda x: [x])
+        nothing: Any = None
+        gpu = Gpu(short_run(here), engine, nothing, nothing)
+        gpu.room, gpu.tried = room * GIB, []
+        monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda: (10 + gpu.tried[-1]) * GIB)
+        return gpu
+
+    return make
 
 
 @pytest.mark.parametrize(
     ("total", "room", "ranks", "expected"),
     [
         (40, 40, 1, (24, True)),  # 0.9 * 40 - 10 = 26 samples; 48 / 24
-        (40, 30, 1, (16, False)),  # 24 was tried, and did not fit
+        (40, 30, 1, (16, True)),  # 24 was tried, and did not fit; then 16
+        (40, 25, 1, (12, True)),
         (60, 60, 2, (24, False)),  # of a rank's 24 samples; the other rank would wait
         (12, 12, 1, (2, True)),  # the run's own, which was made
     ],
 )
 def test_the_largest_micro_batch_divides_the_batch_and_fits(
-    run: Run,
-    total: int,
-    room: int,
-    ranks: int,
-    expected: tuple[int, bool],
-    monkeypatch: pytest.MonkeyPatch,
+    gpu_of: Any, total: int, room: int, ranks: int, expected: tuple[int, bool]
 ) -> None:
-    properties = SimpleNamespace(total_memory=total * GIB)
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: properties)
-    engine: Any = SimpleNamespace(device=torch.device("cuda"), gather_over_ranks=lambda x: [x])
-    of_ranks: Any = short_run(run)
-    object.__setattr__(of_ranks, "ranks", SimpleNamespace(world_size=ranks))
-    nothing: Any = None
-    gpu = Gpu(of_ranks, engine, nothing, nothing)
-    gpu.room = room * GIB
+    gpu = gpu_of(total, room, ranks)
+    gpu.time()
+    assert gpu.memory() == Memory(12 * GIB, total * GIB, *expected)
+
+
+@pytest.mark.parametrize(
+    ("total", "room", "stage", "expected"),
+    [
+        (40, 40, 0, (24, True)),  # 34 GiB; 48 samples would take 58, and are not tried
+        (60, 30, 0, (16, True)),  # 48 and 24 fail, 16 was timed on the way
+        (60, 25, 0, (12, True)),  # as before, and 12 is tried
+        (60, 25, 2, (12, False)),  # the engine is not to be used after a failure
+        (12, 12, 0, (2, True)),
+    ],
+)
+def test_a_micro_batch_that_does_not_fit_leads_to_the_largest_that_does(
+    run: Run, gpu_of: Any, total: int, room: int, stage: int, expected: tuple[int, bool]
+) -> None:
+    gpu = gpu_of(total, room, micro_batch=48, stage=stage)
+    timing, memory = gpu.time(), gpu.memory()
+    assert memory == Memory(None, total * GIB, *expected)
+    assert 10 + timing.samples <= room
+    failed = [samples for samples in gpu.tried if 10 + samples > room]
+    assert len(failed) <= (2 if stage == 0 else 1)
+    with pytest.raises(ValueError, match=f"set train_micro_batch_size_per_gpu to {expected[0]}"):
+        check_memory(gpu._run, memory)
+    here = replace(run, plan=replace(run.plan, micro_batch=48))
+    (told,) = [li for li in describe_trial(here, timing, memory, "GPU") if li.startswith("memory")]
+    assert f"micro-batch 48 does not fit into {total}.0 GiB; of those that" in told
+    assert f"{expected[0]} {'fits' if expected[1] else 'should fit'}" in told
+
+
+def test_a_rank_of_several_that_is_out_of_memory_ends_all(gpu_of: Any) -> None:
+    gpu = gpu_of(40, 27, ranks=2, micro_batch=24)
+    with pytest.raises(RankError, match=r"rank 0: .* of 24; lower .*: 12 should fit"):
+        gpu.time()
+
+
+def test_micro_batches_that_do_not_divide_the_quotas_are_not_proposed(
+    run: Run, gpu_of: Any
+) -> None:
+    quotas = [replace(run.sources[0], quota=quota) for quota in (40, 8)]
+    assert possible_micro_batches(run) == [1, 2, 3, 4, 6, 8, 12, 24]
+    mixed = replace(run, sources=tuple(quotas))
+    # 40 + 8 in as many micro-batches as divide both, and the ranks: 8, 4 and 2.
+    assert possible_micro_batches(mixed) == [6, 12, 24]
+    gpu = gpu_of(50, 30, sources=tuple(quotas), micro_batch=6)
+    gpu.time()
     memory = gpu.memory()
-    assert memory == Memory(12 * GIB, total * GIB, *expected)
+    assert memory == Memory(16 * GIB, 50 * GIB, 12, tried=True)  # 16 would fit, too
+
+
+def test_a_trial_is_not_compiled_and_says_so(run: Run) -> None:
+    compiled = replace(run, recipe=replace(run.recipe, run=replace(run.recipe.run, compile=True)))
+    assert not short_run(compiled).recipe.run.compile
+    timing = Timing(2, 0.1, 0.3, 0.2)
+    assert "without run.compile" in "\n".join(describe_trial(compiled, timing, None, "CPU"))
+    assert "without run.compile" not in "\n".join(describe_trial(run, timing, None, "CPU"))
+
+
+def test_a_full_gpu_is_one_line(options: list[str], tmp_path: Path, in_process: InProcess) -> None:
+    def full(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fusmae.training.run.load_recipe", full)
+        code, _, error = in_process(*options, "--out", str(tmp_path / "run"))
+    assert code == 1
+    (line,) = error.splitlines()
+    assert line.startswith("error: rank 0: CUDA out of memory: lower train_micro_batch_size_per")

@@ -13,7 +13,7 @@ import torch
 
 from fusmae.data import open_dataset
 from fusmae.manifest import read_manifest
-from fusmae.training.checkpoint import find_checkpoint, read_state, read_weights
+from fusmae.training.checkpoint import find_checkpoint, newest_state, read_state, read_weights
 from fusmae.training.ledger import StepResult
 from fusmae.training.skips import SKIPPED, Skips
 
@@ -73,7 +73,32 @@ def test_too_many_skipped_steps_in_a_row_end_the_run_and_name_their_samples(
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert "are not finite, as those of 1 steps in a row (run.max_skips_in_a_row)" in line
     assert str(run / "skipped.jsonl") in line
-    assert BAD_ROW in samples_of(json.loads((run / "skipped.jsonl").read_text()))
+    # Nothing is lost: it goes on after the skipped step, until the sample comes again.
+    first = newest_state(run)
+    assert first is not None
+    assert f"go on after them, from step {first['step']}, with --resume auto" in line
+    found = find_checkpoint(run)
+    assert found is not None
+    assert all(torch.isfinite(weight).all() for weight in read_weights(found).values())
+    assert alone(*spoilt, "--out", str(run), *limits, "--resume", "auto").returncode == 1
+    second = newest_state(run)
+    assert second is not None
+    assert second["step"] > first["step"]
+    assert second["adam_steps"] == second["step"] - 2
+    listed = [json.loads(line) for line in (run / "skipped.jsonl").read_text().splitlines()]
+    assert len(listed) == 2 and all(BAD_ROW in samples_of(line) for line in listed)
+
+
+def test_a_resumed_run_goes_on_counting_the_skips_before_the_stop(tmp_path: Path) -> None:
+    bad = StepResult(7, {}, float("nan"), 0, [])
+    for in_a_row, too_many in ((0, False), (1, False), (2, True)):
+        skips = Skips(tmp_path, (), 3, resumed_step=6, in_a_row=in_a_row, writes=False)
+        skips.add(bad)
+        assert (skips.in_a_row, skips.are_too_many) == (in_a_row + 1, too_many)
+    skips.add(StepResult(8, {"loss": 1.0}, 1.0, 0, None))
+    assert skips.in_a_row == 0 and skips.are_too_many  # found together, when the steps are read
+    with pytest.raises(ValueError, match=r"of step 7 are not finite.* from step 9,"):
+        skips.check(9)
 
 
 def test_skipped_steps_are_listed_once_however_often_a_run_is_resumed(
@@ -94,10 +119,11 @@ def test_skipped_steps_are_listed_once_however_often_a_run_is_resumed(
 def test_a_full_disk_loses_a_line_of_the_list_and_not_the_run(
     small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    skips = Skips(small_disk, (), limit=2, resumed_step=0, writes=True)
+    skips = Skips(small_disk, (), limit=2, resumed_step=0, in_a_row=0, writes=True)
     fill(small_disk / "filler")
     with caplog.at_level(logging.WARNING):
         skips.add(StepResult(7, {}, float("nan"), 0, []))
     assert f"step 7 is missing in {small_disk / SKIPPED}" in caplog.text
+    skips.add(StepResult(8, {}, float("nan"), 0, []))
     with pytest.raises(ValueError, match="2 steps in a row"):
-        skips.add(StepResult(8, {}, float("nan"), 0, []))
+        skips.check(8)
