@@ -80,12 +80,7 @@ def find_checkpoint(run: Path) -> Path | None:
     `latest` is tried first, then the others, newest first. One whose files are not those of
     its manifest is passed over with a warning that names it.
     """
-    candidates = _folders(run)
-    pointer = run / CHECKPOINTS / LATEST
-    if pointer.exists():
-        latest = run / CHECKPOINTS / pointer.read_text().strip()
-        candidates = [latest, *(folder for folder in candidates if folder != latest)]
-    for folder in candidates:
+    for folder in _candidates(run):
         problem = _problem(folder)
         if problem is None:
             return folder
@@ -94,8 +89,11 @@ def find_checkpoint(run: Path) -> Path | None:
 
 
 def newest_state(run: Path) -> dict[str, Any] | None:
-    """The state of the newest checkpoint by name, its other files unchecked; None without one."""
-    folders = _folders(run)
+    """The state of the checkpoint that `find_checkpoint` tries first, its other files unchecked.
+
+    None without one.
+    """
+    folders = _candidates(run)
     try:
         return read_state(folders[0]) if folders else None
     except (OSError, ValueError):
@@ -206,6 +204,15 @@ def _problem(folder: Path) -> str | None:
     except (OSError, ValueError, AttributeError) as error:
         return str(error)
     return None
+
+
+def _candidates(run: Path) -> list[Path]:
+    """The folder that `latest` names, then the others, newest first."""
+    folders, pointer = _folders(run), run / CHECKPOINTS / LATEST
+    if not pointer.exists():
+        return folders
+    latest = run / CHECKPOINTS / pointer.read_text().strip()
+    return [latest, *(folder for folder in folders if folder != latest)]
 
 
 def _folders(run: Path) -> list[Path]:

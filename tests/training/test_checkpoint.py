@@ -1,7 +1,9 @@
 """Checkpoints on disk: complete or invisible, and damage never goes unnoticed."""
 
+import errno
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,30 @@ def test_a_kill_while_saving_leaves_the_previous_one(
     assert not half.exists()
     assert find_checkpoint(tmp_path) == good
     assert save(tmp_path, 2) == find_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("saved_before", [True, False])
+def test_a_disk_that_is_full_when_latest_is_replaced_leaves_a_whole_checkpoint(
+    tmp_path: Path, saved_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = save(tmp_path, 1) if saved_before else None
+
+    def full(path: Path, data: bytes) -> None:
+        path.with_name(f".tmp-{path.name}").write_bytes(data[:3])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "replace_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, 2, keep=1)
+    monkeypatch.undo()
+    found, state = find_checkpoint(tmp_path), newest_state(tmp_path)
+    assert found == (before or tmp_path / "checkpoints" / "step-00000002")
+    # What the failed save tells, is what the next run finds.
+    assert state is not None and state["step"] == (1 if saved_before else 2)
+    remove_leftovers(tmp_path)
+    assert save(tmp_path, 2, keep=1) == find_checkpoint(tmp_path)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["latest", "step-00000002"]
 
 
 def test_what_the_disk_does_not_give_back_is_no_checkpoint(
