@@ -11,7 +11,7 @@ listed under `left_out`.
 - A: 224 px, tokens of 16; B: 128 px, 16; C: 120 px, 8; each bfloat16 autocast at ZeRO-0, from
   the shards in the page cache to the update. `data_wait` is 1 - the step on data that stays on
   the device / this step.
-  `kernel_time` is a profile of the resident step.
+  `kernel_time` is a profile of the resident step. "A, deterministic" is A with run.deterministic.
 - loader: batches to the device alone. product: the fastest bfloat16 product on this GPU.
 - peers, on A's model: float32 and AMP as MAE's loop, AMP from DataLoader workers that resample
   to float32 at 224 px, and DeepSpeed's defaults for bf16 with ZeRO-1.
@@ -34,6 +34,8 @@ from typing import Any
 import machine
 import torch
 from gpu_pretrain_cases import CASES, Setting
+
+from fusmae.training.record import git_commit
 
 CASES_SCRIPT = Path(__file__).with_name("gpu_pretrain_cases.py")
 COLUMNS = ("samples_per_s", "tflops", "mfu", "of_product", "data_wait", "micro_batch")
@@ -101,7 +103,7 @@ def main() -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device; --device cpu --tiny shows that the command works")
     until = time.monotonic() + 60 * options.minutes
-    workers = len(os.sched_getaffinity(0))
+    workers, commit = len(os.sched_getaffinity(0)), git_commit()
     on_gpu = options.device == "cuda"
     report: dict[str, Any] = {
         "machine": machine.describe("fusmae", "torch", "deepspeed")
@@ -128,6 +130,7 @@ def main() -> None:
                 case, str(dataset), options.device, options.tiny, options.seconds, workers
             )
             figures = report["cases"][case] = run_case(setting, left_s)
+            figures["git_commit"] = commit
             product = report["cases"].get("product", {}).get("tflops")
             if case != "product" and product and "tflops" in figures:
                 figures["of_product"] = round(figures["tflops"] / product, 4)

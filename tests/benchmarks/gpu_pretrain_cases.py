@@ -77,7 +77,7 @@ class Bench:
 
     def __init__(self, setting: Setting, micro_batch: int, ranks: Ranks) -> None:
         self.setting, self.micro_batch = setting, micro_batch
-        self.device = join_ranks(ranks, deterministic=False)
+        self.device = join_ranks(ranks, deterministic=setting.case.endswith("deterministic"))
         self.optim = OptimConfig(
             global_batch=micro_batch, epochs=1, warmup_epochs=0.5, clip_norm=1.0
         )
@@ -325,6 +325,7 @@ CASES: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "peer: DeepSpeed's defaults": deepspeed_default,
     "C, compiled": ours,
     "B, compiled": ours,
+    "A, deterministic": ours,
 }
 
 

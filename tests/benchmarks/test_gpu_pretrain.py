@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fusmae.training.record import git_commit
+
 from .kernel_time import summarise
 
 HERE = Path(__file__).parent
@@ -19,7 +21,8 @@ def test_gpu_benchmark_runs_on_a_cpu_and_relates_its_figures(tmp_path: Path) -> 
     report_path = tmp_path / "report.json"
     command = [sys.executable, HERE / "gpu_pretrain.py", "--device", "cpu", "--tiny"]
     command += ["--samples", "40", "--seconds", "0.1", "--minutes", "14", "--out", report_path]
-    command += ["--only", "product", "loader", "A", WORKERS, "peer: DeepSpeed's defaults"]
+    only = ["product", "A, deterministic", "loader", "A", WORKERS, "peer: DeepSpeed's defaults"]
+    command += ["--only", *only]
     done = subprocess.run(
         list(map(str, command)),
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -31,6 +34,8 @@ def test_gpu_benchmark_runs_on_a_cpu_and_relates_its_figures(tmp_path: Path) -> 
     report = json.loads(report_path.read_text())
     cases = report["cases"]
     assert report["left_out"] == []
+    assert list(cases) == only  # in the order that was given
+    assert {figures["git_commit"] for figures in cases.values()} == {git_commit()}
     assert [case for case, figures in cases.items() if "failed" in figures] == []
     ours = cases["A"]
     assert ours["micro_batch"] == 4

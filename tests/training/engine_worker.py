@@ -4,8 +4,8 @@
 
 `plan.json` lists cases: {"name", "ds", "clip_norm", "steps", "restore", "save", "shown",
 "validate", "spoil", "backend"}, the last one of torch.compile. Rank 0 writes FOLDER/NAME.json with
-each step's loss, norm of the gradients and operations. In step `spoil` the last rank alone sees a
-pixel that is not finite.
+each step's loss, norm of the gradients, and operations, of the update and of it all. In step
+`spoil` the last rank alone sees a pixel that is not finite.
 """
 
 import argparse
@@ -59,6 +59,14 @@ def make_model() -> FusMAE:
     return FusMAE(MODEL, CHANNELS)
 
 
+# A number for the host, and what has a shape that depends on values, such as x[mask].
+WAITS = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+)
+
+
 class Operations(TorchDispatchMode):
     """Counts what is dispatched, and of that what waits for the device."""
 
@@ -70,7 +78,7 @@ class Operations(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         self.total += 1
-        self.waits += function is torch.ops.aten._local_scalar_dense.default
+        self.waits += function in WAITS
         return function(*args, **(kwargs or {}))
 
 
@@ -87,19 +95,20 @@ def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> Non
     if "backend" in case:
         model.forward = torch.compile(model.forward, backend=case["backend"], dynamic=False)
     engine = Engine(model, optim, plan)
-    first, losses, norms, skipped, operations = 0, [], [], [], []
+    first, losses, norms, skipped, operations, whole = 0, [], [], [], [], []
     validated, trained, kept = [], [], None
     if "restore" in case:
         folder = out / case["restore"]
         restore_checkpoint(folder, engine)
         first = read_state(folder)["step"]
     for step in range(first, case["steps"]):
-        images, total = images_at(step), 0.0
+        images, total, passes = images_at(step), 0.0, Operations()
         for micro in range(plan.accumulation):
             start = (rank * plan.accumulation + micro) * plan.micro_batch
             rows = slice(start, start + plan.micro_batch)
             positions = torch.arange(GLOBAL_BATCH)[rows] + step * GLOBAL_BATCH
-            masks = draw_masks(MODEL, list(CHANNELS), 0, positions)
+            with passes:
+                masks = draw_masks(MODEL, list(CHANNELS), 0, positions)
             shown = case["shown"][step] if "shown" in case else list(CHANNELS)
             mine = {sensor: images[sensor][rows] for sensor in shown}
             is_spoilt = case.get("spoil") == step and rank == world_size - 1
@@ -107,7 +116,9 @@ def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> Non
                 mine["s2"][-1, 0, 5, 7] = float("inf")
             if "validate" in case:
                 validated.append(float(engine.losses(mine, masks)["loss"]))
-            loss = float(engine.forward_backward(mine, masks)["loss"])
+            with passes:
+                given = engine.forward_backward(mine, masks)
+            loss = float(given["loss"])
             total += loss
             trained.append(loss)
         before = state_of(engine) if case.get("spoil") == step else []
@@ -116,6 +127,7 @@ def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> Non
         if before:
             kept = all(map(torch.equal, before, state_of(engine)))
         operations.append([counted.total, counted.waits])
+        whole.append([passes.total + counted.total, passes.waits + counted.waits])
         norms.append(float(update.norm))
         skipped.append(float(update.skipped))
         losses.append(engine.sum_over_ranks([total])[0] / world_size / plan.accumulation)
@@ -126,6 +138,7 @@ def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> Non
     if rank == 0:
         result = {"losses": losses, "norms": norms, "validated": validated, "trained": trained}
         result |= {"skipped": skipped, "operations": operations, "kept": kept}
+        result |= {"whole": whole}
         (out / f"{case['name']}.json").write_text(json.dumps(result))
 
 

@@ -243,6 +243,15 @@ def test_a_step_is_at_most_30_operations_and_waits_for_nothing(results: Results,
         assert waits == 0
 
 
+@pytest.mark.parametrize("name", ["0-autocast", "1-autocast", "2-autocast", "1-bf16", "2-bf16"])
+def test_nothing_in_a_whole_step_waits_for_the_device(results: Results, name: str) -> None:
+    """Masks, forward and backward pass, and update, by what is dispatched; test_gpu has a GPU."""
+    (first, waits), *others = results[f"{name}-spoilt"]["whole"][1:]
+    assert waits == 0
+    assert others == [[first, 0]] * len(others)  # a step that is skipped is no other
+    assert results["3-bf16-spoilt"]["whole"][1][1] > 0  # so a wait would be seen
+
+
 @pytest.mark.parametrize("name", [*range(4), "0-one-rank"])
 def test_a_sensor_left_out_of_a_step_has_gradients_of_zero(results: Results, name: str) -> None:
     """Its moments decay and its weights move on by them, at any stage as in plain PyTorch."""
