@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +27,7 @@ from fusmae.training.metrics import METRICS, Means, Stopwatch, has_line
 from fusmae.training.monitor import Monitor
 from fusmae.training.ranks import RankError, StopRequest, on_this_rank
 from fusmae.training.run import Run, check_same_run, check_unused, is_complete, read_run
+from fusmae.training.run_lock import run_lock
 from fusmae.training.saving import Saver
 from fusmae.training.skips import Skips
 from fusmae.training.start import begin, build, next_batch, restore, state_of
@@ -126,7 +128,8 @@ def pretrain(
         return
     if dry_run:
         try_out(run)
-    else:
+        return
+    with run_lock(out) if run.ranks.rank == 0 else nullcontext():
         train(run)
 
 
@@ -319,6 +322,10 @@ def main() -> None:
         told = "lower train_micro_batch_size_per_gpu; --dry-run tells the largest that fits"
         fail(0, f"rank {os.environ.get('RANK', 0)}: {reason}: {told}", 1)
     except RuntimeError as error:
+        if "EADDRINUSE" in str(error):
+            port = os.environ.get("MASTER_PORT", "")
+            told = "of another run, or of one that still saves: give the launcher another one"
+            fail(local_rank, f"port {port} is in use, {told} (deepspeed --master_port N)", 1)
         if "Connection closed by peer" not in str(error):
             raise
         fail(local_rank, "another rank has ended, see its message", 1)

@@ -5,6 +5,9 @@ import random
 import re
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,9 +17,10 @@ import pytest
 from fusmae.manifest import read_manifest
 from fusmae.model import load_encoder
 from fusmae.training.checkpoint import find_checkpoint, newest_state, read_weights
+from fusmae.training.run_lock import run_lock
 
 from ..data.object_store import LoopbackStore  # noqa: TID252
-from .conftest import SCRIPT, TOTAL_STEPS, InProcess, start_ranks, wait_for
+from .conftest import ENVIRONMENT, ROOT, SCRIPT, TOTAL_STEPS, InProcess, start_ranks, wait_for
 from .script import (
     alone,
     assert_same_encoder,
@@ -268,6 +272,37 @@ def test_an_error_of_all_ranks_is_told_by_one(options: list[str], tmp_path: Path
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="there is no C++ compiler"
 )
+
+
+def test_a_folder_that_another_process_writes_into_is_refused(
+    options: list[str], tmp_path: Path, in_process: InProcess
+) -> None:
+    run = tmp_path / "run"
+    with run_lock(run):
+        code, _, error = in_process(*options, "--out", str(run), "--resume", "auto")
+        assert code == 1
+        assert f"another process writes into {run}" in error
+        assert list(run.iterdir()) == []
+    assert not run.exists()  # nothing was written
+
+
+def test_a_port_in_use_is_one_line(options: list[str], tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
+        done = subprocess.run(
+            [sys.executable, SCRIPT, *options, "--out", tmp_path / "run"],
+            env=ENVIRONMENT | place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 1
+    assert f"error: port {port} is in use" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
