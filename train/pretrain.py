@@ -17,7 +17,6 @@ import torch
 
 from fusmae.evaluation.online import Online
 from fusmae.model import draw_masks, draw_sensors
-from fusmae.model.budget import count_flops
 from fusmae.training.checkpoint import find_checkpoint, newest_state, read_weights
 from fusmae.training.dry_run import describe_trial, name_of
 from fusmae.training.engine import Engine, join_ranks
@@ -207,7 +206,7 @@ def train(run: Run) -> None:
             update = engine.update(rate)
             step += 1
             ledger.add(step, losses, update, sample_ids, replaced + loader.num_replaced)
-            watch.add(recipe.optim.global_batch, flops_of(run, shown))
+            watch.add(recipe.optim.global_batch, run.flops_of(shown))
             monitor.advance(step)
             logging = run.is_due(recipe.run.log_every_steps, step)
             validating = run.is_due(recipe.run.validate_every_steps, step)
@@ -250,13 +249,6 @@ def train(run: Run) -> None:
         click.echo(f"{total_steps} steps done: {run.encoder}")
     engine.barrier()
     torch.distributed.destroy_process_group()
-
-
-def flops_of(run: Run, sensors: list[str]) -> int:
-    """One rank's operations in a step of these sensors."""
-    channels = {sensor: run.channels[sensor] for sensor in sensors}
-    share = run.recipe.optim.global_batch // run.ranks.world_size
-    return share * count_flops(run.recipe.model, channels).training
 
 
 def catch_up(

@@ -17,8 +17,11 @@ from torch.nn import functional as F
 
 MAX_TOKENS = 256
 _WIDTHS = (16, 32, 64, 128)
+# Of a head's keys: what a multiprocessor holds beside its gradients.
+_MAX_ELEMENTS = MAX_TOKENS * 64
 _HOPPER = (9, 0)
-_TRITON = find_spec("triton") is not None
+# AMD's GPUs have torch's CUDA names, and numbers of their own.
+_TRITON = find_spec("triton") is not None and torch.version.hip is None
 
 
 def attend(qkv: Tensor) -> Tensor:
@@ -41,7 +44,7 @@ def _has_kernel(qkv: Tensor) -> bool:
         and qkv.dtype == torch.bfloat16
         and tokens <= MAX_TOKENS
         and width in _WIDTHS
-        and tokens * width <= MAX_TOKENS * 64
+        and tokens * width <= _MAX_ELEMENTS
         and _has_compiler(qkv.device.index)
     )
 
@@ -83,8 +86,8 @@ def _keep(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor], outpu
 
 def _differentiate(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
     (qkv,) = ctx.saved_tensors  # type: ignore[attr-defined]
-    attended: Tensor = torch.ops.fusmae.short_attention_backward(qkv, gradient)
-    return attended
+    d_qkv: Tensor = torch.ops.fusmae.short_attention_backward(qkv, gradient)
+    return d_qkv
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)

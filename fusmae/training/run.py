@@ -9,6 +9,7 @@ from typing import Any
 from fusmae.config import PretrainRecipe, as_table, build, load_recipe
 from fusmae.data import locate_dataset, location_of
 from fusmae.data.mixture import cut_quotas
+from fusmae.model.budget import count_flops
 from fusmae.training.checkpoint import newest_state
 from fusmae.training.ds_config import EnginePlan, plan_engine, read_ds_config
 from fusmae.training.engine import check_compile
@@ -49,6 +50,12 @@ class Run:
     def is_due(self, every_steps: int, step: int) -> bool:
         """Whether what is made every so many steps, 0 for never, and at the end, is due."""
         return every_steps > 0 and (step % every_steps == 0 or step == self.schedule.total_steps)
+
+    def flops_of(self, sensors: Sequence[str]) -> int:
+        """One rank's operations in a step of these sensors."""
+        channels = {sensor: self.channels[sensor] for sensor in sensors}
+        share = self.recipe.optim.global_batch // self.ranks.world_size
+        return share * count_flops(self.recipe.model, channels).training
 
     @property
     def channels(self) -> dict[str, int]:
