@@ -225,6 +225,7 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.timeout(1200)
 def test_a_compiled_run_has_the_losses_of_an_eager_one(
