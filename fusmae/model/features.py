@@ -94,17 +94,28 @@ class PretrainedEncoder(nn.Module):
         """Tokens by sensor and the global token.
 
         Raises:
-            ValueError: no image, an unknown sensor, or an image that is not (B, C, H, W).
+            ValueError: no image, an unknown sensor, an image that is no tensor (B, C, H, W), or
+                sensors of different B.
         """
         output: EncoderOutput = self.encoder(self._prepare(images))
         return output
 
     def _prepare(self, images: Images) -> dict[str, Tensor]:
         """Normalised float32 images on the encoder's device, sides multiples of the token."""
+        if not isinstance(images, Mapping):
+            raise ValueError(
+                f"images are a {type(images).__name__}, expected a dict of each sensor's, of "
+                f"{list(self.bands)}"
+            )
         prepared: dict[str, Tensor] = {}
         for sensor, image in images.items():
             if sensor not in self.bands:
                 raise ValueError(f"unknown sensor {sensor!r}; known: {list(self.bands)}")
+            if not isinstance(image, Tensor):
+                raise ValueError(
+                    f"images of sensor {sensor!r} are a {type(image).__name__}, expected a tensor: "
+                    "torch.from_numpy of an array"
+                )
             if image.ndim != 4 or image.shape[1] != len(self.bands[sensor]):
                 raise ValueError(
                     f"images of sensor {sensor!r} are {tuple(image.shape)}, expected (B, "
@@ -113,6 +124,9 @@ class PretrainedEncoder(nn.Module):
             pixels = image.to(self.device).to(torch.float32)
             normalised = (pixels - self._column(sensor, "mean")) / self._column(sensor, "std")
             prepared[sensor] = self._resample(sensor, normalised)
+        counts = {sensor: len(image) for sensor, image in prepared.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"the sensors' images differ in number: {counts}")
         if prepared and self.card.model.fusion == "stack":
             return self.encoder.fill_absent(prepared)
         return prepared

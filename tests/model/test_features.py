@@ -235,3 +235,15 @@ def test_load_encoder_is_lazy_and_needs_neither_dataset_nor_hub(tmp_path: Path) 
     assert done.stdout.split("\n")[:2] == ["[]", "[]"], done.stderr
     assert "has no attribute 'nothing'" in done.stdout
     assert {"load_encoder", "push_to_hub"} <= set(dir(fusmae))
+
+
+def test_images_of_another_kind_or_number_are_refused_in_words(tmp_path: Path) -> None:
+    export(tmp_path)
+    encoder = fusmae.load_encoder(tmp_path)
+    s2 = torch.zeros(2, 3, 8, 8)
+    with pytest.raises(ValueError, match="images are a Tensor, expected a dict of each sensor's"):
+        encoder.pooled(s2)
+    with pytest.raises(ValueError, match="'s2' are a ndarray, expected a tensor"):
+        encoder.pooled({"s2": s2.numpy()})
+    with pytest.raises(ValueError, match="the sensors' images differ in number"):
+        encoder.pooled({"s1": torch.zeros(1, len(encoder.bands["s1"]), 8, 8), "s2": s2})
