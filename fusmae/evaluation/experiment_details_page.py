@@ -4,7 +4,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fusmae.evaluation.experiment import BASELINES, Experiment, Protocol
-from fusmae.evaluation.experiment_words import mean_text, metric_name, sensor_title
+from fusmae.evaluation.experiment_words import (
+    mean_text,
+    metric_name,
+    sensor_title,
+    table_head,
+    table_line,
+)
 
 # A cell of a gathered table to what a details table shows of it.
 Show = Callable[[list[dict[str, Any]]], str]
@@ -63,13 +69,13 @@ def _protocol(table: dict[str, Any], protocol: Protocol) -> list[str]:
             for pooling in beside
             if any(pooling in one["beside"] for cell in cells.values() for one in cell)
         }
-        lines += ["", *_head(title, (), table["sensors"])]
+        lines += ["", *table_head(title, [sensor_title(sensors) for sensors in table["sensors"]])]
         for name, (cells, pooling) in named.items():
             scores = (
                 [one["beside"][pooling][metric] for one in cell if pooling in one["beside"]]
                 for cell in cells.values()
             )
-            lines.append(_line(name, map(mean_text, scores)))
+            lines.append(table_line(name, map(mean_text, scores)))
     return [*lines, ""]
 
 
@@ -143,13 +149,14 @@ def _costs(table: dict[str, Any], experiment: Experiment) -> list[str]:
                 known.setdefault(row, cells)
     if not known:
         return []
-    lines = _head("Encoder, nothing masked", ["parameters, M"], table["sensors"], "GFLOPs ")
+    heads = ["parameters, M", *(f"GFLOPs {sensor_title(sensors)}" for sensors in table["sensors"])]
+    lines = table_head("Encoder, nothing masked", heads)
     for row, cells in known.items():
         ones = [one for cell in cells.values() for one in cell]
         parameters = next(one["parameters"] for one in ones if one["parameters"])
         flops = [next((one["forward_flops"] for one in cell), None) for cell in cells.values()]
         texts = [f"{count / 1e9:.3g}" if count else "-" for count in flops]
-        lines.append(_line(row, [f"{parameters / 1e6:.3g}", *texts]))
+        lines.append(table_line(row, [f"{parameters / 1e6:.3g}", *texts]))
     return [*lines, ""]
 
 
@@ -157,7 +164,7 @@ def _pretraining(table: dict[str, Any]) -> list[str]:
     if not table["pretraining"]:
         return []
     heads = ["samples", "val loss", "its change over the last tenth, %", "hours", "device"]
-    lines = _head("Pretraining", heads)
+    lines = table_head("Pretraining", heads)
     for system, seeds in table["pretraining"].items():
         for seed, run in seeds.items():
             name = f"{system}, seed {seed}" if len(table["seeds"]) > 1 else system
@@ -169,7 +176,7 @@ def _pretraining(table: dict[str, Any]) -> list[str]:
                 f"{run['step_hours']:.2f}",
                 ", ".join(run["devices"]) or "-",
             ]
-            lines.append(_line(name, texts))
+            lines.append(table_line(name, texts))
     return [*lines, ""]
 
 
@@ -184,7 +191,7 @@ def _attention(table: dict[str, Any]) -> list[str]:
         return []
     numbers = sorted({block["block"] for blocks in found.values() for block in blocks})
     heads = [f"block {number}" for number in numbers]
-    lines = _head("Attention to other sensors, % (if uniform), of the tokens of", heads)
+    lines = table_head("Attention to other sensors, % (if uniform), of the tokens of", heads)
     for system, blocks in found.items():
         by_number = {block["block"]: block for block in blocks}
         for sensor in blocks[0]["others"]:
@@ -195,7 +202,7 @@ def _attention(table: dict[str, Any]) -> list[str]:
                 else "-"
                 for n in numbers
             ]
-            lines.append(_line(f"{system}, {sensor_title(sensor)}", texts))
+            lines.append(table_line(f"{system}, {sensor_title(sensor)}", texts))
     return [*lines, ""]
 
 
@@ -207,20 +214,9 @@ def _simulator(table: dict[str, Any]) -> list[str]:
 
 
 def _grid(title: str, sensors: Sequence[str], rows: Rows, show: Show) -> list[str]:
-    lines = _head(title, (), sensors)
+    lines = table_head(title, [sensor_title(columns) for columns in sensors])
     for row, cells in rows.items():
         texts = [show(cell) for cell in cells.values()]
         if set(texts) != {"-"}:
-            lines.append(_line(row, texts))
+            lines.append(table_line(row, texts))
     return lines
-
-
-def _head(
-    title: str, first: Sequence[str], sensors: Sequence[str] = (), before: str = ""
-) -> list[str]:
-    names = [*first, *(before + sensor_title(sensor) for sensor in sensors)]
-    return [_line(title, names), "|---" * (len(names) + 1) + "|"]
-
-
-def _line(name: str, texts: Iterable[str]) -> str:
-    return f"| {name} | {' | '.join(texts)} |"
