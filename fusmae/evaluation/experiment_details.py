@@ -1,6 +1,6 @@
 """What a table's scores were made by: splits, rates, poolings, costs and pretrainings, as JSON.
 
-`experiment_table` puts it under `details`, `experiment_page` writes it out.
+`experiment_table` puts it under `details` and `pretraining`; `experiment_details_page` writes it.
 """
 
 import json
