@@ -11,14 +11,15 @@ import pytest
 
 from .test_experiment import ROOT, result
 
-# A step that counts its runs. With seed 1 it fails as long as a file named FAIL lies beside it, and
-# stops early, as a trainer at a signal, as long as one named STOP does.
+# A step that counts its runs. With seed 1 it fails, with its content for last words, as long as a
+# file named FAIL lies beside it, and stops early, as a trainer at a signal, as long as one named
+# STOP does.
 FAKE = f"""
 import json, sys
 from pathlib import Path
 out = Path(sys.argv[sys.argv.index("--out") + 1])
 if Path(__file__).with_name("FAIL").exists() and "seed-1" in str(out):
-    sys.exit("Error: no luck")
+    sys.exit(Path(__file__).with_name("FAIL").read_text())
 with Path(__file__).with_name("runs").open("a") as runs:
     runs.write(f"{{out}}\\n")
 if Path(__file__).with_name("STOP").exists() and "seed-1" in str(out):
@@ -58,7 +59,7 @@ def toy(tmp_path):
 
 
 def test_table_goes_on_where_it_failed_and_runs_nothing_twice(toy):
-    (toy.home / "FAIL").touch()
+    (toy.home / "FAIL").write_text("Error: no luck")
     failed = toy()
     assert failed.returncode == 1
     assert "seed 1 ended with code 1: Error: no luck" in failed.stderr
@@ -76,6 +77,18 @@ def test_table_goes_on_where_it_failed_and_runs_nothing_twice(toy):
     assert told["wall_s"] >= 0 and len(told["commits"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        ("Error: first\nerror: no luck\n[ERROR] [launch.py] exits with 1", "error: no luck"),
+        ("Traceback:\nKeyError: 3", "KeyError: 3"),
+    ],
+)
+def test_a_failure_is_told_by_the_scripts_last_error_not_by_its_launchers_words(toy, log, told):
+    (toy.home / "FAIL").write_text(log)
+    assert f"ended with code 1: {told} (" in toy("--seeds", "1").stderr
+
+
 def test_a_step_that_was_asked_to_stop_is_not_taken_for_done(toy):
     (toy.home / "STOP").touch()
     stopped = toy()
@@ -91,7 +104,7 @@ def test_the_time_of_attempts_that_failed_counts_and_of_other_recipes_does_not(t
     def entries():
         return json.loads((toy.out / "steps.json").read_text())
 
-    (toy.home / "FAIL").touch()
+    (toy.home / "FAIL").write_text("Error: no luck")
     assert toy().returncode == 1
     failed = entries()
     assert failed[name]["unfinished"] and "git_commit" in failed[name]
