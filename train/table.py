@@ -185,7 +185,7 @@ def _run(step: Step, out: Path) -> None:
     """Run one step, everything it prints into its log.
 
     Raises:
-        ValueError: it failed or was stopped; the message names the log and gives its last line.
+        ValueError: it failed or was stopped; the message names the log and gives its last error.
     """
     log = out / "logs" / f"{slug(step.name)}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,9 @@ def _run(step: Step, out: Path) -> None:
         code = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT).returncode
     if code:
         lines = log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"]
-        raise ValueError(f"{step.name} ended with code {code}: {lines[-1]} ({log})")
+        # A launcher has its own last words, which say less.
+        errors = [line for line in lines if line.lower().startswith("error:")]
+        raise ValueError(f"{step.name} ended with code {code}: {(errors or lines)[-1]} ({log})")
     if not step.product.exists():
         raise ValueError(
             f"{step.name} was stopped before its end ({log}): the same command again goes on"

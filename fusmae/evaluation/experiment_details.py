@@ -1,6 +1,6 @@
 """What a table's scores were made by: splits, rates, poolings, costs and pretrainings, as JSON.
 
-`experiment_table` puts it under `details`, `experiment_page` writes it out.
+`experiment_table` puts it under `details` and `pretraining`; `experiment_details_page` writes it.
 """
 
 import json
@@ -13,7 +13,7 @@ from fusmae.evaluation.attention import RESULT_NAME as ATTENTION_NAME
 from fusmae.evaluation.backbones import open_backbone
 from fusmae.evaluation.cost import encoder_cost
 from fusmae.evaluation.experiment import Experiment, Protocol, pretraining_folder
-from fusmae.training.metrics import METRICS
+from fusmae.training.metrics import METRICS, read_metrics
 from fusmae.training.record import RUN_RECORD
 
 
@@ -80,9 +80,7 @@ def pretraining_details(
 
 
 def _pretraining(run: Path) -> dict[str, Any]:
-    # A kill may have cut the last line short.
-    whole = [li for li in (run / METRICS).read_text().splitlines(keepends=True) if li[-1] == "\n"]
-    lines = [json.loads(line) for line in whole]
+    lines = read_metrics(run / METRICS)
     steps = [line for line in lines if "val" not in line]
     val = [(line["step"], line["val"]["loss"]) for line in lines if "val" in line]
     seconds, last = 0.0, 0

@@ -1,13 +1,16 @@
 """The "Details" of a table's page: how its numbers were made, and those that stand beside them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fusmae.evaluation.experiment import BASELINES, Experiment, Protocol
-from fusmae.evaluation.experiment_words import mean_text, metric_name, sensor_title
-
-# A cell of a gathered table to what a details table shows of it.
-Show = Callable[[list[dict[str, Any]]], str]
+from fusmae.evaluation.experiment_words import (
+    mean_text,
+    metric_name,
+    sensor_title,
+    table_head,
+    table_line,
+)
 
 
 def details_section(table: dict[str, Any], experiment: Experiment) -> list[str]:
@@ -32,6 +35,7 @@ def details_section(table: dict[str, Any], experiment: Experiment) -> list[str]:
 def _protocol(table: dict[str, Any], protocol: Protocol) -> list[str]:
     fact = table["facts"][protocol.name]
     rows = _rows(table, protocol)
+    heads = [sensor_title(sensors) for sensors in table["sensors"]]
     lines = [f"### {protocol.name}", ""]
     if fact["split rule"]:
         lines.append(f"- Split: {fact['split rule']} rule.")
@@ -43,7 +47,7 @@ def _protocol(table: dict[str, Any], protocol: Protocol) -> list[str]:
         lines.append(f"- Averaging over {told}.")
     lines += _poolings(rows, fact["kind"])
     lines += _seen(rows)
-    devices = dict.fromkeys(str(one["device"]) for _, _, one in _each(rows) if one["device"])
+    devices = dict.fromkeys(str(one["device"]) for _, one in _each(rows) if one["device"])
     if devices:
         lines.append(f"- Device: {', '.join(devices)}.")
     if fact["learning rates"]:
@@ -52,24 +56,8 @@ def _protocol(table: dict[str, Any], protocol: Protocol) -> list[str]:
             f"- Learning rate: chosen on val out of {rates}; * is an end of the grid, beyond "
             "which a better one may lie."
         )
-        lines += ["", *_grid("Learning rate", table["sensors"], rows, _rates)]
-    beside = dict.fromkeys(name for _, _, one in _each(rows) for name in one["beside"])
-    if beside:
-        metric = protocol.metrics[0]
-        title = f"Beside the headline: {metric_name(metric)}, %"
-        named = {
-            f"{row}, {pooling.replace('_', ' ')}": (cells, pooling)
-            for row, cells in rows.items()
-            for pooling in beside
-            if any(pooling in one["beside"] for cell in cells.values() for one in cell)
-        }
-        lines += ["", *_head(title, (), table["sensors"])]
-        for name, (cells, pooling) in named.items():
-            scores = (
-                [one["beside"][pooling][metric] for one in cell if pooling in one["beside"]]
-                for cell in cells.values()
-            )
-            lines.append(_line(name, map(mean_text, scores)))
+        lines += ["", *_rates(rows, heads)]
+    lines += _beside(rows, heads, protocol.metrics[0])
     return [*lines, ""]
 
 
@@ -86,18 +74,13 @@ def _rows(table: dict[str, Any], protocol: Protocol) -> Rows:
     return {row: cells for row, cells in rows.items() if any(cells.values())}
 
 
-def _each(rows: Rows) -> Iterable[tuple[str, str, dict[str, Any]]]:
-    return (
-        (row, sensors, one)
-        for row, cells in rows.items()
-        for sensors, cell in cells.items()
-        for one in cell
-    )
+def _each(rows: Rows) -> Iterable[tuple[str, dict[str, Any]]]:
+    return ((row, one) for row, cells in rows.items() for cell in cells.values() for one in cell)
 
 
 def _poolings(rows: Rows, kind: str) -> list[str]:
     """Which features the headline is of, which is not the same for all systems."""
-    told = _told({row: one["pooling"].replace("_", " ") for row, _, one in _each(rows)})
+    told = _told({row: one["pooling"].replace("_", " ") for row, one in _each(rows)})
     other = ""
     if kind == "fine-tuning":
         other = " Another pooling takes training of its own (`pooling` of the recipe)."
@@ -107,7 +90,7 @@ def _poolings(rows: Rows, kind: str) -> list[str]:
 def _seen(rows: Rows) -> list[str]:
     """The test samples that pretraining has seen; of rows that had none nothing is said."""
     told = {}
-    for row, _, one in _each(rows):
+    for row, one in _each(rows):
         if row not in BASELINES.values():
             found = one["seen_of_test"] or {"test splits": None}
             told[row] = ", ".join(
@@ -129,9 +112,37 @@ def _told(by_row: Mapping[str, str]) -> str:
     return "; ".join([*parts, f"{most} (all others)" if parts else most])
 
 
-def _rates(cell: list[dict[str, Any]]) -> str:
+def _rates(rows: Rows, heads: list[str]) -> list[str]:
+    """The rates that were chosen, of the rows that have any."""
+    lines = table_head("Learning rate", heads)
+    for row, cells in rows.items():
+        texts = [_rate_text(cell) for cell in cells.values()]
+        if set(texts) != {"-"}:
+            lines.append(table_line(row, texts))
+    return lines
+
+
+def _rate_text(cell: list[dict[str, Any]]) -> str:
     rates = {one["lr"]: one["lr_at_edge"] for one in cell if one["lr"] is not None}
     return " / ".join(f"{lr:g}{'*' * edge}" for lr, edge in sorted(rates.items())) or "-"
+
+
+def _beside(rows: Rows, heads: list[str], metric: str) -> list[str]:
+    """The scores of other poolings than the headline's, a line for each row that has one."""
+    beside = dict.fromkeys(name for _, one in _each(rows) for name in one["beside"])
+    if not beside:
+        return []
+    lines = ["", *table_head(f"Beside the headline: {metric_name(metric)}, %", heads)]
+    for row, cells in rows.items():
+        for pooling in beside:
+            scores = [
+                [one["beside"][pooling][metric] for one in cell if pooling in one["beside"]]
+                for cell in cells.values()
+            ]
+            if any(scores):
+                name = f"{row}, {pooling.replace('_', ' ')}"
+                lines.append(table_line(name, map(mean_text, scores)))
+    return lines
 
 
 def _costs(table: dict[str, Any], experiment: Experiment) -> list[str]:
@@ -143,13 +154,14 @@ def _costs(table: dict[str, Any], experiment: Experiment) -> list[str]:
                 known.setdefault(row, cells)
     if not known:
         return []
-    lines = _head("Encoder, nothing masked", ["parameters, M"], table["sensors"], "GFLOPs ")
+    heads = ["parameters, M", *(f"GFLOPs {sensor_title(sensors)}" for sensors in table["sensors"])]
+    lines = table_head("Encoder, nothing masked", heads)
     for row, cells in known.items():
         ones = [one for cell in cells.values() for one in cell]
         parameters = next(one["parameters"] for one in ones if one["parameters"])
         flops = [next((one["forward_flops"] for one in cell), None) for cell in cells.values()]
         texts = [f"{count / 1e9:.3g}" if count else "-" for count in flops]
-        lines.append(_line(row, [f"{parameters / 1e6:.3g}", *texts]))
+        lines.append(table_line(row, [f"{parameters / 1e6:.3g}", *texts]))
     return [*lines, ""]
 
 
@@ -157,7 +169,7 @@ def _pretraining(table: dict[str, Any]) -> list[str]:
     if not table["pretraining"]:
         return []
     heads = ["samples", "val loss", "its change over the last tenth, %", "hours", "device"]
-    lines = _head("Pretraining", heads)
+    lines = table_head("Pretraining", heads)
     for system, seeds in table["pretraining"].items():
         for seed, run in seeds.items():
             name = f"{system}, seed {seed}" if len(table["seeds"]) > 1 else system
@@ -169,7 +181,7 @@ def _pretraining(table: dict[str, Any]) -> list[str]:
                 f"{run['step_hours']:.2f}",
                 ", ".join(run["devices"]) or "-",
             ]
-            lines.append(_line(name, texts))
+            lines.append(table_line(name, texts))
     return [*lines, ""]
 
 
@@ -184,7 +196,7 @@ def _attention(table: dict[str, Any]) -> list[str]:
         return []
     numbers = sorted({block["block"] for blocks in found.values() for block in blocks})
     heads = [f"block {number}" for number in numbers]
-    lines = _head("Attention to other sensors, % (if uniform), of the tokens of", heads)
+    lines = table_head("Attention to other sensors, % (if uniform), of the tokens of", heads)
     for system, blocks in found.items():
         by_number = {block["block"]: block for block in blocks}
         for sensor in blocks[0]["others"]:
@@ -195,7 +207,7 @@ def _attention(table: dict[str, Any]) -> list[str]:
                 else "-"
                 for n in numbers
             ]
-            lines.append(_line(f"{system}, {sensor_title(sensor)}", texts))
+            lines.append(table_line(f"{system}, {sensor_title(sensor)}", texts))
     return [*lines, ""]
 
 
@@ -204,23 +216,3 @@ def _simulator(table: dict[str, Any]) -> list[str]:
     hashes = dict.fromkeys(fact["simulator_sha256"] for fact in facts)
     told = ", ".join(f"`{one}`" if one else "not told by the dataset" for one in hashes)
     return [f"Simulator, sha256 of its files: {told}.", ""] if hashes else []
-
-
-def _grid(title: str, sensors: Sequence[str], rows: Rows, show: Show) -> list[str]:
-    lines = _head(title, (), sensors)
-    for row, cells in rows.items():
-        texts = [show(cell) for cell in cells.values()]
-        if set(texts) != {"-"}:
-            lines.append(_line(row, texts))
-    return lines
-
-
-def _head(
-    title: str, first: Sequence[str], sensors: Sequence[str] = (), before: str = ""
-) -> list[str]:
-    names = [*first, *(before + sensor_title(sensor) for sensor in sensors)]
-    return [_line(title, names), "|---" * (len(names) + 1) + "|"]
-
-
-def _line(name: str, texts: Iterable[str]) -> str:
-    return f"| {name} | {' | '.join(texts)} |"

@@ -5,7 +5,13 @@ from typing import Any
 
 from fusmae.evaluation.experiment import Experiment, Protocol, System
 from fusmae.evaluation.experiment_details_page import details_section
-from fusmae.evaluation.experiment_words import mean_text, metric_name, sensor_title
+from fusmae.evaluation.experiment_words import (
+    mean_text,
+    metric_name,
+    sensor_title,
+    table_head,
+    table_line,
+)
 
 
 def _means(cell: dict[str, Any], metric: str) -> list[float]:
@@ -66,15 +72,12 @@ def _section(table: dict[str, Any], experiment: Experiment, protocol: Protocol) 
         shown = papers and place == 0
         heads = [sensor_title(sensors) for sensors in experiment.sensors]
         heads += [f"paper {head}" for head in heads] if shown else []
-        lines += [
-            f"| {metric_name(metric)}, % | {' | '.join(heads)} |",
-            "|---|" + "---|" * len(heads),
-        ]
+        lines += table_head(f"{metric_name(metric)}, %", heads)
         systems = {system.name: system for system in experiment.systems}
         for row, cells in table["protocols"][protocol.name]["rows"].items():
             texts = [mean_text(_means(cells[sensors], metric)) for sensors in experiment.sensors]
             texts += _paper(systems.get(row), protocol, experiment) if shown else []
-            lines.append(f"| {row} | {' | '.join(texts)} |")
+            lines.append(table_line(row, texts))
         lines.append("")
     return lines
 
@@ -90,14 +93,11 @@ def _reliance(table: dict[str, Any], protocol: Protocol) -> list[str]:
     if not measured:
         return []
     names = list(dict.fromkeys(name for lost in measured.values() for name in lost[0]))
-    heads = " | ".join(map(sensor_title, names))
-    lines = [
-        f"| Points lost with a sensor's images exchanged | {heads} |",
-        "|---" * (len(names) + 1) + "|",
-    ]
+    title = "Points lost with a sensor's images exchanged"
+    lines = table_head(title, [sensor_title(name) for name in names])
     for (row, sensors), lost in measured.items():
         texts = [mean_text([one[name] for one in lost if name in one]) for name in names]
-        lines.append(f"| {row}, {sensor_title(sensors)} | {' | '.join(texts)} |")
+        lines.append(table_line(f"{row}, {sensor_title(sensors)}", texts))
     return [*lines, ""]
 
 

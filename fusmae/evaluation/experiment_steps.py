@@ -3,7 +3,6 @@
 `train/table.py` runs them; `fusmae.evaluation.experiment_table` reads what they leave.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from fusmae.evaluation.experiment import (
     result_folder,
     weights_key,
 )
-from fusmae.evaluation.results import RESULT_NAME
+from fusmae.evaluation.results import RESULT_NAME, manifest_sha256
 from fusmae.manifest import MANIFEST_NAME
 from fusmae.model.pretrained import CONFIG_NAME
 
@@ -199,11 +198,11 @@ def _pretraining_data(
 
 def _was_trained_on(encoder: str, data: str) -> bool:
     """Whether the card of an exported folder names the dataset."""
-    card, manifest = Path(encoder) / CONFIG_NAME, Path(data) / MANIFEST_NAME
-    if not card.exists() or not manifest.exists():
+    card = Path(encoder) / CONFIG_NAME
+    if not card.exists() or not (Path(data) / MANIFEST_NAME).exists():
         return False
-    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
-    return digest in json.loads(card.read_text()).get("manifest_sha256", ())
+    seen = json.loads(card.read_text()).get("manifest_sha256", ())
+    return manifest_sha256(Path(data)) in seen
 
 
 def _settings(settings: Sequence[str]) -> tuple[str, ...]:

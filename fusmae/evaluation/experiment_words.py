@@ -1,7 +1,7 @@
-"""How a table's page names metrics and sensors, and writes numbers."""
+"""How a table's page names metrics and sensors, and writes numbers and lines."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _METRIC_NAMES = {
     "macro_map": "macro mAP",
@@ -22,6 +22,14 @@ def metric_name(metric: str) -> str:
 
 def sensor_title(sensors: str) -> str:
     return sensors.upper().replace(",", "+")
+
+
+def table_head(title: str, names: Sequence[str]) -> list[str]:
+    return [table_line(title, names), "|---" * (len(names) + 1) + "|"]
+
+
+def table_line(name: str, texts: Iterable[str]) -> str:
+    return f"| {name} | {' | '.join(texts)} |"
 
 
 def mean_text(values: Sequence[float]) -> str:

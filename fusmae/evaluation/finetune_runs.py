@@ -11,7 +11,7 @@ import torch
 
 from fusmae.config import as_table
 from fusmae.evaluation.backbones import Backbone, open_backbone
-from fusmae.evaluation.backbones.layout import BACKBONE_NAME
+from fusmae.evaluation.backbones.opening import BACKBONE_NAME
 from fusmae.evaluation.cost import encoder_cost
 from fusmae.evaluation.features import select_bands
 from fusmae.evaluation.finetuning import Finetuned, Finetuning, finetune, predict

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from fusmae.evaluation.pictures import Curve, available_views, loss_figure
 from fusmae.evaluation.reconstruction import Pretrained, preprocess_of, read_images
 from fusmae.evaluation.token_maps import token_maps
 from fusmae.manifest import Manifest
-from fusmae.training.metrics import METRICS
+from fusmae.training.metrics import METRICS, read_metrics
 
 # Samples over which attention is averaged, and whose maps are shown.
 _NUM_ATTENDING = 64
@@ -33,11 +32,7 @@ def figure_html(png: bytes, caption: str) -> str:
 
 def loss_section(run: Path, recipe: PretrainRecipe) -> str:
     """The loss curves of `RUN/metrics.jsonl`, and nothing where no line was logged yet."""
-    path = run / METRICS
-    text = path.read_text() if path.exists() else ""
-    # A kill may have cut the last line short.
-    whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    lines: list[dict[str, Any]] = [json.loads(line) for line in whole]
+    lines = read_metrics(run / METRICS)
     # With sensor dropout the sum is one of two sensors or of one: it would jump.
     names = [*([] if recipe.model.sensor_dropout else ["loss"]), *recipe.data.bands]
     train = _curves(names, [line for line in lines if "val" not in line])

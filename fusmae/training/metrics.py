@@ -46,8 +46,12 @@ class MetricsWriter:
 
 def has_line(path: Path, step: int, key: str) -> bool:
     """Whether a file of metrics has a line of that step with that key."""
-    lines = map(json.loads, _whole_lines(path))
-    return any(line["step"] == step and key in line for line in lines)
+    return any(line["step"] == step and key in line for line in read_metrics(path))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of metrics, less a last one that a kill cut short; none without it."""
+    return [json.loads(line) for line in _whole_lines(path)]
 
 
 def _whole_lines(path: Path) -> list[bytes]:

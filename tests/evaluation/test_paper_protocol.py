@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,11 +138,11 @@ validate_every_steps = 1
 
 
 @pytest.fixture
-def toy_table(tmp_path: Path) -> Iterator[Path]:
+def toy_table(tmp_path: Path) -> Path:
     (tmp_path / "pretrain.toml").write_text(PRETRAIN)
     ds = TRAIN.parent / "ds_configs" / "cpu.json"
     (tmp_path / "toy.toml").write_text(TOY.format(ds=ds, recipes=TRAIN / "recipes"))
-    yield tmp_path / "toy.toml"
+    return tmp_path / "toy.toml"
 
 
 @pytest.mark.slow

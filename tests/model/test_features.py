@@ -16,17 +16,10 @@ from fusmae.config import Fusion, ModelConfig, SensorConfig
 from fusmae.model import EncoderCard, FusMAEEncoder, save_encoder
 from fusmae.model.positions import sincos_2d
 
+from .tiny_card import TINY_CARD
+
 MODEL = ModelConfig(preset="tiny", image_px=16, patch_px=4, width=16, depth=3, heads=2)
-CARD = EncoderCard(
-    model=MODEL,
-    bands={"s1": ("VV", "VH"), "s2": ("B02", "B03", "B04")},
-    mean={"s1": (-12.0, -19.0), "s2": (430.0, 614.0, 590.0)},
-    std={"s1": (5.0, 5.5), "s2": (572.0, 582.0, 675.0)},
-    resample="bilinear",
-    dataset="noise",
-    simulated=True,
-    licence="CC0-1.0",
-)
+CARD = dataclasses.replace(TINY_CARD, model=MODEL)
 FUSIONS = typing.get_args(Fusion)
 
 

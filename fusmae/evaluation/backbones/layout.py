@@ -2,18 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fusmae.evaluation.backbones.checkpoints import read_checkpoint, take_tensors
+from fusmae.evaluation.backbones.checkpoints import take_tensors
 from fusmae.evaluation.backbones.vit import StackedVit
-from fusmae.model.interface import ImageEncoder
 
-# The fine-tuned weights of a network that is not ours, by the names of `vit.py`.
-BACKBONE_NAME = "backbone.safetensors"
 # What is not named block by block.
 _OWN = ("patch_weight", "patch_bias", "pos_embed", "cls_token")
 
@@ -74,16 +70,4 @@ def read_weights(
 def finish(encoder: StackedVit, weights: Mapping[str, Tensor]) -> StackedVit:
     """The encoder of `on_meta` with these weights."""
     encoder.load_state_dict(dict(weights), assign=True)
-    return encoder
-
-
-def read_tuned(encoder: ImageEncoder, path: Path, name: str) -> ImageEncoder:
-    """`encoder`, published as `name`, with the weights that fine-tuning left in `path`.
-
-    Raises:
-        ValueError: as `read_checkpoint` and `take_tensors`.
-    """
-    expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
-    where = f"{path}: not {name}'s as train/finetune.py writes it"
-    encoder.load_state_dict(take_tensors(read_checkpoint(path), expected, (), where))
     return encoder

@@ -7,15 +7,18 @@ from typing import get_args
 
 from fusmae.config import build
 from fusmae.evaluation.backbones.backbone import Backbone
+from fusmae.evaluation.backbones.checkpoints import read_checkpoint, take_tensors
 from fusmae.evaluation.backbones.dino_mm import open_dino_mm
 from fusmae.evaluation.backbones.fus_mae import open_fus_mae
 from fusmae.evaluation.backbones.imagenet import open_imagenet
-from fusmae.evaluation.backbones.layout import BACKBONE_NAME, read_tuned
 from fusmae.evaluation.backbones.satvit import Version, open_satvit
 from fusmae.model.hub import fetch_folder
+from fusmae.model.interface import ImageEncoder
 from fusmae.model.pretrained import WEIGHTS_NAME
 
 PUBLISHED = ("imagenet", "dino-mm", *get_args(Version))
+# The fine-tuned weights of a network that is not ours, by the names of `vit.py`.
+BACKBONE_NAME = "backbone.safetensors"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def _open(spec: BackboneSpec, folder: Path) -> Backbone:
     if not spec.tuned:
         return backbone
     path = folder / Path(spec.tuned).expanduser()
-    encoder = read_tuned(backbone.pretrained, path, spec.name)
+    encoder = _read_tuned(backbone.pretrained, path, spec.name)
     return replace(backbone, pretrained=encoder, files=(*backbone.files, path))
 
 
@@ -98,3 +101,15 @@ def _read_spec(path: Path) -> BackboneSpec:
         return build(BackboneSpec, table)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _read_tuned(encoder: ImageEncoder, path: Path, name: str) -> ImageEncoder:
+    """`encoder`, published as `name`, with the weights that fine-tuning left in `path`.
+
+    Raises:
+        ValueError: as `read_checkpoint` and `take_tensors`.
+    """
+    expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
+    where = f"{path}: not {name}'s as train/finetune.py writes it"
+    encoder.load_state_dict(take_tensors(read_checkpoint(path), expected, (), where))
+    return encoder
