@@ -291,12 +291,25 @@ def read_manifest(dataset: Path) -> Manifest:
     Raises:
         ValueError: the folder or its `dataset.json` is missing, or it is not readable.
     """
+    text = _read(dataset).decode(errors="replace")
+    return from_json(text, str(dataset / MANIFEST_NAME))
+
+
+def manifest_sha256(dataset: Path) -> str:
+    """The sha256 of a dataset's manifest, in hex: which dataset a result is of.
+
+    Raises:
+        ValueError: as `read_manifest`, where the file cannot be read.
+    """
+    return hashlib.sha256(_read(dataset)).hexdigest()
+
+
+def _read(dataset: Path) -> bytes:
     path = dataset / MANIFEST_NAME
     try:
-        text = path.read_bytes().decode(errors="replace")
+        return path.read_bytes()
     except OSError as error:
         raise ValueError(
             f"cannot read {path}: {error.strerror}; is {dataset} a finished dataset of "
             "fusmae-ingest?"
         ) from None
-    return from_json(text, str(path))

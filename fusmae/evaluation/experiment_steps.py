@@ -18,8 +18,8 @@ from fusmae.evaluation.experiment import (
     result_folder,
     weights_key,
 )
-from fusmae.evaluation.results import RESULT_NAME, manifest_sha256
-from fusmae.manifest import MANIFEST_NAME
+from fusmae.evaluation.results import RESULT_NAME
+from fusmae.manifest import MANIFEST_NAME, manifest_sha256
 from fusmae.model.pretrained import CONFIG_NAME
 
 

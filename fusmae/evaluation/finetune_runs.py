@@ -24,10 +24,10 @@ from fusmae.evaluation.results import (
     as_json,
     describe_inputs,
     earlier_result,
-    manifest_sha256,
     write_result,
 )
 from fusmae.evaluation.setting import Setting, open_setting
+from fusmae.manifest import manifest_sha256
 from fusmae.model import FusMAEEncoder, save_encoder
 from fusmae.model.classifier import FusMAEClassifier
 from fusmae.model.interface import ImageEncoder

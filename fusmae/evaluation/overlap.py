@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fusmae.data import SplitReader
-from fusmae.evaluation.results import manifest_sha256
-from fusmae.manifest import read_manifest
+from fusmae.manifest import manifest_sha256, read_manifest
 from fusmae.model import EncoderCard
 
 _V1_NAME = "s2v1_name"

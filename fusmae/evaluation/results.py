@@ -12,7 +12,7 @@ import torch
 
 from fusmae.evaluation.labelled import LabelledSplit
 from fusmae.evaluation.tasks import Task
-from fusmae.manifest import MANIFEST_NAME, Manifest
+from fusmae.manifest import Manifest, manifest_sha256
 from fusmae.training.durable import replace_file
 
 RESULT_NAME = "metrics.json"
@@ -33,19 +33,6 @@ def describe_inputs(dataset: Path, files: Sequence[Path]) -> dict[str, Any]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def manifest_sha256(dataset: Path) -> str:
-    """The sha256 of a dataset's manifest, in hex.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    path = dataset / MANIFEST_NAME
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
 
 
 def as_json(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,11 +32,11 @@ from fusmae.evaluation.results import (
     as_json,
     describe_inputs,
     earlier_result,
-    manifest_sha256,
     write_result,
 )
 from fusmae.evaluation.setting import Setting, open_setting
 from fusmae.evaluation.tasks import Task
+from fusmae.manifest import manifest_sha256
 
 Head = Literal["linear", "knn"]
 

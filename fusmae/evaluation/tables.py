@@ -68,6 +68,7 @@ def read_scores(sources: Iterable[str]) -> tuple[list[Score], dict[str, str]]:
     """
     results: list[tuple[str, Path, dict[str, Any]]] = []
     shared: dict[str, str] = {}
+    seen: set[tuple[str, Path]] = set()
     for source in sources:
         name, _, place = source.rpartition("=")
         path = Path(place)
@@ -75,6 +76,9 @@ def read_scores(sources: Iterable[str]) -> tuple[list[Score], dict[str, str]]:
         if not files:
             raise ValueError(f"there is no {RESULT_NAME} under {path}")
         for file in files:
+            if (name, file.resolve()) in seen:  # as under `demo demo/seed-0`
+                continue
+            seen.add((name, file.resolve()))
             result = read_result(file)
             facts = _facts(result)
             for key in _COMPARABLE:

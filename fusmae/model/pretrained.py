@@ -134,7 +134,8 @@ def _read_card(path: Path) -> EncoderCard:
         table: dict[str, Any] = json.loads(path.read_bytes())
     except OSError as error:
         raise ValueError(
-            f"cannot read {path}: {error.strerror}; is {path.parent} a finished export?"
+            f"cannot read {path}: {error.strerror}; is {path.parent} a finished export? "
+            "that of a run is RUN/encoder"
         ) from None
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None

@@ -1,6 +1,5 @@
 """`RUN/run.json`: what a run was made from, for whoever finds it later."""
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from fusmae.data import location_of
-from fusmae.manifest import MANIFEST_NAME
+from fusmae.manifest import manifest_sha256
 from fusmae.training.durable import replace_file
 
 RUN_RECORD = "run.json"
@@ -31,11 +30,6 @@ def describe_datasets(datasets: Sequence[Path]) -> dict[str, Any]:
         for dataset in datasets
     )
     return {**first, "mixed_with": others} if others else first
-
-
-def manifest_sha256(dataset: Path) -> str:
-    """The sha256 of a dataset's manifest, in hex."""
-    return hashlib.sha256((dataset / MANIFEST_NAME).read_bytes()).hexdigest()
 
 
 def describe_start(world_size: int, step: int, ds_config: dict[str, Any]) -> dict[str, Any]:

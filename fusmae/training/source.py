@@ -10,10 +10,9 @@ from fusmae.config import DataConfig, PretrainRecipe
 from fusmae.data import MixedPreprocess, MixtureLoader, Preprocess, SplitReader, TrainLoader
 from fusmae.data.mixture import cut_quotas, source_seed
 from fusmae.data.subset import list_keys, subset_ids
-from fusmae.manifest import Manifest, read_manifest
+from fusmae.manifest import Manifest, manifest_sha256, read_manifest
 from fusmae.training.durable import replace_file
 from fusmae.training.ranks import Ranks
-from fusmae.training.record import manifest_sha256
 
 
 @dataclass(frozen=True)

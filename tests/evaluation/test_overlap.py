@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fusmae.evaluation.overlap import describe_overlap, find_overlap
-from fusmae.evaluation.results import manifest_sha256
+from fusmae.manifest import manifest_sha256
 from fusmae.model import EncoderCard
 from fusmae.splits import google_split
 

@@ -95,6 +95,14 @@ def test_seeds_are_averaged_and_their_gains_paired(tmp_path: Path) -> None:
     assert "+11.0 (least +3.0)" in line_of(text, "gain")
 
 
+def test_a_result_under_two_of_the_sources_counts_once(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_result(tmp_path / f"seed-{seed}" / "p", macro=0.5 + seed / 10, seed=seed)
+    once, _ = read_scores([str(tmp_path)])
+    again, _ = read_scores([str(tmp_path), str(tmp_path / "seed-0")])
+    assert again == once
+
+
 def test_reliance_has_a_table_of_its_own_where_it_was_measured(tmp_path: Path) -> None:
     write_result(tmp_path / "alone", macro=0.4)
     assert "reliance" not in printed(str(tmp_path))
