@@ -2,20 +2,30 @@
 
 import hashlib
 import json
+import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 from rich.console import Console
 
 from fusmae.evaluation.experiment import Experiment, load_experiment, slug
 from fusmae.evaluation.experiment_page import markdown
-from fusmae.evaluation.experiment_steps import Places, Step, check_weights, steps
+from fusmae.evaluation.experiment_steps import (
+    Places,
+    Step,
+    check_datasets,
+    check_weights,
+    lacking_weights,
+    steps,
+)
 from fusmae.evaluation.experiment_table import gather
 from fusmae.manifest import MANIFEST_NAME
 from fusmae.model.pretrained import WEIGHTS_NAME
@@ -24,6 +34,8 @@ from fusmae.training.record import git_commit
 
 _SCRIPTS = Path(__file__).resolve().parent
 _DONE = "steps.json"
+# A rank that is asked to stop saves and ends within 30 s, and so much longer on a slow disk.
+_STOPPED_S = 90
 _EXAMPLES = """
 \b
 Examples:
@@ -84,6 +96,7 @@ def main(
     Stopped at any time, the same command goes on where it was. A step that fails ends it with
     the step's log; the table is written after every step from what there is.
     """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         loaded = load_experiment(experiment)
         chosen = _seeds(seeds) if seeds else loaded.seeds
@@ -99,13 +112,17 @@ def main(
         listed = steps(loaded, places, chosen)
         done = _read_done(out)
         left = [step for step in listed if not _is_done(step, done.get(step.name, {}))]
+        if left:
+            check_datasets(places)
+            check_weights(loaded, places, chosen)
+        console = Console(stderr=True, soft_wrap=True)
+        if left and (lacking := lacking_weights(loaded, places)):
+            console.print(f"no numbers without weights: {', '.join(lacking)}", highlight=False)
         if dry_run:
+            console.print(f"{len(left)} of {len(listed)} steps are left", highlight=False)
             for step in left:
                 click.echo(_text(step))
             return
-        console = Console(stderr=True)
-        if left:
-            check_weights(loaded, places, chosen)
         for number, step in enumerate(left, len(listed) - len(left) + 1):
             console.print(f"{number}/{len(listed)} {step.name}", highlight=False)
             _attempt(step, out, done)
@@ -190,8 +207,7 @@ def _run(step: Step, out: Path) -> None:
     log = out / "logs" / f"{slug(step.name)}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as sink:
-        command = with_free_port(step.command)
-        code = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT).returncode
+        code = _wait_for(with_free_port(step.command), sink)
     if code:
         lines = log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"]
         # A launcher has its own last words, which say less.
@@ -201,6 +217,28 @@ def _run(step: Step, out: Path) -> None:
         raise ValueError(
             f"{step.name} was stopped before its end ({log}): the same command again goes on"
         )
+
+
+def _wait_for(command: tuple[str, ...], sink: BinaryIO) -> int:
+    """Run a command to its end, its exit code; when this process is stopped, stop it first.
+
+    A launcher's ranks outlive it while they save, so the whole session is told and waited for: the
+    same command again finds nobody in its folders.
+    """
+    process = subprocess.Popen(
+        command, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        return process.wait()
+    except BaseException:  # Ctrl-C, or SIGTERM's SystemExit
+        until = time.monotonic() + _STOPPED_S
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+            while time.monotonic() < until:
+                process.poll()
+                os.killpg(process.pid, 0)
+                time.sleep(0.1)
+        raise
 
 
 def with_free_port(command: tuple[str, ...]) -> tuple[str, ...]:

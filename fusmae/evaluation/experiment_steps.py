@@ -19,7 +19,7 @@ from fusmae.evaluation.experiment import (
     weights_key,
 )
 from fusmae.evaluation.results import RESULT_NAME
-from fusmae.manifest import MANIFEST_NAME, manifest_sha256
+from fusmae.manifest import MANIFEST_NAME, manifest_sha256, read_manifest
 from fusmae.model.pretrained import CONFIG_NAME
 
 
@@ -108,6 +108,26 @@ def given_encoder(system: System, places: Places, seed: int) -> str | None:
         return given.replace("{seed}", str(seed))
     # A TOML says the kind itself, and which channel of the weights is which band.
     return given if given.endswith(".toml") else f"{system.weights}:{given}"
+
+
+def check_datasets(places: Places) -> None:
+    """Read each dataset's manifest, so that a wrong path ends a table before its first step.
+
+    Raises:
+        ValueError: one is not a dataset.
+    """
+    for place in places.data.values():
+        if "://" not in place:
+            read_manifest(Path(place))
+
+
+def lacking_weights(experiment: Experiment, places: Places) -> list[str]:
+    """The systems that have weights of others, none of which are given, with what gives them."""
+    return [
+        f"{system.name} (--weights {weights_key(system)}=FILE)"
+        for system in experiment.systems
+        if system.weights and weights_key(system) not in places.weights
+    ]
 
 
 def check_weights(experiment: Experiment, places: Places, seeds: Sequence[int]) -> None:

@@ -2,24 +2,31 @@
 
 import importlib.util
 import json
+import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
+from ..data.tiny_dataset import write_tiny_dataset  # noqa: TID252
 from .test_experiment import ROOT, result
 
 # A step that counts its runs. With seed 1 it fails, with its content for last words, as long as a
 # file named FAIL lies beside it, and stops early, as a trainer at a signal, as long as one named
-# STOP does.
+# STOP does. Beside SLEEP it tells who it is and sleeps.
 FAKE = f"""
-import json, sys
+import json, os, sys, time
 from pathlib import Path
 out = Path(sys.argv[sys.argv.index("--out") + 1])
 if Path(__file__).with_name("FAIL").exists() and "seed-1" in str(out):
     sys.exit(Path(__file__).with_name("FAIL").read_text())
+if Path(__file__).with_name("SLEEP").exists():
+    Path(__file__).with_name("sleeper").write_text(str(os.getpid()))
+    time.sleep(100)
 with Path(__file__).with_name("runs").open("a") as runs:
     runs.write(f"{{out}}\\n")
 if Path(__file__).with_name("STOP").exists() and "seed-1" in str(out):
@@ -31,8 +38,13 @@ product.write_text({json.dumps(result(0.5))!r})
 """
 
 
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("ben"), {"train": (2,)})
+
+
 @pytest.fixture
-def toy(tmp_path):
+def toy(tmp_path, dataset):
     """`train/table.py` beside scripts that do nothing but count."""
     home = tmp_path / "train"
     home.mkdir()
@@ -49,12 +61,13 @@ def toy(tmp_path):
     (home / "r").write_text("epochs = 1")
     launcher = shlex.quote(sys.executable)
 
-    def run(*more):
-        command = [sys.executable, home / "table.py", home / "toy.toml", "--data", "ben=DATA"]
-        command += ["--out", tmp_path / "out", "--launcher", launcher, *more]
-        return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    def run(*more, data=dataset):
+        command = [*run.command, "--data", f"ben={data}", *more]
+        return subprocess.run(command, capture_output=True, text=True)
 
     run.home, run.out = home, tmp_path / "out"
+    run.command = [sys.executable, str(home / "table.py"), str(home / "toy.toml")]
+    run.command += ["--out", str(run.out), "--launcher", launcher]
     return run
 
 
@@ -140,3 +153,27 @@ def test_an_edited_recipe_or_a_lost_result_runs_its_steps_again(toy):
     assert len(toy("--dry-run").stdout.splitlines()) == 1
     (toy.home / "r").write_text("epochs = 2")
     assert len(toy("--dry-run").stdout.splitlines()) == 8
+
+
+@pytest.mark.parametrize("option", [(), ("--dry-run",)])
+def test_a_wrong_dataset_ends_a_table_before_its_first_step(toy, option):
+    failed = toy(*option, data="nowhere")
+    assert failed.returncode == 1
+    assert "cannot read nowhere/dataset.json" in failed.stderr
+    assert not (toy.home / "runs").exists()
+
+
+def test_a_table_that_is_stopped_stops_its_step_first(toy, dataset):
+    (toy.home / "SLEEP").touch()
+    table = subprocess.Popen([*toy.command, "--data", f"ben={dataset}"], stderr=subprocess.PIPE)
+    sleeper, until = toy.home / "sleeper", time.monotonic() + 60
+    while not (sleeper.exists() and sleeper.read_text()):
+        assert time.monotonic() < until and table.poll() is None
+        time.sleep(0.05)
+    table.send_signal(signal.SIGTERM)
+    table.communicate(timeout=60)
+    assert table.returncode == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(sleeper.read_text()), 0)
+    (toy.home / "SLEEP").unlink()
+    assert toy().returncode == 0
