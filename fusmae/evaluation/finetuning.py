@@ -70,7 +70,10 @@ class Finetuning:
             batches = exchanged_batches(opener, ids, data, exchanged, self.recipe.seed)
             title += f", {exchanged} exchanged"
         total, console = -(-len(ids) // self.recipe.micro_batch), Console(stderr=True)
-        for batch in track(batches, title, total=total, console=console, transient=True):
+        in_a_log = not console.is_terminal  # which a bar fills with blank lines
+        for batch in track(
+            batches, title, total=total, console=console, transient=True, disable=in_a_log
+        ):
             # `ids` ascend, so that the label of a sample is found by its id.
             places = torch.searchsorted(split.ids, batch.sample_ids.cpu())
             yield batch, split.labels[places].to(self.device)
@@ -115,7 +118,9 @@ def train_classifier(
     model.train()
     sensors = list(run.setting.data.bands)
     step = 0
-    for _ in range(recipe.epochs):
+    console = Console(stderr=True, soft_wrap=True)
+    for epoch in range(1, recipe.epochs + 1):
+        total_loss = torch.zeros((), device=run.device)
         order = torch.cat(list(epoch_batches(len(train.ids), recipe.batch, generator)))
         seen = 0
         for batch, labels in run.batches(train, order):
@@ -127,6 +132,7 @@ def train_classifier(
                 scores = model(run.images(model, batch, shown)).float()
             loss = run.setting.task.loss(scores, labels) * (len(labels) / whole)
             loss.backward()  # type: ignore[no-untyped-call]
+            total_loss += loss.detach() * whole
             seen += len(labels)
             if seen % recipe.batch and seen < len(order):
                 continue
@@ -137,6 +143,10 @@ def train_classifier(
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             step += 1
+        mean_loss = total_loss.item() / len(order)
+        console.print(
+            f"rate {lr:g}  epoch {epoch}/{recipe.epochs}  loss {mean_loss:.4f}", highlight=False
+        )
     assert step == schedule.total_steps
 
 

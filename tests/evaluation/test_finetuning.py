@@ -181,3 +181,16 @@ def test_the_rate_with_the_best_val_score_is_chosen_and_a_diverged_one_passed_ov
 def test_numbers_that_make_no_sense_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(RECIPE, **changes)  # type: ignore[arg-type]
+
+
+def test_a_log_has_a_line_an_epoch_and_no_empty_ones(
+    opened: Open, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(*opened("s1"))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition("  loss ")[0] for line in lines] == [
+        "rate 0.001  epoch 1/2",
+        "rate 0.001  epoch 2/2",
+    ]
+    first, second = (float(line.partition("  loss ")[2]) for line in lines)
+    assert first > second > 0
