@@ -33,7 +33,8 @@ from typing import Any
 
 import machine
 import torch
-from gpu_pretrain_cases import CASES, Setting
+from gpu_pretrain_bench import Setting
+from gpu_pretrain_cases import CASES
 
 from fusmae.training.record import git_commit
 
