@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "fusmae_ingest.cli")
@@ -34,14 +34,18 @@ def processes_of(mark: str) -> list[str]:
 
 
 def interrupt(
-    args: list[str], mark: str, moment: Callable[[], bool], terminate: bool = False
+    args: list[str],
+    mark: str,
+    moment: Callable[[], bool],
+    terminate: bool = False,
+    command: Sequence[str] = COMMAND,
 ) -> tuple[int, str]:
     """Press Ctrl-C, for all processes of the terminal, at this moment; exit code and stderr.
 
     With `terminate` send SIGTERM instead, to the command alone.
     """
     process = subprocess.Popen(
-        [*COMMAND, *args],
+        [*command, *args],
         env={**os.environ, "FUSMAE_TEST": mark},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM: one line, no process left, and a rerun goes on."""
 
 import os
+import sys
 
 import pytest
 
@@ -84,6 +85,21 @@ def test_ctrl_c_while_workers_start_is_one_line(archive_v1, whole, fusmae_ingest
     assert tree(out) == whole
 
 
+# Waits for the stop with part of an archive unpacked: all of it takes 20 ms, and a test on a busy
+# machine does not look in time.
+PART_UNPACKED = """
+import time
+from fusmae_ingest import cli, spool
+decompressed = spool.decompressed
+def held(*args):
+    for piece in decompressed(*args):
+        yield piece
+        time.sleep(60)
+spool.decompressed = held
+cli.main()
+"""
+
+
 @BOTH
 def test_a_stop_while_unpacking_is_one_line_and_a_rerun_goes_on(
     packed_v1, whole, fusmae_ingest, tmp_path, terminate
@@ -91,7 +107,8 @@ def test_a_stop_while_unpacking_is_one_line_and_a_rerun_goes_on(
     out, spool = tmp_path / "d", tmp_path / "d.spool"
     args = [str(a) for a in ("bigearthnet", *packed_v1, "--out", out, *OPTIONS)]
     partial = spool / "s2" / "archive.tar.partial"
-    done = interrupt(args, str(out), partial.exists, terminate)
+    command = (sys.executable, "-c", PART_UNPACKED)
+    done = interrupt(args, str(out), partial.exists, terminate, command)
     check_interrupted(done, str(out), terminate)
     assert list(spool.rglob("*.tar*")) == [] and not out.exists()
     assert fusmae_ingest(*args).returncode == 0
