@@ -13,11 +13,13 @@ import pytest
 from fusmae_ingest import cli
 
 from .packed_archives import Told, pack
+from .trees import tree
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 LISTS = ("train", "val", "test", "patches_with_seasonal_snow", "patches_with_cloud_and_shadow")
 BOTH = ("--format", "shards", "--format", "zarr")
+OPTIONS = (*BOTH, "--samples-per-shard", "2")
 
 
 @pytest.fixture(scope="session")
@@ -128,6 +130,21 @@ def packed(archive_v1, archive_v2, tmp_path_factory) -> dict[str, Path]:
         name: pack(folder, root / f"{name}.tar.{'zst' if 'v2' in name else 'gz'}")
         for name, folder in sources.items()
     }
+
+
+@pytest.fixture(scope="session")
+def packed_v1(packed) -> tuple[object, ...]:
+    """The `--s2 X.tar.gz --s1 Y.tar.gz` arguments of `archive_v1`."""
+    return ("--s2", packed["v1-s2"], "--s1", packed["v1-s1"])
+
+
+@pytest.fixture(scope="session")
+def whole(archive_v1, fusmae_ingest, paths, tmp_path_factory) -> dict[str, bytes]:
+    """What an undisturbed run with `OPTIONS` makes of `archive_v1`."""
+    out = tmp_path_factory.mktemp("whole") / "d"
+    result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)
+    assert result.returncode == 0, result.stderr
+    return tree(out)
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,9 @@ import psutil
 import pytest
 from distributed import Client, LocalCluster
 
+from .conftest import OPTIONS
 from .stopping import told
 from .trees import tree
-
-OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "2")
 
 
 @pytest.fixture
@@ -76,16 +75,8 @@ def start(*args: object, cwd: Path | None = None) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.fixture(scope="module")
-def serial(archive_v1, fusmae_ingest, paths, tmp_path_factory) -> dict[str, bytes]:
-    out = tmp_path_factory.mktemp("serial") / "d"
-    result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)
-    assert result.returncode == 0, result.stderr
-    return tree(out)
-
-
 def test_a_cluster_that_loses_a_worker_ends_in_the_bytes_of_a_serial_run(
-    cluster, serial, archive_v1, paths, tmp_path
+    cluster, whole, archive_v1, paths, tmp_path
 ):
     gate = tmp_path / "gate"
     with Client(cluster) as client:
@@ -97,14 +88,14 @@ def test_a_cluster_that_loses_a_worker_ends_in_the_bytes_of_a_serial_run(
     wait_until(lambda: {path.name for path in gate.iterdir()} == set(map(str, pids)), process)
     # Each has done one block and is in the middle of its next.
     num_done = len(list((tmp_path / "d").glob(".ingest/blocks/*")))
-    num_blocks = sum(path.startswith("shards/") and path.endswith(".tar") for path in serial)
+    num_blocks = sum(path.startswith("shards/") and path.endswith(".tar") for path in whole)
     assert num_done == 2 and num_blocks > 4
     psutil.Process(pids[0]).kill()
     (gate / "open").touch()
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     assert pids[0] not in workers_of(cluster)
-    assert tree(tmp_path / "d") == serial
+    assert tree(tmp_path / "d") == whole
 
 
 def test_a_block_that_outlives_its_run_leaves_a_later_dataset_as_it_is(
@@ -137,7 +128,7 @@ def test_a_block_that_outlives_its_run_leaves_a_later_dataset_as_it_is(
     [(signal.SIGTERM, 143, "stopped"), (signal.SIGINT, 130, "interrupted")],
 )
 def test_a_stopped_run_on_a_cluster_is_one_line_and_a_rerun_goes_on(
-    cluster, serial, archive_v1, paths, tmp_path, number, code, what
+    cluster, whole, archive_v1, paths, tmp_path, number, code, what
 ):
     gate, out = tmp_path / "gate", tmp_path / "d"
     args = ("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)
@@ -157,17 +148,17 @@ def test_a_stopped_run_on_a_cluster_is_one_line_and_a_rerun_goes_on(
     again = start(*args)
     _, stderr = again.communicate(timeout=120)
     assert again.returncode == 0, stderr
-    assert tree(out) == serial
+    assert tree(out) == whole
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
 def test_what_a_finished_dataset_lost_is_made_again_on_a_cluster(
-    cluster, serial, archive_v1, fusmae_ingest, paths, tmp_path
+    cluster, whole, archive_v1, fusmae_ingest, paths, tmp_path
 ):
     out = tmp_path / "d"
     args = ("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)
     args = (*args, "--scheduler", cluster.scheduler_address)
-    for path, data in serial.items():
+    for path, data in whole.items():
         (out / path).parent.mkdir(parents=True, exist_ok=True)
         (out / path).write_bytes(data)
     shards = sorted(out.glob("shards/train/*.tar"))
@@ -178,7 +169,7 @@ def test_what_a_finished_dataset_lost_is_made_again_on_a_cluster(
         result = fusmae_ingest(*args)
         assert result.returncode == 0, result.stderr
         assert f"{out}: mended, 24 samples" in result.stdout
-        assert tree(out) == serial
+        assert tree(out) == whole
         # A block's files are made again alone, and everything else from all blocks.
         assert (shards[1].stat().st_mtime_ns == kept) == (shards[0] in lost)
 

@@ -5,26 +5,9 @@ import sys
 
 import pytest
 
+from .conftest import OPTIONS
 from .stopping import interrupt, processes_of, told
 from .trees import tree
-
-OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "2")
-
-
-@pytest.fixture(scope="module")
-def whole(archive_v1, fusmae_ingest, paths, tmp_path_factory) -> dict[str, bytes]:
-    """What an undisturbed run makes."""
-    out = tmp_path_factory.mktemp("whole") / "d"
-    result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)
-    assert result.returncode == 0, result.stderr
-    return tree(out)
-
-
-@pytest.fixture(scope="module")
-def packed_v1(packed) -> tuple[object, ...]:
-    """The `--s2 X.tar.gz --s1 Y.tar.gz` arguments of the same archive."""
-    return ("--s2", packed["v1-s2"], "--s1", packed["v1-s1"])
-
 
 BOTH = pytest.mark.parametrize("terminate", [False, True], ids=["ctrl-c", "sigterm"])
 
