@@ -4,6 +4,7 @@ import pytest
 from distributed import LocalCluster
 
 from .s3_server import objects, serving
+from .trees import tree
 
 OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "4")
 
@@ -33,10 +34,6 @@ def test_a_cluster_writes_to_s3_the_bytes_of_a_serial_run_on_disk(
     assert result.returncode == 0, result.stderr
     result = fusmae_ingest(*args, "--out", "s3://datasets/d", "--scheduler", scheduler)
     assert result.returncode == 0, result.stderr
-    serial = {
-        str(path.relative_to(tmp_path / "d")): path.read_bytes()
-        for path in (tmp_path / "d").rglob("*")
-        if path.is_file()
-    }
+    serial = tree(tmp_path / "d")
     assert sum(path.endswith(".tar") for path in serial) > 4
     assert objects(s3, "d") == serial

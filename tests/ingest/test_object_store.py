@@ -13,6 +13,7 @@ from fusmae_ingest.archives import spool_folder
 from fusmae_ingest.storage import LocalStore, open_store
 
 from .s3_server import objects, serving
+from .trees import tree
 
 OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "4")
 
@@ -28,7 +29,7 @@ def on_disk(archive_v1, fusmae_ingest, paths, tmp_path_factory) -> dict[str, byt
     out = tmp_path_factory.mktemp("disk") / "d"
     result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)
     assert result.returncode == 0, result.stderr
-    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    return tree(out)
 
 
 def test_a_dataset_in_s3_is_the_one_on_disk_byte_for_byte_and_verifies(
@@ -182,8 +183,7 @@ def test_a_file_url_is_the_path_in_it(on_disk, archive_v1, fusmae_ingest, paths,
     out, url = tmp_path / "d", f"file://{tmp_path}/d"
     result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", url, *OPTIONS)
     assert result.returncode == 0, result.stderr
-    made = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    assert made == on_disk
+    assert tree(out) == on_disk
     local = open_store(f"local://{out}")
     assert isinstance(local, LocalStore) and sorted(local.sizes()) == sorted(on_disk)
     assert spool_folder(url, None) == spool_folder(str(out), None) == tmp_path / "d.spool"

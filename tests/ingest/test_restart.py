@@ -1,7 +1,6 @@
 """SIGKILL at any moment leaves something that a rerun completes, byte for byte."""
 
 import fcntl
-import hashlib
 import os
 import random
 import shutil
@@ -14,17 +13,9 @@ from pathlib import Path
 import pytest
 
 from .stopping import processes_of
+from .trees import tree
 
 OPTIONS = ("--format", "shards", "--format", "zarr", "--samples-per-shard", "2")
-
-
-def digest(folder: Path) -> dict[str, str]:
-    """The sha256 of every file below a folder."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +51,7 @@ def check_kills(archive, out, undisturbed, paths, draw, *extra) -> int:
     command = [sys.executable, "-m", "fusmae_ingest.cli", "bigearthnet"]
     args = [*command, *map(str, paths(archive)), "--out", str(out), *OPTIONS, *extra]
     kills = kill_at_random_until_done(args, seconds, draw)
-    assert digest(out) == digest(whole)
+    assert tree(out) == tree(whole)
     return kills
 
 
@@ -112,9 +103,9 @@ def test_workers_and_a_second_run_change_no_byte(
 ):
     args = ("bigearthnet", *paths(archive_v1), "--out", tmp_path / "d", *OPTIONS, "--workers", 2)
     assert fusmae_ingest(*args).returncode == 0
-    assert digest(tmp_path / "d") == digest(undisturbed[0])
+    assert tree(tmp_path / "d") == tree(undisturbed[0])
     assert fusmae_ingest(*args).returncode == 0
-    assert digest(tmp_path / "d") == digest(undisturbed[0])
+    assert tree(tmp_path / "d") == tree(undisturbed[0])
 
 
 def test_verify_names_a_flipped_byte_a_missing_and_an_extra_file(

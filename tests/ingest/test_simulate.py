@@ -1,6 +1,5 @@
 """Simulated archives: genuine layout, pure functions of the seed, said to be simulated."""
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -15,6 +14,8 @@ import rasterio
 
 from fusmae_ingest import simulate
 from fusmae_ingest.geotiff_write import write_geotiff
+
+from .trees import tree
 
 
 def profile(path: Path) -> dict[str, object]:
@@ -79,14 +80,6 @@ def test_the_geotiff_writer_gives_the_bytes_of_every_real_file(real_v1, tmp_path
             pixels, epsg, grid = file.read(1), file.crs.to_epsg(), file.transform
         write_geotiff(tmp_path / "x.tif", pixels, epsg, grid.c, grid.f, grid.a)
         assert (tmp_path / "x.tif").read_bytes() == path.read_bytes(), path
-
-
-def tree(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_the_same_seed_gives_the_same_bytes_on_any_number_of_workers(
