@@ -10,7 +10,8 @@ from pathlib import Path
 
 from fusmae.manifest import MANIFEST_NAME
 
-from .storage import UNNAMED, LocalStore, Store, write_file
+from .layout import UNNAMED
+from .storage import LocalStore, Store, write_file
 
 _TRIES = 100
 

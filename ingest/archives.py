@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from .decompress import compression
+from .layout import SCRATCH, UNNAMED
 from .patches import Archive, FolderArchive
 from .progress import LongWork
 from .spool import (
@@ -27,7 +28,7 @@ from .spool import (
     spool,
 )
 from .spool_lock import SpoolLock, holds_other_files
-from .storage import SCRATCH, UNNAMED, local_path, refuse_inside_dataset
+from .storage import local_path, refuse_inside_dataset
 from .tar_archive import TarArchive
 
 

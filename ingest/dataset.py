@@ -11,6 +11,7 @@ from fusmae.manifest import MANIFEST_NAME, Manifest
 
 from .engine import Executor
 from .finish import QUARANTINE_NAME, finish
+from .layout import LOCK, SCRATCH, UNNAMED
 from .mend import (
     lost_blocks,
     lost_files,
@@ -24,7 +25,7 @@ from .record import forget_bad, forget_records
 from .request import Request
 from .rounds import Tolerance, allowed, refuse_bad, run_rounds
 from .samples_table import TABLE_NAME
-from .storage import LOCK, SCRATCH, UNNAMED, LocalStore, Store, manifest_of, write_file
+from .storage import LocalStore, Store, manifest_of, write_file
 
 
 def build(

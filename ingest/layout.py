@@ -6,6 +6,12 @@ from fusmae.sensors import ArraySpec
 
 from .plan import Block
 
+# What a run needs and a finished dataset does not; the manifest lists none of it.
+SCRATCH = ".ingest"
+# Local files that have not got their name yet.
+UNNAMED = f"{SCRATCH}/unnamed"
+LOCK = f"{SCRATCH}/lock"
+
 
 def tar_path(dataset: str, block: Block) -> str:
     """The tar shard of a block."""

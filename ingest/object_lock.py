@@ -16,7 +16,7 @@ from typing import Protocol
 
 import click
 
-from .storage import LOCK
+from .layout import LOCK
 
 # Between two renewals, and what all wait where the store cannot compare. A lock that did not
 # change for three times as long is a dead run's.

@@ -17,9 +17,9 @@ from typing import Any
 
 import fsspec
 
+from .layout import SCRATCH
 from .new_file import NewFile, Part
 from .object_lock import RunLock, Seen
-from .storage import SCRATCH
 
 # Pieces in which files are read to be hashed.
 _PIECE_BYTES = 64 << 20

@@ -13,8 +13,9 @@ from typing import Any
 
 from fusmae.manifest import FileRecord, ShardRecord
 
+from .layout import SCRATCH
 from .plan import Block
-from .storage import SCRATCH, Store, write_file
+from .storage import Store, write_file
 
 _BAD, _BLOCKS = f"{SCRATCH}/bad", f"{SCRATCH}/blocks"
 

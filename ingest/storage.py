@@ -23,12 +23,8 @@ from fusmae.manifest import (
     from_json,
 )
 
+from .layout import LOCK, SCRATCH, UNNAMED
 from .new_file import NewFile, Part
-
-SCRATCH = ".ingest"
-# Local files that have not got their name yet.
-UNNAMED = f"{SCRATCH}/unnamed"
-LOCK = f"{SCRATCH}/lock"
 
 
 class Store(Protocol):

@@ -29,7 +29,8 @@ import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
-from .storage import SCRATCH, LocalStore, write_file
+from .layout import SCRATCH
+from .storage import LocalStore, write_file
 from .tar_headers import Member, TarScanner
 
 MEMBERS, PATCHES, HEAD = "members.npy", "patches.npy", "index.json"

@@ -9,7 +9,8 @@ between that look and the name: a rename in a folder, one PUT in an object store
 
 import uuid
 
-from .storage import SCRATCH, Store, write_file
+from .layout import SCRATCH
+from .storage import Store, write_file
 
 TURN = f"{SCRATCH}/turn"
 

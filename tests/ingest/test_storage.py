@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from fusmae_ingest.dataset import refuse_other_files
-from fusmae_ingest.storage import SCRATCH, LocalStore, write_file
+from fusmae_ingest.layout import SCRATCH
+from fusmae_ingest.storage import LocalStore, write_file
 
 
 @pytest.mark.parametrize("every_other_fails", [False, True])
