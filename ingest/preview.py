@@ -8,10 +8,9 @@ from click.core import ParameterSource
 
 from fusmae.manifest import Manifest
 
+from .preview_style import GENERATOR
 from .storage import LocalStore, manifest_of, refuse_inside_dataset
 
-# Stands in the head of each page, and says that the page may be replaced.
-GENERATOR = '<meta name="generator" content="fusmae-ingest preview">'
 _HEAD_BYTES = 1024
 
 _EXAMPLES = """

@@ -11,7 +11,6 @@ import pyarrow as pa
 from fusmae.manifest import Manifest
 
 from .landcover_colours import land_cover_class
-from .preview import GENERATOR
 from .preview_charts import class_counts, class_figure, map_figure, month_figure, season_figure
 from .preview_histograms import code_figure, histogram_figure, read_histograms
 from .preview_pictures import (
@@ -24,7 +23,7 @@ from .preview_pictures import (
     views,
 )
 from .preview_samples import ShownSample, centres, read_samples, read_table
-from .preview_style import STYLE
+from .preview_style import GENERATOR, STYLE
 from .preview_text import left_out_table, sample_facts, split_table
 from .wording import plural
 

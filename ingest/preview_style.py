@@ -1,4 +1,7 @@
-"""The look of the preview page; the same as that of a run's report."""
+"""What stands in the head of a preview page: what made it, and its look, that of a run's report."""
+
+# Says that the page may be replaced.
+GENERATOR = '<meta name="generator" content="fusmae-ingest preview">'
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2430; background: #f4f6f9; margin: 0; }
