@@ -6,18 +6,17 @@ Everything here is arithmetic on whole batches; nothing is random (flips and cro
 
 # B batch, C bands of a sensor, H and W an array's own pixels, S the model's grid
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fusmae.config import Resample
 from fusmae.data.bands import check_bands
 from fusmae.data.whole import whole
 from fusmae.manifest import Manifest
 from fusmae.sensors import CLASS_CODES, ArraySpec
-
-Resample = Literal["bilinear", "bicubic", "nearest"]
 
 
 def resample(images: Tensor, size_px: int, method: Resample = "bilinear") -> Tensor:

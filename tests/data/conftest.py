@@ -91,6 +91,11 @@ def s3_store(s3_server, big_window_dataset, monkeypatch) -> Iterator[LoopbackSto
         assert_threads_end("fusmae-")
 
 
+@pytest.fixture
+def url(big_window_dataset):
+    return f"file://{big_window_dataset}"
+
+
 def assert_threads_end(prefix: str, seconds: float = 10.0) -> None:
     """Fails if threads of such names are still there after so long."""
     for thread in threading.enumerate():

@@ -40,6 +40,11 @@ def train_shards(dataset):
     return read_manifest(dataset).split("train").shards
 
 
+def limit_of(dataset, num_shards):
+    """`cache_gb` with room for so many shards."""
+    return num_shards * max(s.bytes for s in train_shards(dataset)) / 1e9
+
+
 def used_bytes(cache):
     total = 0
     for path in cache.glob("*/shards/**/*"):

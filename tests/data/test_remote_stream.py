@@ -5,10 +5,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from fusmae.data import Order, open_dataset
-from fusmae.manifest import read_manifest
 
 from .object_store import LoopbackStore
-from .remote_batches import shard_gets, train_shards
+from .remote_batches import limit_of, shard_gets, train_shards
 
 SEED = 5
 SHARD_SIZES = (6,) * 10 + (7, 7)
@@ -17,11 +16,6 @@ pytestmark = [
     pytest.mark.timeout(90),
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),
 ]
-
-
-def limit_of(dataset, num_shards):
-    """`cache_gb` with room for so many shards."""
-    return num_shards * max(s.bytes for s in read_manifest(dataset).split("train").shards) / 1e9
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from fusmae_ingest import cli
 
 from .packed_archives import Told, pack
+from .spools import COMPRESSED
 from .trees import tree
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -159,6 +160,14 @@ def lists(tmp_path) -> Path:
     for name in LISTS:
         (folder / f"{name}.csv").write_text("")
     return folder
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """The small archive of `spools`."""
+    path = tmp_path / "mine.tar.gz"
+    path.write_bytes(COMPRESSED["one gzip member"])
+    return path
 
 
 @pytest.fixture(scope="session")
