@@ -103,7 +103,7 @@ def test_50_kills_also_while_saving_always_leave_a_whole_checkpoint(
     options: list[str], tmp_path: Path
 ) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
-    options += ["--set", "optim.epochs=200"]
+    options += ["--set", "optim.epochs=800"]
     often = [*options, "--set", "run.save_every_steps=1"]
     worker = Path(__file__).with_name("kills_worker.py")
     killed = subprocess.run(
