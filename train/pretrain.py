@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
@@ -166,7 +167,7 @@ def train(run: Run) -> None:
     """
     recipe, plan, total_steps = run.recipe, run.plan, run.schedule.total_steps
     is_first = run.ranks.rank == 0
-    stop = StopRequest()
+    stop = StopRequest().requested
     device = join_ranks(run.ranks, recipe.run.deterministic)
     engine, preprocess, loader = build(run, device)
     step, means, in_a_row = restore(run, engine, loader)
@@ -181,14 +182,14 @@ def train(run: Run) -> None:
     batches = iter(loader)
 
     # ------------------------------------------------------------------ the training loop
-    stopping = False
     with (
         Monitor(total_steps, step, shown=is_first) as monitor,
         Saver(run.out, engine, recipe.run, run.ranks.rank, monitor.say) as saver,
     ):
         metrics = begin(run, step, monitor) if is_first else None
-        if step:
-            catch_up(run, engine, step, validation, online, metrics, monitor)
+        stopping = bool(step) and not catch_up(
+            run, engine, step, stop, validation, online, metrics, monitor
+        )
         watch, ledger = Stopwatch(device), Ledger()
         while step < total_steps and not stopping:
             losses, sample_ids = [], []
@@ -213,7 +214,7 @@ def train(run: Run) -> None:
             saving = run.is_due(recipe.run.save_every_steps, step)
             looking = online.is_due(step)
             if logging or validating or saving or looking or ledger.is_due:
-                results, stopping, save_due = ledger.read(engine, stop.requested, saver.is_due)
+                results, stopping, save_due = ledger.read(engine, stop(), saver.is_due)
                 saving = saving or save_due
                 for result in results:
                     count(result, means, skips, sensors)
@@ -231,11 +232,15 @@ def train(run: Run) -> None:
                 monitor.show(line, list(taken))
             # Who is asked to stop has seconds: what is left out here, `catch_up` makes.
             if validation and validating and not stopping:
-                watch.skip(validation.log(engine, step, metrics, monitor.say))
+                with watch.apart():
+                    stopping = not validation.log(engine, step, stop, metrics, monitor.say)
             if stopping or saving or looking:
                 saver.save(state_of(run, loader, step, means, skips.in_a_row))
-            if metrics and looking and not stopping:
-                watch.skip(online.look(saver.weights, step, metrics.write, monitor.say))
+            if looking and not stopping:
+                with watch.apart():
+                    if metrics:
+                        online.look(saver.weights, step, stop, metrics.write, monitor.say)
+                    stopping = engine.is_any(stop())
         if skips.are_too_many:
             monitor.say("too many skipped steps in a row: the run is saved and ends")
         saver.finish()
@@ -244,7 +249,7 @@ def train(run: Run) -> None:
             monitor.say(f"asked to stop: saved step {step}; go on with --resume auto")
     # -------------------------------------------------------------------------------------
 
-    if is_first and step == total_steps:
+    if is_first and step == total_steps and not stopping:
         export_encoder(run)
         click.echo(f"{total_steps} steps done: {run.encoder}")
     engine.barrier()
@@ -255,20 +260,26 @@ def catch_up(
     run: Run,
     engine: Engine,
     step: int,
+    stop: Callable[[], bool],
     validation: Validation | None,
     online: Online,
     metrics: Trackers | None,
     monitor: Monitor,
-) -> None:
-    """Validate and look after the step that a stopped run goes on from, unless that was done."""
+) -> bool:
+    """Validate and look after the step that a stopped run goes on from, unless that was done.
+
+    False if asked to stop meanwhile, the same on every rank.
+    """
     if validation and run.is_due(run.recipe.run.validate_every_steps, step):
         made = has_line(run.out / METRICS, step, "val") if metrics else False
-        if not engine.gather_over_ranks(made)[0]:
-            validation.log(engine, step, metrics, monitor.say)
+        is_made = engine.gather_over_ranks(made)[0]  # rank 0's, which has the lines
+        if not is_made and not validation.log(engine, step, stop, metrics, monitor.say):
+            return False
     checkpoint = find_checkpoint(run.out) if metrics and online.is_due(step) else None
     if metrics and checkpoint:
         weights = read_weights(checkpoint)
-        online.look(weights, step, metrics.write, monitor.say, missing_only=True)
+        online.look(weights, step, stop, metrics.write, monitor.say, missing_only=True)
+    return not engine.is_any(stop())
 
 
 def online_of(run: Run, device: torch.device) -> Online:

@@ -4,7 +4,6 @@ Both are made of a checkpoint's weights on one rank, so any ZeRO stage and preci
 """
 
 import importlib.util
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,11 @@ PICTURES = "pictures"
 Weights = Mapping[str, Tensor]
 Write = Callable[[dict[str, Any]], None]
 Say = Callable[[str], None]
+Stop = Callable[[], bool]
+
+
+class _StopAsked(Exception):
+    """The run is asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +91,15 @@ class Online:
         self,
         weights: Weights,
         step: int,
+        stop: Stop,
         write: Write,
         say: Say,
         missing_only: bool = False,
-    ) -> float:
-        """Make what is due, on one rank, or what of it is missing; the seconds that it took.
+    ) -> None:
+        """Make what is due, on one rank, or what of it is missing, until the run has to stop.
 
         Whatever goes wrong is told, and ends no run.
         """
-        started = time.perf_counter()
         looks = {
             "kNN score": (self.probe_steps, self._log_probe, self._is_probed),
             "picture": (self.picture_steps, self._log_picture, self._is_pictured),
@@ -104,25 +108,28 @@ class Online:
             if not steps or step % steps or (missing_only and is_made(step)):
                 continue
             try:
-                make(weights, step, write, say)
+                make(weights, step, stop, write, say)
+            except _StopAsked:
+                return
             # A full disk, a shard that is gone, a GPU without room, or what matplotlib raises.
             except Exception as error:
                 reason = str(error).partition("\n")[0] or type(error).__name__
                 say(f"warning: step {step} has no {name}: {reason}")
-        return time.perf_counter() - started
 
     def _is_probed(self, step: int) -> bool:
         return has_line(self.out / METRICS, step, "knn")
 
-    def _log_probe(self, weights: Weights, step: int, write: Write, say: Say) -> None:
-        score = self.probe(weights)
+    def _log_probe(self, weights: Weights, step: int, stop: Stop, write: Write, say: Say) -> None:
+        score = self.probe(weights, stop)
         write({"step": step, "knn": {"macro_map": score}})
         say(f"step {step}  kNN on {self.recipe.run.val_split}: {100 * score:.1f} % macro mAP")
 
     def _is_pictured(self, step: int) -> bool:
         return self._picture_path(step).exists()
 
-    def _log_picture(self, weights: Weights, step: int, write: Write, say: Say) -> None:
+    def _log_picture(self, weights: Weights, step: int, stop: Stop, write: Write, say: Say) -> None:
+        if stop():
+            raise _StopAsked
         say(f"step {step}  picture: {self.picture(weights, step)}")
 
     def _picture_path(self, step: int) -> Path:
@@ -141,7 +148,7 @@ class Online:
         path.write_bytes(sample_figure(part, 0, bands, recipe.model.normalise_target))
         return path
 
-    def probe(self, weights: Weights) -> float:
+    def probe(self, weights: Weights, stop: Stop) -> float:
         """Macro mAP of the val split's first samples, to whose labels the neighbours among the
         train split's first ones vote, in [0, 1]; of the smallest label set.
 
@@ -153,7 +160,7 @@ class Online:
         model = self._model(weights)
         splits = (self.recipe.data.split, self.recipe.run.val_split)
         (known, votes), (queries, truth) = (
-            (self._features(model, split), self._labels(split, label_set)) for split in splits
+            (self._features(model, split, stop), self._labels(split, label_set)) for split in splits
         )
         standardise = fit_standardiser(known)
         scores = knn_scores(
@@ -170,7 +177,7 @@ class Online:
     def _count(self, split: str) -> int:
         return min(self.recipe.run.probe_samples, self.manifest.split(split).num_samples)
 
-    def _features(self, model: FusMAE, split: str) -> Tensor:
+    def _features(self, model: FusMAE, split: str, stop: Stop) -> Tensor:
         """(N, D) on the CPU, nothing masked."""
         extract = encoder_features(
             model.encoder, preprocess_of(self.recipe, self.dataset), self.device
@@ -179,7 +186,12 @@ class Online:
         batches = EvalLoader(
             self.dataset, split, self.recipe.data, _BATCH, sample_ids=ids, device=self.device
         )
-        return torch.cat([extract(batch)["mean_tokens"].float().cpu() for batch in batches])
+        features = []
+        for batch in batches:
+            if stop():
+                raise _StopAsked
+            features.append(extract(batch)["mean_tokens"].float().cpu())
+        return torch.cat(features)
 
     def _labels(self, split: str, label_set: str) -> Tensor:
         names = SplitReader(self.dataset, split).labels(label_set)[: self._count(split)]

@@ -199,6 +199,10 @@ class Engine:
         torch.distributed.all_reduce(stacked)
         return stacked.tolist()
 
+    def is_any(self, mine: bool) -> bool:
+        """Whether it is so on any rank; synchronises."""
+        return self.sum_over_ranks([float(mine)])[0] > 0
+
     def gather_over_ranks(self, value: Any) -> list[Any]:
         """One picklable value of each rank, in rank order."""
         gathered: list[Any] = [None] * torch.distributed.get_world_size()

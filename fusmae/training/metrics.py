@@ -149,9 +149,12 @@ class Stopwatch:
         self._samples += samples
         self._flops += flops
 
-    def skip(self, seconds: float) -> None:
-        """Leave out time that was not spent on training."""
-        self._start += seconds
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What is done inside is not training, and its time is left out."""
+        started = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - started
 
     def read(self) -> dict[str, float]:
         """Samples a second, seconds a step, and the fraction of them spent waiting for data.

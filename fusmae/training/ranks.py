@@ -85,7 +85,6 @@ class StopRequest:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    @property
     def requested(self) -> bool:
         """Whether this rank has been asked to stop, or its launcher is gone."""
         if self._signal is not None:

@@ -1,6 +1,5 @@
 """The loss on samples that a run does not train on: the same samples and masks every time."""
 
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -49,24 +48,34 @@ class Validation:
         self._preprocess = make_preprocess([source], sizes_px).to(device)
 
     def log(
-        self, engine: Engine, step: int, metrics: Trackers | None, say: Callable[[str], None]
-    ) -> float:
-        """Record the losses, if this rank does; the seconds that it took. All ranks together.
+        self,
+        engine: Engine,
+        step: int,
+        stop: Callable[[], bool],
+        metrics: Trackers | None,
+        say: Callable[[str], None],
+    ) -> bool:
+        """Record the losses, if this rank does; False if asked to stop meanwhile.
+
+        All ranks together.
 
         Raises:
             RankError: this rank cannot read its samples.
         """
-        started = time.perf_counter()
         with on_this_rank(self._rank):
-            losses = self.losses(engine)
+            losses = self.losses(engine, stop)
+        if losses is None:
+            return False
         if metrics:
             metrics.write({"step": step, "val": losses})
         numbers = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
         say(f"step {step}  on val: {numbers}")
-        return time.perf_counter() - started
+        return True
 
-    def losses(self, engine: Engine) -> dict[str, float]:
+    def losses(self, engine: Engine, stop: Callable[[], bool]) -> dict[str, float] | None:
         """Each sensor's mean loss over the samples, and their sum under "loss".
+
+        None if any rank is asked to `stop` before the last micro-batch.
 
         Called by all ranks together; every rank runs the model equally often. Of a class map it
         is the mean of the micro-batches' losses, which have more or fewer pixels with a class.
@@ -75,6 +84,8 @@ class Validation:
         names = [*sensors, "loss"]
         sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=engine.device)
         for batch in self._loader:
+            if engine.is_any(stop()):
+                return None
             count = int(batch.weights.sum())  # the others pad a short rank and come last
             batch = batch.rows(0, count or len(batch))
             images = self._preprocess([batch])

@@ -22,6 +22,10 @@ MODEL = ModelConfig(
 BANDS = {"s1": ("VV", "VH"), "s2": ("B02", "B8A", "B01")}
 
 
+def never():
+    return False
+
+
 @pytest.fixture(scope="module")
 def online(tmp_path_factory):
     folder = tmp_path_factory.mktemp("online")
@@ -65,14 +69,14 @@ def test_the_score_is_that_of_neighbours_counted_by_hand(online, model):
         scores.append((weights[:, None] * votes[nearest]).sum(0) / weights.sum())
     present = truth.any(axis=0)
     expected = average_precision_score(truth[:, present], np.stack(scores)[:, present])
-    assert online.probe(model.state_dict()) == pytest.approx(expected, abs=1e-3)
+    assert online.probe(model.state_dict(), never) == pytest.approx(expected, abs=1e-3)
 
 
 def test_what_is_due_is_made_and_nothing_else(online, model):
     lines, said = [], []
     assert [step for step in range(1, 13) if online.is_due(step)] == [4, 6, 8, 12]
     for step in (4, 6, 12):
-        online.look(model.state_dict(), step, lines.append, said.append)
+        online.look(model.state_dict(), step, never, lines.append, said.append)
     assert [line["step"] for line in lines] == [4, 12]
     assert all(0 < line["knn"]["macro_map"] <= 1 for line in lines)
     pictures = sorted(online.out.glob("pictures/*"))
@@ -88,12 +92,12 @@ def test_what_goes_wrong_is_told_and_ends_nothing(online, model, tmp_path, monke
     (tmp_path / "run").mkdir()
     here, lines, said = dataclasses.replace(online, out=tmp_path / "run"), [], []
     monkeypatch.setattr(Online, "probe", broken)
-    here.look(model.state_dict(), 12, lines.append, said.append)
+    here.look(model.state_dict(), 12, never, lines.append, said.append)
     assert lines == []
     assert said[0] == "warning: step 12 has no kNN score: CUDA error: out of luck"
     assert said[1].startswith("step 12  picture: ")  # what does not fail is made
     monkeypatch.setattr(Online, "picture", broken)
-    here.look(model.state_dict(), 12, lines.append, said.append)
+    here.look(model.state_dict(), 12, never, lines.append, said.append)
     assert said[3].startswith("warning: step 12 has no picture: CUDA error")
 
 
@@ -102,11 +106,11 @@ def test_of_a_step_gone_on_from_only_what_is_missing_is_made(online, model, tmp_
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text('{"step": 12, "knn": {"macro_map": 0.5}}\n')
     for _ in range(2):
-        here.look(model.state_dict(), 12, lines.append, said.append, missing_only=True)
+        here.look(model.state_dict(), 12, never, lines.append, said.append, missing_only=True)
     assert lines == [] and len(said) == 1
     assert [path.name for path in tmp_path.glob("pictures/*")] == ["step-00000012.png"]
     metrics.write_text("")
-    here.look(model.state_dict(), 12, lines.append, said.append, missing_only=True)
+    here.look(model.state_dict(), 12, never, lines.append, said.append, missing_only=True)
     assert [line["step"] for line in lines] == [12] and len(said) == 2
 
 

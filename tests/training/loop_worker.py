@@ -1,7 +1,8 @@
-"""Runs of train/pretrain.py that are asked to stop at a step, as by a signal, or not at all.
+"""Runs of train/pretrain.py that are asked to stop, as by a signal, or not at all.
 
-`python loop_worker.py RUNS`: a JSON list of [step or null, arguments], made one after the other,
-each in a fork; the JSON list of exit codes is the last line of stdout. The recipe logs every step.
+`python loop_worker.py RUNS`: a JSON list of [look or null, arguments], made one after the other,
+each in a fork; the JSON list of exit codes is the last line of stdout. A run is asked to stop
+when it looks for the `look`th time whether it is.
 """
 
 import json
@@ -13,22 +14,21 @@ from runs_worker import pretrain
 Real = pretrain.StopRequest
 
 
-def stop_at(step: int) -> type[Real]:
+def stop_at(look: int) -> type[Real]:
     class Asked(Real):
-        num_asked = 0
+        looks = 0
 
-        @property
         def requested(self) -> bool:
-            self.num_asked += 1
-            return self.num_asked == step
+            self.looks += 1
+            return self.looks >= look
 
     return Asked
 
 
 def main() -> None:
     codes = []
-    for step, arguments in json.loads(sys.argv[1]):
-        pretrain.StopRequest = Real if step is None else stop_at(step)
+    for look, arguments in json.loads(sys.argv[1]):
+        pretrain.StopRequest = Real if look is None else stop_at(look)
         codes.append(runs_worker.run(arguments))
     print(json.dumps(codes))
 

@@ -61,13 +61,13 @@ def test_a_val_sample_that_one_rank_cannot_read_names_the_rank(
     ranks = Ranks(1, 1, 2, 2)
     validation = Validation(recipe, sources, ranks, 4, torch.device("cpu"))
 
-    def broken(engine: Any) -> dict[str, float]:
+    def broken(engine: Any, stop: Any) -> dict[str, float]:
         raise ValueError("shard 3 is damaged")
 
     monkeypatch.setattr(validation, "losses", broken)
     engine: Any = None
     with pytest.raises(RankError, match="rank 1: shard 3 is damaged"):
-        validation.log(engine, 1, None, print)
+        validation.log(engine, 1, lambda: False, None, print)
 
 
 @pytest.mark.parametrize(("local_rank", "told"), [("0", True), ("1", False)])

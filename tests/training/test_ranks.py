@@ -17,7 +17,7 @@ import time
 from fusmae.training.ranks import StopRequest
 stop = StopRequest()
 print("ready", flush=True)
-while not stop.requested:
+while not stop.requested():
     time.sleep(0.01)
 print("stopped", flush=True)
 """
@@ -59,9 +59,9 @@ def test_a_second_interrupt_is_not_held_back(monkeypatch: pytest.MonkeyPatch) ->
     before = [signal.getsignal(number) for number in numbers]
     try:
         stop = StopRequest()
-        assert not stop.requested
+        assert not stop.requested()
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.requested
+        assert stop.requested()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
