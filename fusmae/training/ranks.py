@@ -12,6 +12,8 @@ from types import FrameType
 # Set by the deepspeed launcher for its ranks, and by nobody else.
 _LAUNCHER_MARK = "CROSS_SIZE"
 
+_BLOCKED = {signal.SIGTERM, signal.SIGUSR1}
+
 
 class RankError(ValueError):
     """An error that only this rank has met, so it must tell it itself."""
@@ -72,6 +74,10 @@ class StopRequest:
     A second SIGINT interrupts at once. SIGTERM to the `deepspeed` command kills only that
     command: neither its launcher nor any rank is told (DeepSpeed 0.19.8), so a rank that
     finds its parent or grandparent gone counts that as SIGTERM.
+
+    SIGTERM and SIGUSR1 are blocked as well, which child processes inherit: `timeout`, SLURM and
+    DeepSpeed's launcher signal all processes of a run, and torch's compile workers, which only
+    know of SIGINT, would die under the rank that waits for them.
     """
 
     def __init__(self) -> None:
@@ -79,6 +85,7 @@ class StopRequest:
         self._lineage = _lineage() if _LAUNCHER_MARK in os.environ else None
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._handle)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
@@ -87,7 +94,8 @@ class StopRequest:
 
     def requested(self) -> bool:
         """Whether this rank has been asked to stop, or its launcher is gone."""
-        if self._signal is not None:
+        # A thread that is older than the block takes the signal to the handler, or none does.
+        if self._signal is not None or signal.sigpending() & _BLOCKED:
             return True
         return self._lineage is not None and _lineage() != self._lineage
 

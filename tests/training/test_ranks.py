@@ -50,6 +50,33 @@ def test_a_signal_only_sets_a_flag(number: signal.Signals) -> None:
     assert process.wait() == 0
 
 
+# The process that is told first is the rank's child, as by a launcher that tells all of them.
+CHILD = """
+import subprocess, sys, time
+from fusmae.training.ranks import StopRequest
+stop = StopRequest()
+child = subprocess.Popen(["sleep", "600"])
+print(child.pid, flush=True)
+while not stop.requested():
+    time.sleep(0.01)
+print(child.poll(), flush=True)
+child.kill()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_all_processes_leaves_a_ranks_children(number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True, env=without_launcher()
+    )
+    assert process.stdout is not None
+    os.kill(int(process.stdout.readline()), number)
+    time.sleep(0.2)
+    process.send_signal(number)
+    assert process.stdout.readline() == "None\n"
+    assert process.wait() == 0
+
+
 def without_launcher() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "CROSS_SIZE"}
 
@@ -68,6 +95,7 @@ def test_a_second_interrupt_is_not_held_back(monkeypatch: pytest.MonkeyPatch) ->
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def test_plain_python_is_one_rank_on_a_free_port(monkeypatch: pytest.MonkeyPatch) -> None:
