@@ -1,7 +1,6 @@
 """Datasets and stores for the tests of streaming."""
 
 import hashlib
-import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from moto.server import ThreadedMotoServer
 from fusmae.data import DatasetView, open_dataset
 from fusmae.sensors import SEN12MS_S1, SEN12MS_S2
 
+from ..manifests import edit_manifest  # noqa: TID252
 from .object_store import LoopbackStore, no_fault
 from .tiny_dataset import write_tiny_dataset
 
@@ -43,10 +43,9 @@ def big_window_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("many")
     write_tiny_dataset(folder, {"train": (6,) * 10 + (7, 7), "val": (4,) * 5}, seed=3)
     table = (folder / "samples.parquet").read_bytes()
-    manifest = json.loads((folder / "dataset.json").read_text())
     digest = hashlib.sha256(table).hexdigest()
-    manifest["files"] = [{"path": "samples.parquet", "bytes": len(table), "sha256": digest}]
-    (folder / "dataset.json").write_text(json.dumps(manifest))
+    files = [{"path": "samples.parquet", "bytes": len(table), "sha256": digest}]
+    edit_manifest(folder, lambda manifest: manifest.update(files=files))
     return folder
 
 

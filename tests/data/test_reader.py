@@ -1,5 +1,4 @@
 import hashlib
-import json
 import shutil
 import sys
 import threading
@@ -14,6 +13,7 @@ from fusmae.manifest import read_manifest
 from fusmae.sample import decode
 from fusmae.sensors import BIGEARTHNET_ARRAYS
 
+from ..manifests import edit_manifest  # noqa: TID252
 from .tiny_dataset import TINY_ARRAYS, write_tiny_dataset
 
 NAMES = [spec.name for spec in TINY_ARRAYS]
@@ -170,10 +170,8 @@ def test_wrong_offset_is_an_error_and_not_noise(copied):
     offsets = np.load(index)
     offsets[1] += 512
     np.save(index, offsets)
-    manifest = read_manifest(copied)
     digest = hashlib.sha256(index.read_bytes()).hexdigest()
-    text = (copied / "dataset.json").read_text()
-    (copied / "dataset.json").write_text(text.replace(manifest.split("train").index.sha256, digest))
+    edit_manifest(copied, lambda table: table["splits"]["train"]["index"].update(sha256=digest))
     reader = SplitReader(copied, "train")
     with pytest.raises(ValueError, match="does not hold array 's1'"):
         reader.read_into(np.array([1]), rows_for(reader, 1))
@@ -196,14 +194,11 @@ def test_truncated_index_is_refused(copied):
 
 
 def test_split_without_shards_is_refused(copied):
-    path = copied / "dataset.json"
-    table = json.loads(path.read_text())
-    table["splits"]["val"].update(index=None, shards=[])
-    path.write_text(json.dumps(table))
+    edit_manifest(copied, lambda table: table["splits"]["val"].update(index=None, shards=[]))
     with pytest.raises(ValueError, match=r"'val' .* has no shards"):
         SplitReader(copied, "val")
-    table["splits"]["val"]["num_samples"] = 0  # as ingest writes a split that nothing fell into
-    path.write_text(json.dumps(table))
+    # As ingest writes a split that nothing fell into.
+    edit_manifest(copied, lambda table: table["splits"]["val"].update(num_samples=0))
     with pytest.raises(ValueError, match=r"'val' of .* has no samples; .*{'train': 41, 'val': 0"):
         SplitReader(copied, "val")
 

@@ -1,7 +1,6 @@
 """Broken files, forks and early ends: a clear error or correct data, never a hang or noise."""
 
 import gc
-import json
 import multiprocessing
 import os
 import shutil
@@ -20,6 +19,7 @@ from fusmae.data.claim import claim
 from fusmae.data.shard import OpenShard
 from fusmae.manifest import read_manifest
 
+from ..manifests import edit_manifest  # noqa: TID252
 from .conftest import assert_threads_end
 from .remote_rank import digest
 from .tiny_dataset import write_tiny_dataset
@@ -59,17 +59,14 @@ def test_index_of_another_dataset_is_refused_though_its_shape_fits(copied):
 
 
 def test_manifest_of_a_newer_major_version_is_refused_by_name(copied):
-    path = copied / "dataset.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": "2.0"}))
+    edit_manifest(copied, lambda manifest: manifest.update(format_version="2.0"))
     for open_loader in (loader_of, lambda dataset: EvalLoader(dataset, "val", DATA, 4)):
         with pytest.raises(ValueError, match=r"dataset\.json has format version 2\.0"):
             open_loader(copied)
 
 
 def test_manifest_of_a_newer_minor_version_is_read(copied, tiny_dataset):
-    path = copied / "dataset.json"
-    newer = json.loads(path.read_text()) | {"format_version": "1.99", "more": [1]}
-    path.write_text(json.dumps(newer))
+    edit_manifest(copied, lambda manifest: manifest.update(format_version="1.99", more=[1]))
     with loader_of(copied) as loader, loader_of(tiny_dataset) as expected:
         assert digest(next(loader)) == digest(next(expected))
 

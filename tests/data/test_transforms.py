@@ -17,6 +17,8 @@ from fusmae.data.transforms import (
 from fusmae.manifest import from_json, read_manifest, to_json
 from fusmae.sensors import CLASS_CODES, SEN12MS_LC
 
+from ..manifests import sealed  # noqa: TID252
+
 BANDS = {"s2": ("B11", "B04", "B01", "B03", "B8A", "B09"), "s1": ("VH", "VV")}
 # Float32 has 24 bits; a normalised pixel is below 10 and bicubic sums 16 of them with
 # weights up to 1.3, so results round apart by less than 64 * 10 * 2**-24.
@@ -129,7 +131,7 @@ def test_normalise_and_clip_percentiles_are_numpys(manifest, arrays):
 def test_percentiles_are_the_manifests(manifest):
     table = json.loads(to_json(manifest))
     table["statistics"]["s1"]["percentiles"] = {"p2": [-20.0, -25.0]}
-    with_percentiles = from_json(json.dumps(table))
+    with_percentiles = from_json(sealed(table))
     assert percentile_limits(with_percentiles, "s1", "p2") == (-20.0, -25.0)
     with pytest.raises(
         ValueError, match=r"'s2' is a sensor, whose arrays are \['s2_10m', 's2_20m'"
@@ -240,14 +242,14 @@ def test_constant_band_is_refused_by_name(manifest):
     table = json.loads(to_json(manifest))
     table["statistics"]["s2_60m"]["std"][1] = 0.0
     with pytest.raises(ValueError, match=r"band 'B09' of sensor 's2' .* deviation 0"):
-        Preprocess(from_json(json.dumps(table)), BANDS, 12)
+        Preprocess(from_json(sealed(table)), BANDS, 12)
 
 
 def test_array_without_statistics_is_refused_by_name(manifest):
     table = json.loads(to_json(manifest))
     del table["statistics"]["s1"]
     with pytest.raises(ValueError, match="no statistics of array 's1'"):
-        Preprocess(from_json(json.dumps(table)), BANDS, 12)
+        Preprocess(from_json(sealed(table)), BANDS, 12)
 
 
 def test_unknown_band_is_refused(manifest):
