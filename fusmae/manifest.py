@@ -116,7 +116,7 @@ class Manifest:
         Raises:
             ValueError: the dataset has no such split.
         """
-        if name not in self.splits:
+        if name not in list(self.splits):
             raise ValueError(f"there is no split {name!r}; the dataset has {list(self.splits)}")
         return self.splits[name]
 

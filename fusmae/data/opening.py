@@ -27,7 +27,10 @@ def open_split(dataset: Path | str, split: str | None, data: DataConfig) -> Spli
 
 
 def resolve_device(device: Device) -> torch.device:
-    resolved = torch.device(device or "cpu")
+    try:
+        resolved = torch.device(device or "cpu")
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device = {device!r} must be one of torch's, such as 'cuda'") from None
     if resolved.type == "cuda" and resolved.index is None and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return resolved
