@@ -23,7 +23,9 @@ def open_split(dataset: Path | str, split: str | None, data: DataConfig) -> Spli
         )
     dataset = local_folder(dataset)
     arrays = arrays_for(read_manifest(dataset), data.bands)
-    return SplitReader(dataset, data.split if split is None else split, arrays, data.cache_gb)
+    reader = SplitReader(dataset, data.split if split is None else split, arrays, data.cache_gb)
+    reader.check_shards()
+    return reader
 
 
 def resolve_device(device: Device) -> torch.device:

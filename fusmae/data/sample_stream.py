@@ -53,6 +53,7 @@ class SampleStream(IterableDataset[Sample]):
         num_threads: int,
     ) -> None:
         """As `DatasetView.stream`."""
+        view.reader.check_shards()
         self._view = view
         self._batch, self._num_threads = whole("batch", batch), whole("num_threads", num_threads)
         self._seed, window = whole("seed", seed, least=0), whole("window", window, least=0)

@@ -223,7 +223,8 @@ class DatasetView(Dataset[Sample]):
             num_threads: threads that read, in each process.
 
         Raises:
-            ValueError: a number is out of range, or the cache of a URL cannot hold the window.
+            ValueError: a number is out of range, a shard is missing, or the cache of a URL cannot
+                hold the window.
         """
         return SampleStream(self, batch, seed, epochs, window, num_threads)
 

@@ -161,7 +161,8 @@ def test_shard_truncated_while_it_is_open_is_refused_by_name(copied):
 def test_missing_shard_is_refused_by_name(copied):
     shard_path(copied).unlink()
     reader = SplitReader(copied, "train")
-    with pytest.raises(ValueError, match=r"cannot open shard .*tiny-train-000000\.tar"):
+    told = r"cannot open shard .*000000\.tar: No such file or directory: copy it again, or remove"
+    with pytest.raises(ValueError, match=told):
         reader.info(0)
 
 
@@ -190,6 +191,13 @@ def test_truncated_index_is_refused(copied):
     index = copied / "index" / "train.npy"
     index.write_bytes(index.read_bytes()[:-8])
     with pytest.raises(ValueError, match=r"cannot read index .*train\.npy"):
+        SplitReader(copied, "train")
+
+
+def test_missing_index_is_refused_by_name(copied):
+    (copied / "index" / "train.npy").unlink()
+    told = rf"cannot read index {copied}/index/train\.npy: No such file or directory: copy it again"
+    with pytest.raises(ValueError, match=told):
         SplitReader(copied, "train")
 
 
@@ -244,7 +252,7 @@ def test_labels_without_pyarrow_say_what_to_install(tiny_dataset, monkeypatch):
 def test_missing_samples_table_is_refused_by_name(copied):
     (copied / "samples.parquet").unlink()
     for read in (SplitReader.keys, SplitReader.column_names):
-        with pytest.raises(ValueError, match=r"there is no .*/samples\.parquet, in which keys"):
+        with pytest.raises(ValueError, match=r"no .*/samples\.parquet, in which .* copy it again"):
             read(SplitReader(copied, "train"))
 
 

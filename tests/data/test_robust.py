@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fusmae.config import DataConfig
-from fusmae.data import EvalLoader, SplitReader, TrainLoader
+from fusmae.data import EvalLoader, SplitReader, TrainLoader, open_dataset
 from fusmae.data.cache import Cache
 from fusmae.data.cached_file import CachedFile
 from fusmae.data.claim import claim
@@ -69,6 +69,18 @@ def test_manifest_of_a_newer_minor_version_is_read(copied, tiny_dataset):
     edit_manifest(copied, lambda manifest: manifest.update(format_version="1.99", more=[1]))
     with loader_of(copied) as loader, loader_of(tiny_dataset) as expected:
         assert digest(next(loader)) == digest(next(expected))
+
+
+@pytest.mark.parametrize("damage", [os.unlink, lambda path: os.truncate(path, 1024)])
+def test_a_shard_that_is_missing_or_cut_short_is_told_before_anything_is_read(copied, damage):
+    damage(shard(copied, 3))
+    for open_loader in (
+        loader_of,
+        lambda dataset: EvalLoader(dataset, "train", DATA, 4),
+        lambda dataset: open_dataset(dataset).stream(4),
+    ):
+        with pytest.raises(ValueError, match=r"000003\.tar.*[:;] copy it again, or remove"):
+            open_loader(copied)
 
 
 def test_shard_truncated_during_training_ends_it_by_name(copied):
