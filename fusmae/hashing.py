@@ -29,8 +29,11 @@ def hash_positions(positions: Tensor, seed: int, stream: int) -> Tensor:
         stream: keeps apart what is drawn from the same seed and position.
 
     Raises:
-        ValueError: `positions` are no such tensor; of other integers other words would come.
+        ValueError: `positions` are no such tensor, of other integers other words would come; or
+            `seed` is no int.
     """
+    if not isinstance(seed, int):
+        raise ValueError(f"seed = {seed!r} must be an int")
     if not isinstance(positions, Tensor) or positions.dtype != torch.int64 or positions.ndim != 1:
         shape = tuple(positions.shape) if isinstance(positions, Tensor) else ""
         kind = positions.dtype if isinstance(positions, Tensor) else type(positions).__name__

@@ -116,7 +116,7 @@ class Manifest:
         Raises:
             ValueError: the dataset has no such split.
         """
-        if name not in self.splits:
+        if name not in list(self.splits):
             raise ValueError(f"there is no split {name!r}; the dataset has {list(self.splits)}")
         return self.splits[name]
 
@@ -189,14 +189,10 @@ def _digest(text: str, told: str) -> str:
     return hashlib.sha256(_with_digest(text, told, _BLANK_DIGEST).encode()).hexdigest()
 
 
-def digest_problem(text: str) -> str | None:
-    """What tells that a `dataset.json` text, one that `from_json` takes, was changed; or None.
-
-    Texts of the formats before 1.2 have no digest and tell nothing.
-    """
-    table = json.loads(text)
+def _digest_problem(text: str, table: dict[str, Any]) -> str | None:
+    """What tells that the text of this table was changed; None for formats without a digest."""
     told = table.get("digest")
-    if told is None:
+    if not told:
         if table["format_version"] in _WITHOUT_DIGEST:
             return None
         return "has no digest, which belongs into every manifest since format 1.2"
@@ -208,8 +204,8 @@ def from_json(text: str, where: str = MANIFEST_NAME) -> Manifest:
     """The manifest in a `dataset.json` text.
 
     Raises:
-        ValueError: not a manifest, a newer major version, or a broken or missing field;
-            `where` names the file in the message.
+        ValueError: not a manifest, a newer major version, a broken or missing field, or not the
+            text that its digest was made of; `where` names the file in the message.
     """
     try:
         table = json.loads(text)
@@ -224,9 +220,13 @@ def from_json(text: str, where: str = MANIFEST_NAME) -> Manifest:
             "install the fusmae that wrote it"
         )
     try:
-        return _parse(table)
+        manifest = _parse(table)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{where} has a broken or missing field ({error}): {REPAIR}") from None
+    problem = _digest_problem(text, table)
+    if problem:
+        raise ValueError(f"{where} was changed ({problem}): {REPAIR}")
+    return manifest
 
 
 def _known(cls: type[T], entry: dict[str, Any]) -> T:

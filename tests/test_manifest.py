@@ -16,6 +16,8 @@ from fusmae.manifest import (
 )
 from fusmae.sensors import BIGEARTHNET_ARRAYS
 
+from .manifests import sealed
+
 
 @pytest.fixture
 def manifest() -> Manifest:
@@ -77,14 +79,14 @@ def test_fields_of_a_newer_minor_version_are_ignored_everywhere(manifest):
         table["files"][0],
     ):
         record["new"] = 1
-    assert from_json(json.dumps(table)).splits == manifest.splits
+    assert from_json(sealed(table)).splits == manifest.splits
 
 
 def test_a_newer_major_version_is_refused_and_a_newer_minor_is_not(manifest):
     table = json.loads(to_json(manifest))
     with pytest.raises(ValueError, match=r"format version 2\.0"):
-        from_json(json.dumps({**table, "format_version": "2.0"}))
-    assert from_json(json.dumps({**table, "format_version": "1.9", "new": 1})).name == "x"
+        from_json(sealed({**table, "format_version": "2.0"}))
+    assert from_json(sealed({**table, "format_version": "1.9", "new": 1})).name == "x"
 
 
 def test_datasets_of_older_minor_versions_are_read_without_class_counts(manifest):
@@ -92,6 +94,7 @@ def test_datasets_of_older_minor_versions_are_read_without_class_counts(manifest
     table = json.loads(to_json(manifest))
     for split in table["splits"].values():
         del split["class_counts"]
+    del table["digest"]
     old = from_json(json.dumps({**table, "format_version": "1.1"}))
     assert old.splits["train"].class_counts == {} and old.counted_classes() == {}
     assert old.splits["train"].shards == manifest.splits["train"].shards
@@ -102,14 +105,33 @@ def test_a_missing_field_is_named(manifest, field):
     table = json.loads(to_json(manifest))
     del table[field]
     with pytest.raises(ValueError, match=field):
-        from_json(json.dumps(table))
+        from_json(sealed(table))
 
 
 def test_an_offset_that_is_not_the_layouts_is_refused(manifest):
     table = json.loads(to_json(manifest))
     table["arrays"][1]["offset"] += 1
     with pytest.raises(ValueError, match="s2_10m"):
-        from_json(json.dumps(table))
+        from_json(sealed(table))
+
+
+@pytest.mark.parametrize("new", ["1", '"1"', "3.5"])
+def test_a_number_that_was_edited_by_hand_is_refused_by_the_digest(manifest, tmp_path, new):
+    path = tmp_path / "dataset.json"
+    path.write_text(to_json(manifest).replace('"seed": 3', f'"seed": {new}'))
+    told = rf"{path} was changed \(its sha256 is \w+, its digest says \w+\): copy it again, or "
+    with pytest.raises(ValueError, match=told):
+        read_manifest(tmp_path)
+
+
+def test_only_formats_before_1_2_have_no_digest(manifest):
+    table = json.loads(to_json(manifest))
+    for digest in ({}, {"digest": ""}, {"digest": None}):
+        fields = {name: value for name, value in table.items() if name != "digest"} | digest
+        with pytest.raises(ValueError, match="has no digest, which belongs into every manifest"):
+            from_json(json.dumps(fields))
+        for version in ("1.0", "1.1"):
+            assert from_json(json.dumps(fields | {"format_version": version})).name == "x"
 
 
 def test_other_files_are_refused_by_name(tmp_path):

@@ -7,12 +7,12 @@ from fusmae.data.eval_loader import EvalLoader
 from fusmae.data.loader import TrainLoader
 from fusmae.data.mixture import MixedBatch, MixedPreprocess, MixtureLoader
 from fusmae.data.order import Order
+from fusmae.data.preprocess import Preprocess
 from fusmae.data.reader import SplitReader
 from fusmae.data.remote import locate_dataset, location_of
 from fusmae.data.ring import Batch
 from fusmae.data.sample_stream import SampleStream
 from fusmae.data.transforms import (
-    Preprocess,
     clip_percentiles,
     normalise,
     percentile_limits,

@@ -78,11 +78,12 @@ def random_crops(
             positions are not (B,) int64; or an array has not as many samples.
     """
     num_cells, cell_px = cell_grid(arrays)
-    if size_px % cell_px or not 0 < size_px <= num_cells * cell_px:
+    if size_px not in range(cell_px, num_cells * cell_px + 1, cell_px):
         raise ValueError(
             f"a crop of {size_px} px must be a multiple of {cell_px} px, where the pixels of "
             f"all arrays share their edges, and at most {num_cells * cell_px} px"
         )
+    size_px = int(size_px)
     places = num_cells - size_px // cell_px + 1
     top = below(hash_positions(positions, seed, _TOP_STREAM), places)
     left = below(hash_positions(positions, seed, _LEFT_STREAM), places)
@@ -116,7 +117,7 @@ def cell_grid(arrays: Mapping[str, Tensor]) -> tuple[int, int]:
     Raises:
         ValueError: an array is not square.
     """
-    for name, array in arrays.items():
+    for name, array in _items(arrays):
         if _ndim(array) != 4 or array.shape[-1] != array.shape[-2]:
             raise ValueError(_no_images(name, array, "(B, C, H, H)"))
     sides = [array.shape[-1] for array in arrays.values()]
@@ -125,9 +126,20 @@ def cell_grid(arrays: Mapping[str, Tensor]) -> tuple[int, int]:
 
 
 def _check_count(arrays: Mapping[str, Tensor], count: int) -> None:
-    for name, array in arrays.items():
+    for name, array in _items(arrays):
         if _ndim(array) != 4 or len(array) != count:
             raise ValueError(_no_images(name, array, f"({count}, C, H, W), one a position"))
+
+
+def _items(arrays: object) -> list[tuple[str, Tensor]]:
+    """Names and arrays of what must be a mapping of some."""
+    if not isinstance(arrays, Mapping) or not arrays:
+        found = type(arrays).__name__ if not isinstance(arrays, Mapping) else "none"
+        raise ValueError(
+            f"arrays must map names to images, got {found}: give batch.arrays of a loader, or of a "
+            "stream {name: batch[name] for name in ds.bands}"
+        )
+    return list(arrays.items())
 
 
 def _ndim(array: object) -> int:

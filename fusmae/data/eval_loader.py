@@ -58,12 +58,13 @@ class EvalLoader:
         self._options = RingOptions(num_threads, ring, pin, resolve_device(device))
         self._reader = open_split(dataset, split, data)
         last = self._reader.num_samples - 1
-        ids = np.arange(last + 1) if sample_ids is None else np.asarray(sample_ids, np.int64)
-        if len(ids) == 0 or ids.min() < 0 or ids.max() > last:
+        ids = np.arange(last + 1) if sample_ids is None else np.asarray(sample_ids)
+        are_whole = ids.ndim == 1 and ids.dtype.kind in "iu"  # a mask is neither
+        if not are_whole or len(ids) == 0 or ids.min() < 0 or ids.max() > last:
             raise ValueError(
                 f"an evaluation of split {split!r} needs sample ids from 0 to {last}, got {ids}"
             )
-        self.num_samples = len(ids)
+        ids, self.num_samples = ids.astype(np.int64), len(ids)
         share = -(-len(ids) // world_size)
         self._ids = np.concatenate([ids, np.repeat(ids[-1:], share * world_size - len(ids))])
         self._positions = range(rank * share, (rank + 1) * share)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from fusmae.data.loader import TrainLoader
 from fusmae.data.order import fold_seed
+from fusmae.data.preprocess import Preprocess
 from fusmae.data.ring import Batch
-from fusmae.data.transforms import Preprocess
 from fusmae.data.whole import whole
 
 
@@ -63,6 +63,15 @@ def cut_quotas(quotas: Sequence[int], world_size: int, micro_batch: int) -> list
     return [quota // pieces for quota in quotas]
 
 
+def _check_list(who: str, found: object, kind: type) -> None:
+    """Raises ValueError unless this is a sequence of one `kind` or more."""
+    items = found if isinstance(found, list | tuple) else [found]
+    others = [type(item).__name__ for item in items if not isinstance(item, kind)]
+    if items is not found or others or not items:
+        told = ", ".join(others) or ("none" if not items else f"one {kind.__name__}, not in a list")
+        raise ValueError(f"{who} needs a list of one {kind.__name__} or more, got {told}")
+
+
 def source_seed(seed: int, source: int) -> int:
     """The seed of a source's order: the first source's is the run's own."""
     return fold_seed(seed, source) if source else seed
@@ -81,11 +90,10 @@ class MixtureLoader:
         """Join loaders of one rank; a source's quota is its loader's global batch.
 
         Raises:
-            ValueError: there is no loader, or they cut a global batch into different numbers of
-                micro-batches.
+            ValueError: there is no loader, something is none, or they cut a global batch into
+                different numbers of micro-batches.
         """
-        if not loaders:
-            raise ValueError("a mixture needs at least one loader, got none")
+        _check_list("a mixture", loaders, TrainLoader)
         pieces = {loader.micro_batches_per_step for loader in loaders}
         if len(pieces) != 1:
             raise ValueError(
@@ -188,16 +196,24 @@ class MixedPreprocess(nn.Module):
         """Join what prepares each source, in the order of the sources.
 
         Raises:
-            ValueError: they differ in bands or grid.
+            ValueError: there is none, something is none, or they differ in bands or grid.
         """
         super().__init__()
+        _check_list("MixedPreprocess", preprocesses, Preprocess)
         shapes = [(one.bands, one.size_px) for one in preprocesses]
         if any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"the images of a mixture must be of one shape, got {shapes}")
         self.sources = nn.ModuleList(preprocesses)
 
     def forward(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
-        """Sensor -> float32 (B, C, S, S), samples in the order of `MixedBatch.positions`."""
+        """Sensor -> float32 (B, C, S, S), samples in the order of `MixedBatch.positions`.
+
+        Raises:
+            ValueError: they are not the `MixedBatch.parts` of as many sources.
+        """
+        if not isinstance(parts, Sequence) or len(parts) != len(self.sources):
+            found = len(parts) if isinstance(parts, Sequence) else type(parts).__name__
+            raise ValueError(f"give batch.parts, of {len(self.sources)} sources; got {found}")
         images = [one(part.arrays) for one, part in zip(self.sources, parts, strict=True)]
         if len(images) == 1:
             return images[0]

@@ -23,11 +23,16 @@ def open_split(dataset: Path | str, split: str | None, data: DataConfig) -> Spli
         )
     dataset = local_folder(dataset)
     arrays = arrays_for(read_manifest(dataset), data.bands)
-    return SplitReader(dataset, data.split if split is None else split, arrays, data.cache_gb)
+    reader = SplitReader(dataset, data.split if split is None else split, arrays, data.cache_gb)
+    reader.check_shards()
+    return reader
 
 
 def resolve_device(device: Device) -> torch.device:
-    resolved = torch.device(device or "cpu")
+    try:
+        resolved = torch.device(device or "cpu")
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device = {device!r} must be one of torch's, such as 'cuda'") from None
     if resolved.type == "cuda" and resolved.index is None and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return resolved

@@ -22,7 +22,7 @@ from fusmae.data.read_plan import array_runs
 from fusmae.data.remote import SAMPLES_NAME, local_folder, mirror_of
 from fusmae.data.shard import OPEN_SHARDS, OpenShard, replaced, version_at
 from fusmae.data.table import column_names, read_column
-from fusmae.manifest import read_manifest
+from fusmae.manifest import REPAIR, read_manifest
 from fusmae.sample import TAR_BLOCK, array_bytes
 
 
@@ -117,18 +117,25 @@ class SplitReader:
             data = path.read_bytes()
             offsets = np.load(io.BytesIO(data), allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"cannot read index {path}: {error}") from None
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ValueError(f"cannot read index {path}: {reason}: {REPAIR}") from None
         if offsets.shape != (self.num_samples,) or offsets.dtype != np.int64:
             raise ValueError(
                 f"index {path} is {offsets.dtype}{offsets.shape}, "
-                f"its manifest says int64({self.num_samples},)"
+                f"its manifest says int64({self.num_samples},): {REPAIR}"
             )
         if hashlib.sha256(data).hexdigest() != self.record.index.sha256:
             raise ValueError(
                 f"index {path} is not the one that its manifest was written with, and would give "
-                "other samples: copy the dataset again"
+                f"other samples: {REPAIR}"
             )
         return offsets
+
+    def check_shards(self) -> None:
+        """Raises ValueError if a shard is missing or of another size; those of a mirror come."""
+        for shard, version in enumerate(self._versions):
+            if version is None or version[2] != self.record.shards[shard].bytes:
+                self._open(shard)
 
     def _open(self, shard: int) -> OpenShard:
         record = self.record.shards[shard]

@@ -42,7 +42,8 @@ def locate_dataset(location: str | Path, cache: Path | str) -> Path:
             something else is where its mirror belongs.
     """
     if "://" not in str(location):
-        return Path(location)
+        return local_folder(location)
+    as_path("cache", cache)
     origin = Origin(str(location))
     text = origin.read_manifest()
     manifest = from_json(text.decode("utf-8", "replace"), f"{origin.url}/{MANIFEST_NAME}")
@@ -67,13 +68,20 @@ def local_folder(dataset: str | Path) -> Path:
     """The folder of a dataset that is here.
 
     Raises:
-        ValueError: it is a URL.
+        ValueError: it is a URL, or no path.
     """
     if "://" in str(dataset):
         raise ValueError(
             f"{dataset} is a URL and a folder is wanted: give locate_dataset(URL, CACHE) instead"
         )
-    return Path(dataset)
+    return as_path("dataset", dataset)
+
+
+def as_path(name: str, value: object) -> Path:
+    """A caller's path; ValueError, which calls it `name`, if it is of another kind."""
+    if not isinstance(value, str | Path):
+        raise ValueError(f"{name} = {value!r} must be a path, a str or a pathlib.Path")
+    return Path(value)
 
 
 @contextmanager
@@ -179,13 +187,13 @@ class Mirror:
         return self.window(shards, window, share=1.0)
 
 
-def location_of(dataset: Path) -> str:
+def location_of(dataset: Path | str) -> str:
     """Where a dataset comes from: the URL of a mirror, or the absolute path.
 
     Raises:
         ValueError: the mirror's `origin.json` is broken.
     """
-    folder = dataset.resolve()
+    folder = local_folder(dataset).resolve()
     origin = _origin_of(folder) if is_claimed(folder) else None
     return origin.url if origin else str(folder)
 

@@ -1,10 +1,11 @@
 """A view's samples as a stream of shuffled batches, which workers share and a state resumes."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from fusmae.data.order import Order
 from fusmae.data.resume import consumed_of, describe_order
@@ -20,11 +21,20 @@ Sample = dict[str, Any]
 _RING = 3
 
 
+class StreamBatch(Sample):
+    """A dict that `DataLoader(stream)`, without `batch_size=None`, cannot batch once more."""
+
+
+def _refuse_to_batch(*_: object, **__: object) -> NoReturn:
+    raise ValueError("a stream gives whole batches: DataLoader(stream, batch_size=None)")
+
+
 class SampleStream(IterableDataset[Sample]):
     """Batches of a view in the order of `TrainLoader`, for `DataLoader(stream, batch_size=None)`.
 
     A batch is a dict: each array by name, (B, C, H, W), `positions` and `sample_ids`, (B,) int64,
-    and `labels`, (B, classes), if the view has them; all are the caller's own. Of n workers of a
+    and `labels`, (B, classes), if the view has them; all are the caller's own. A `DataLoader` with
+    a batch size, which would batch them once more, gets a ValueError. Of n workers of a
     `DataLoader`, worker w makes batches w, w + n, ..., which the `DataLoader` hands out in turn:
     the same sequence as without workers, each sample once an epoch.
 
@@ -43,6 +53,7 @@ class SampleStream(IterableDataset[Sample]):
         num_threads: int,
     ) -> None:
         """As `DatasetView.stream`."""
+        view.reader.check_shards()
         self._view = view
         self._batch, self._num_threads = whole("batch", batch), whole("num_threads", num_threads)
         self._seed, window = whole("seed", seed, least=0), whole("window", window, least=0)
@@ -101,6 +112,8 @@ class SampleStream(IterableDataset[Sample]):
         return position if owner else position + worker[0] * self._batch
 
     def __iter__(self) -> Iterator[Sample]:
+        # How torch is told about a type. Here, because a worker collates its own batches.
+        default_collate_fn_map[StreamBatch] = _refuse_to_batch
         info = get_worker_info()
         worker = (info.id, info.num_workers) if info else (0, 1)
         position = self._first_batch(worker)
@@ -146,7 +159,7 @@ class SampleStream(IterableDataset[Sample]):
 
     def _own(self, batch: Batch) -> Sample:
         """A copy: the next batch overwrites this one's tensors."""
-        sample = {name: array.clone() for name, array in batch.arrays.items()}
+        sample = StreamBatch({name: array.clone() for name, array in batch.arrays.items()})
         sample["positions"] = batch.positions.clone()
         sample["sample_ids"] = batch.sample_ids.clone()
         if self._view.classes:

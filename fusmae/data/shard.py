@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fusmae.manifest import ShardRecord
+from fusmae.manifest import REPAIR, ShardRecord
 
 # A quarter of the 1,024 files that Linux lets a process open by default.
 OPEN_SHARDS = 256
@@ -35,14 +35,15 @@ class OpenShard:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             self.fd = -1
-            raise ValueError(f"cannot open shard {path}: {error.strerror}") from None
+            repair = f": {REPAIR}" if isinstance(error, FileNotFoundError) else ""
+            raise ValueError(f"cannot open shard {path}: {error.strerror}{repair}") from None
         status = os.fstat(self.fd)
         self.version = _version(status)
         self._written_ns = status.st_mtime_ns
         if status.st_size != record.bytes:
             raise ValueError(
                 f"shard {path} has {status.st_size} bytes, its manifest says {record.bytes}: "
-                "the file is truncated or from another dataset; copy it again"
+                f"the file is truncated or from another dataset; {REPAIR}"
             )
 
     def __del__(self) -> None:

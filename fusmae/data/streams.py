@@ -2,9 +2,12 @@
 
 from functools import partial
 
+import numpy as np
+
 from fusmae.data.order import Order
 from fusmae.data.prefetch import RemoteSource
 from fusmae.data.reader import SplitReader
+from fusmae.data.remote import Mirror
 from fusmae.data.source import Ids, LocalSource, Source
 from fusmae.data.stretches import num_own, runs, windows
 
@@ -35,6 +38,43 @@ def training_source(
     own = partial(num_own, start, *cut)
     stretches = windows(order.window_at, own, start)
     return RemoteSource(reader, order.samples, stretches, skip, share)
+
+
+def check_read_ahead(
+    mirror: Mirror, largest: int, order: Order, window: int, cut: tuple[int, int, int], ring: int
+) -> None:
+    """Refuse windows with which ranks that share a cache may wait for each other for ever.
+
+    A rank whose ring has room for all that it reads of a window lets go of that window and holds
+    the next one. Where both do not fit, a rank that comes later finds no room for the first.
+
+    Args:
+        mirror: of the dataset.
+        largest: bytes of its largest shard.
+        order: of the split's samples.
+        window: shards of a window; 0 for all.
+        cut: global batch, world size, micro-batch.
+        ring: batches in memory at once.
+
+    Raises:
+        ValueError: the cache does not hold two windows, and one may fill no more than the ring.
+    """
+    global_batch, world_size, micro_batch = cut
+    counts, room = np.sort(order.shard_counts), mirror.cache.limit_bytes // largest
+    if world_size == 1 or not window or room >= min(2 * window, len(counts)):
+        return
+    rest = len(counts) % window  # the last window of an epoch
+    smallest = rest if rest and rest + window > room else window
+    steps, more = divmod(int(counts[:smallest].sum()), global_batch)
+    share = global_batch // world_size
+    fewest = steps * share + max(0, more - (global_batch - share))
+    if fewest <= ring * micro_batch:
+        raise ValueError(
+            f"a window of {smallest} shards may hold only {fewest} samples of a rank, whose ring "
+            f"of {ring} batches of {micro_batch} has room for them all: ranks that share a cache "
+            "without room for two windows could wait for each other for ever; raise data.cache_gb "
+            f"to {2 * window * largest / 1e9:.3g}, or data.window"
+        )
 
 
 def evaluation_source(reader: SplitReader, ids: Ids, positions: range) -> Source:

@@ -113,7 +113,7 @@ def _flagged(reader: SplitReader, flag: str) -> np.ndarray[tuple[int], np.dtype[
     if unknown:
         raise ValueError(
             f"data.subset.exclude: {flag} is unknown for {unknown} of {len(flags)} samples of "
-            f"split {reader.split!r} of {reader.dataset}: ingest it with the archive's lists or "
-            "metadata"
+            f"split {reader.split!r} of {reader.dataset}: ingest it with --split-lists (v1) or "
+            "--metadata (v2)"
         )
     return np.array(flags, np.bool_)

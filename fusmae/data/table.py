@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fusmae.data.remote import SAMPLES_NAME
+from fusmae.manifest import REPAIR
 
 _NO_PYARROW = f"reading {SAMPLES_NAME} needs pyarrow: pip install pyarrow"
 
@@ -12,8 +13,7 @@ def _table_of(dataset: Path) -> Path:
     path = dataset / SAMPLES_NAME
     if not path.exists():
         raise ValueError(
-            f"there is no {path}, in which keys, labels and flags are looked up: copy it from "
-            "where the dataset was made, or ingest it again"
+            f"there is no {path}, in which keys, labels and flags are looked up: {REPAIR}"
         )
     return path
 
@@ -33,7 +33,7 @@ def column_names(dataset: Path) -> list[str]:
     try:
         return list(read_schema(path).names)
     except (OSError, ArrowException) as error:
-        raise ValueError(f"cannot read {path}: {error}") from None
+        raise ValueError(f"cannot read {path}: {error}: {REPAIR}") from None
 
 
 def read_column(dataset: Path, split: str, num_samples: int, name: str) -> list[Any]:
@@ -56,6 +56,7 @@ def read_column(dataset: Path, split: str, num_samples: int, name: str) -> list[
         raise ValueError(f"cannot read column {name!r} of {path}: {reason}") from None
     if table.num_rows != num_samples:
         raise ValueError(
-            f"{path} has {table.num_rows} rows for split {split!r}, its manifest says {num_samples}"
+            f"{path} has {table.num_rows} rows for split {split!r}, its manifest says "
+            f"{num_samples}: {REPAIR}"
         )
     return table.column(name).to_pylist()

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from fusmae.config import DataConfig, SubsetConfig, build
 from fusmae.data.bands import arrays_for
 from fusmae.data.reader import SplitReader
-from fusmae.data.remote import locate_dataset
+from fusmae.data.remote import local_folder, locate_dataset
 from fusmae.data.sample_stream import Sample, SampleStream
 from fusmae.data.subset import subset_ids
 from fusmae.data.whole import whole
@@ -63,7 +63,7 @@ def open_dataset(
         subset = build(SubsetConfig, dict(subset), "subset.")
     if not isinstance(subset, SubsetConfig):
         raise ValueError(f"subset = {subset!r} must be a dict, such as {{'fraction': 0.1}}")
-    folder = Path(path) if cache is None else locate_dataset(path, cache)
+    folder = local_folder(path) if cache is None else locate_dataset(path, cache)
     return DatasetView(folder, split, bands, labels, subset, cache_gb)
 
 
@@ -91,7 +91,7 @@ class DatasetView(Dataset[Sample]):
         self.reader = SplitReader(path, split, arrays, cache_gb)
         self.subset = subset
         self.subset_ids = subset_ids(self.reader, subset)
-        if labels is not None and labels not in manifest.label_sets:
+        if labels is not None and labels not in list(manifest.label_sets):
             raise ValueError(
                 f"{path} has no label set {labels!r}; it has {list(manifest.label_sets)}"
             )
@@ -156,8 +156,11 @@ class DatasetView(Dataset[Sample]):
             ValueError: the split has no such sample, its shards hold another one in its place, or
                 pyarrow is not installed.
         """
-        if key not in self._rows:
-            raise ValueError(f"split {self.reader.split!r} of {self.reader.dataset} has no {key!r}")
+        if not isinstance(key, str) or key not in self._rows:
+            raise ValueError(
+                f"split {self.reader.split!r} of {self.reader.dataset} has no sample {key!r}; its "
+                f"keys are such as {next(iter(self._rows))!r}"
+            )
         sample = self._read(self._rows[key])
         self.reader.check_key(sample["key"], key)
         return sample
@@ -220,7 +223,8 @@ class DatasetView(Dataset[Sample]):
             num_threads: threads that read, in each process.
 
         Raises:
-            ValueError: a number is out of range, or the cache of a URL cannot hold the window.
+            ValueError: a number is out of range, a shard is missing, or the cache of a URL cannot
+                hold the window.
         """
         return SampleStream(self, batch, seed, epochs, window, num_threads)
 

@@ -1,7 +1,6 @@
 """Datasets and stores for the tests of streaming."""
 
 import hashlib
-import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -9,13 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import boto3
+import numpy as np
 import pytest
 import s3fs
+import torch
 from moto.server import ThreadedMotoServer
 
-from fusmae.data import DatasetView, open_dataset
+from fusmae.data import DatasetView, SplitReader, open_dataset
+from fusmae.manifest import Manifest, read_manifest
 from fusmae.sensors import SEN12MS_S1, SEN12MS_S2
 
+from ..manifests import edit_manifest  # noqa: TID252
 from .object_store import LoopbackStore, no_fault
 from .tiny_dataset import write_tiny_dataset
 
@@ -43,10 +46,9 @@ def big_window_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("many")
     write_tiny_dataset(folder, {"train": (6,) * 10 + (7, 7), "val": (4,) * 5}, seed=3)
     table = (folder / "samples.parquet").read_bytes()
-    manifest = json.loads((folder / "dataset.json").read_text())
     digest = hashlib.sha256(table).hexdigest()
-    manifest["files"] = [{"path": "samples.parquet", "bytes": len(table), "sha256": digest}]
-    (folder / "dataset.json").write_text(json.dumps(manifest))
+    files = [{"path": "samples.parquet", "bytes": len(table), "sha256": digest}]
+    edit_manifest(folder, lambda manifest: manifest.update(files=files))
     return folder
 
 
@@ -54,6 +56,20 @@ def big_window_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def view(tiny_dataset) -> DatasetView:
     """The train split of `tiny_dataset`, with labels."""
     return open_dataset(tiny_dataset, labels="bigearthnet-19")
+
+
+@pytest.fixture
+def manifest(tiny_dataset) -> Manifest:
+    return read_manifest(tiny_dataset)
+
+
+@pytest.fixture
+def arrays(tiny_dataset) -> dict[str, torch.Tensor]:
+    """The first 5 samples of the train split, as a batch."""
+    reader = SplitReader(tiny_dataset, "train")
+    rows = {s.name: np.zeros((5, *s.shape), s.dtype) for s in reader.arrays}
+    reader.read_into(np.arange(5), rows)
+    return {name: torch.from_numpy(array) for name, array in rows.items()}
 
 
 @pytest.fixture(scope="session")

@@ -191,6 +191,22 @@ def test_positions_of_another_kind_draw_nothing_else(other):
             draw(random_batch(2), 0, other)
 
 
+@pytest.mark.parametrize("arrays", [torch.zeros(2, 2, 4, 4), {}, None])
+def test_what_maps_no_names_to_images_is_refused(arrays):
+    for draw in (random_flips, lambda arrays, *more: random_crops(arrays, 2, *more)):
+        with pytest.raises(ValueError, match=r"arrays must map names .* give batch\.arrays of a"):
+            draw(arrays, 0, positions(2))
+
+
+def test_seeds_and_sizes_of_another_kind_draw_nothing():
+    for seed in (1.5, "1", None):
+        with pytest.raises(ValueError, match=f"seed = {seed!r} must be an int"):
+            random_flips(random_batch(2), seed, positions(2))
+    for size_px in (None, (6, 6), 6.5):
+        with pytest.raises(ValueError, match="px must be a multiple of 6 px"):
+            random_crops(random_batch(2), size_px, 0, positions(2))
+
+
 def test_oblong_arrays_are_refused_by_name():
     with pytest.raises(ValueError, match=r"array 'a' must be \(B, C, H, H\)"):
         random_crops({"a": torch.zeros(1, 1, 4, 6)}, 2, 0, positions(1))

@@ -1,8 +1,11 @@
 """The Python programs of README.md and docs/STREAMING.md run as they are printed."""
 
 import re
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fusmae.data import Order
@@ -12,8 +15,17 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture
 def programs(tiny_dataset, tiny_sen12ms, tmp_path, monkeypatch):
-    """Gives the Python blocks of a page, to be run beside the datasets that they name."""
-    (tmp_path / "ben").symlink_to(tiny_dataset)
+    """Gives the Python blocks of a page, to be run beside the datasets that they name.
+
+    Of `ben` no flags are known, as without --split-lists; of `reben` they are.
+    """
+    shutil.copytree(tiny_dataset, tmp_path / "ben")
+    table = pq.read_table(tiny_dataset / "samples.parquet")
+    for flag in ("seasonal_snow", "cloud_or_shadow"):
+        place = table.column_names.index(flag)
+        table = table.set_column(place, flag, pa.nulls(len(table), pa.bool_()))
+    pq.write_table(table, tmp_path / "ben" / "samples.parquet")
+    (tmp_path / "reben").symlink_to(tiny_dataset)
     (tmp_path / "sen12ms").symlink_to(tiny_sen12ms)
     monkeypatch.chdir(tmp_path)
 
@@ -37,6 +49,7 @@ def test_the_programs_of_the_streaming_page_run(programs, monkeypatch):
     subset, mixture, ranks = programs("docs/STREAMING.md")
     names = {}
     exec(subset, names)
+    assert len(names["half"]) == 20
     assert len(names["clear"]) == 16  # half of the 32 without snow
     exec(mixture, names)
     shapes = {name: tuple(image.shape) for name, image in names["images"].items()}

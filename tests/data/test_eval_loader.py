@@ -55,3 +55,9 @@ def test_evaluation_can_be_repeated(tiny_dataset):
 def test_evaluation_of_unknown_samples_is_refused(tiny_dataset, sample_ids):
     with pytest.raises(ValueError, match="from 0 to 40"):
         EvalLoader(tiny_dataset, "train", DATA, 4, sample_ids=np.array(sample_ids, int))
+
+
+@pytest.mark.parametrize("sample_ids", [[0.5], [True, False], [[0, 1]], "ab"])
+def test_what_are_no_sample_ids_is_not_taken_for_some(tiny_dataset, sample_ids):
+    with pytest.raises(ValueError, match="needs sample ids from 0 to 40, got"):
+        EvalLoader(tiny_dataset, "train", DATA, 4, sample_ids=sample_ids)

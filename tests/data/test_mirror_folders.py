@@ -1,7 +1,6 @@
 """What is a mirror in a cache's folder, and what lies there that is not the cache's to change."""
 
 import fcntl
-import json
 import multiprocessing
 import shutil
 from dataclasses import replace
@@ -16,6 +15,7 @@ from fusmae.data.cache import Cache
 from fusmae.data.claim import claimed_files
 from fusmae.data.remote import _locked
 
+from ..manifests import edit_manifest  # noqa: TID252
 from .remote_batches import DATA, SEED, limit_of
 from .remote_rank import digest
 from .tiny_dataset import write_tiny_dataset
@@ -153,10 +153,9 @@ def test_empty_split_of_a_mirror_is_refused_as_one_on_disk_is(big_window_dataset
     shutil.copytree(big_window_dataset, place)
     np.save(place / "index/val.npy", np.zeros(0, np.int64))
     index = (place / "index/val.npy").read_bytes()
-    manifest = json.loads((place / "dataset.json").read_text())
     record = {"path": "index/val.npy", "bytes": len(index), "sha256": sha256(index).hexdigest()}
-    manifest["splits"]["val"] |= {"num_samples": 0, "shards": [], "index": record}
-    (place / "dataset.json").write_text(json.dumps(manifest))
+    empty = {"num_samples": 0, "shards": [], "index": record}
+    edit_manifest(place, lambda manifest: manifest["splits"]["val"].update(empty))
     for dataset in (place, locate_dataset(f"file://{place}", tmp_path / "cache")):
         with pytest.raises(ValueError, match=r"split 'val' of .* has no samples"):
             train(dataset, data=replace(DATA, split="val"))

@@ -265,8 +265,27 @@ def test_loaders_that_do_not_keep_step_are_refused(tiny_dataset):
         pytest.raises(ValueError, match=r"these make \[1, 2\]"),
     ):
         MixtureLoader([one, other])
-    with pytest.raises(ValueError, match="a mixture needs at least one loader"):
-        MixtureLoader([])
+
+
+def test_what_is_no_list_of_loaders_is_no_mixture(tiny_dataset):
+    with TrainLoader(tiny_dataset, DATA, SEED, 8, 0, 1, 8) as one:
+        for given, found in (
+            ([], "none"),
+            ([str(tiny_dataset), one], "str"),
+            (one, "one TrainLoader, not in a list"),
+            (None, "NoneType"),
+        ):
+            told = f"a mixture needs a list of one TrainLoader or more, got {found}$"
+            with pytest.raises(ValueError, match=told):
+                MixtureLoader(given)
+        manifest = read_manifest(tiny_dataset)
+        with pytest.raises(ValueError, match=r"list of one Preprocess or more, got Manifest$"):
+            MixedPreprocess([manifest])
+        preprocess = MixedPreprocess([Preprocess(manifest, BANDS, 12)])
+        batch = next(MixtureLoader([one]))
+        for parts, found in ((batch, "MixedBatch"), (batch.parts * 2, "2")):
+            with pytest.raises(ValueError, match=rf"give batch.parts, of 1 sources; got {found}$"):
+                preprocess(parts)
 
 
 @pytest.mark.gpu

@@ -9,7 +9,16 @@ import pytest
 from fusmae.config import DataConfig
 from fusmae.data import EvalLoader, TrainLoader, locate_dataset
 
-from .remote_batches import DATA, SEED, URL, digests, shard_gets, train_shards, used_bytes
+from .remote_batches import (
+    DATA,
+    SEED,
+    URL,
+    digests,
+    limit_of,
+    shard_gets,
+    train_shards,
+    used_bytes,
+)
 from .remote_rank import digest
 
 pytestmark = pytest.mark.timeout(90)
@@ -34,13 +43,47 @@ def test_cache_stays_within_its_limit_and_refetches_what_it_evicted(
 def test_window_that_fills_the_cache_works_without_a_second_one_beside_it(
     s3_store, big_window_dataset, tmp_path
 ):
-    # A window is 2 batches here: with a ring of 3 a rank could be a whole window ahead, and hold
-    # the room that the other one waits for.
-    largest = max(shard.bytes for shard in train_shards(big_window_dataset))
-    data = replace(DATA, window=3, cache_gb=4 * largest / 1e9)
-    assert digests(locate_dataset(URL, tmp_path), 20, 2, data, ring=2) == digests(
+    data = replace(DATA, window=3, cache_gb=limit_of(big_window_dataset, 4))
+    assert digests(locate_dataset(URL, tmp_path), 20, 2, data, ring=1) == digests(
         big_window_dataset, 20, 2, data
     )
+
+
+# A window of 18 samples is 2 batches of 4 of the second rank.
+@pytest.mark.parametrize("ring", [1, 2, 3])
+def test_a_rank_that_comes_later_finds_room_or_the_window_is_refused(
+    url, big_window_dataset, tmp_path, monkeypatch, ring
+):
+    data = replace(DATA, window=3, cache_gb=limit_of(big_window_dataset, 4))
+    dataset = locate_dataset(url, tmp_path)
+    monkeypatch.setattr("fusmae.data.cache.ROOM_WAIT_S", 1.0)
+    if ring > 1:
+        with pytest.raises(ValueError, match=r"of 3 shards may hold only 8 samples of a rank, .*"):
+            TrainLoader(dataset, data, SEED, 8, 1, 2, 4, ring=ring)
+        monkeypatch.setattr("fusmae.data.loader.check_read_ahead", lambda *_: None)
+    with (
+        TrainLoader(dataset, data, SEED, 8, 1, 2, 4, ring=ring) as early,
+        TrainLoader(dataset, data, SEED, 8, 0, 2, 4, ring=ring) as late,
+    ):
+        next(early)
+        time.sleep(0.5)  # to read ahead as far as it can
+        if ring > 1:  # it would have waited for ever
+            with pytest.raises(ValueError, match="no room for 3 shards"):
+                next(late)
+        else:
+            next(late)
+            assert [len(next(loader)) for _ in range(20) for loader in (late, early)] == [4] * 40
+
+
+@pytest.mark.parametrize(
+    ("change", "ranks"), [({"window": 6}, 2), ({"cache_gb": 6}, 2), ({"window": 0}, 2), ({}, 1)]
+)
+def test_a_window_that_keeps_no_rank_waiting_is_taken(
+    url, big_window_dataset, tmp_path, change, ranks
+):
+    cache_gb = limit_of(big_window_dataset, change.pop("cache_gb", 4 if ranks == 1 else 7))
+    data = replace(DATA, window=3, cache_gb=cache_gb)
+    TrainLoader(locate_dataset(url, tmp_path), replace(data, **change), SEED, 8, 0, ranks, 4)
 
 
 def test_two_runs_with_other_orders_share_a_cache_that_holds_one_window_of_each(

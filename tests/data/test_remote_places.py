@@ -17,6 +17,7 @@ from fusmae.config import DataConfig
 from fusmae.data import EvalLoader, TrainLoader, locate_dataset, open_dataset
 from fusmae.manifest import read_manifest
 
+from ..manifests import sealed  # noqa: TID252
 from .object_store import LoopbackStore
 from .remote_batches import DATA, SEED, URL, digests, shard_gets, train_shards
 
@@ -40,7 +41,7 @@ def test_a_url_is_opened_with_a_cache_and_paths_may_be_text(s3_store, big_window
 def test_changed_dataset_is_mirrored_beside_the_old_one(s3_store, tmp_path):
     old = locate_dataset(URL, tmp_path)
     text = (old / "dataset.json").read_text()
-    changed = json.dumps(json.loads(text) | {"seed": 9})
+    changed = sealed(json.loads(text) | {"seed": 9})
     s3_store.client.put_object(Bucket="datasets", Key="many/dataset.json", Body=changed)
     new = locate_dataset(URL, tmp_path)
     assert new != old and new.parent == old.parent == tmp_path
@@ -64,7 +65,7 @@ def served(tmp_path, dataset, **changes):
     folder = tmp_path / "served"
     folder.mkdir()
     table = json.loads((dataset / "dataset.json").read_text()) | changes
-    (folder / "dataset.json").write_text(json.dumps(table))
+    (folder / "dataset.json").write_text(sealed(table))
     return folder
 
 
@@ -73,6 +74,17 @@ def test_manifest_of_a_newer_major_version_is_refused_by_its_url(big_window_data
         told = rf"{store.url}/dataset.json has format version 2.0; this fusmae reads 1.x"
         with pytest.raises(ValueError, match=told):
             locate_dataset(store.url, tmp_path / "cache")
+
+
+def test_a_manifest_that_was_edited_by_hand_is_refused_by_its_url(big_window_dataset, tmp_path):
+    folder = served(tmp_path, big_window_dataset)
+    text = (folder / "dataset.json").read_text()
+    (folder / "dataset.json").write_text(text.replace('"seed": 3', '"seed": 4'))
+    url, cache = f"file://{folder}", tmp_path / "cache"
+    for place in ({"path": folder}, {"path": url, "cache": cache}):
+        with pytest.raises(ValueError, match=rf"^{place['path']}/dataset.json was changed"):
+            open_dataset(**place)
+    assert not cache.exists()
 
 
 def test_manifest_cannot_have_files_written_outside_of_the_mirror(big_window_dataset, tmp_path):

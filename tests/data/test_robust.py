@@ -1,7 +1,6 @@
 """Broken files, forks and early ends: a clear error or correct data, never a hang or noise."""
 
 import gc
-import json
 import multiprocessing
 import os
 import shutil
@@ -13,13 +12,14 @@ import numpy as np
 import pytest
 
 from fusmae.config import DataConfig
-from fusmae.data import EvalLoader, SplitReader, TrainLoader
+from fusmae.data import EvalLoader, SplitReader, TrainLoader, open_dataset
 from fusmae.data.cache import Cache
 from fusmae.data.cached_file import CachedFile
 from fusmae.data.claim import claim
 from fusmae.data.shard import OpenShard
 from fusmae.manifest import read_manifest
 
+from ..manifests import edit_manifest  # noqa: TID252
 from .conftest import assert_threads_end
 from .remote_rank import digest
 from .tiny_dataset import write_tiny_dataset
@@ -59,19 +59,28 @@ def test_index_of_another_dataset_is_refused_though_its_shape_fits(copied):
 
 
 def test_manifest_of_a_newer_major_version_is_refused_by_name(copied):
-    path = copied / "dataset.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": "2.0"}))
+    edit_manifest(copied, lambda manifest: manifest.update(format_version="2.0"))
     for open_loader in (loader_of, lambda dataset: EvalLoader(dataset, "val", DATA, 4)):
         with pytest.raises(ValueError, match=r"dataset\.json has format version 2\.0"):
             open_loader(copied)
 
 
 def test_manifest_of_a_newer_minor_version_is_read(copied, tiny_dataset):
-    path = copied / "dataset.json"
-    newer = json.loads(path.read_text()) | {"format_version": "1.99", "more": [1]}
-    path.write_text(json.dumps(newer))
+    edit_manifest(copied, lambda manifest: manifest.update(format_version="1.99", more=[1]))
     with loader_of(copied) as loader, loader_of(tiny_dataset) as expected:
         assert digest(next(loader)) == digest(next(expected))
+
+
+@pytest.mark.parametrize("damage", [os.unlink, lambda path: os.truncate(path, 1024)])
+def test_a_shard_that_is_missing_or_cut_short_is_told_before_anything_is_read(copied, damage):
+    damage(shard(copied, 3))
+    for open_loader in (
+        loader_of,
+        lambda dataset: EvalLoader(dataset, "train", DATA, 4),
+        lambda dataset: open_dataset(dataset).stream(4),
+    ):
+        with pytest.raises(ValueError, match=r"000003\.tar.*[:;] copy it again, or remove"):
+            open_loader(copied)
 
 
 def test_shard_truncated_during_training_ends_it_by_name(copied):

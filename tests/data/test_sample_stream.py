@@ -24,6 +24,12 @@ def ids_of(batches):
     return [i for batch in batches for i in batch["sample_ids"].tolist()]
 
 
+@pytest.mark.parametrize("options", [{}, {"batch_size": 8}, {"num_workers": 1}])
+def test_a_dataloader_that_would_batch_the_batches_is_refused(view, options):
+    with pytest.raises(ValueError, match=r"gives whole batches: DataLoader\(stream, batch_size=N"):
+        next(iter(DataLoader(view.stream(4), **options)))
+
+
 @given(st.integers(1, 50), st.integers(1, 3), st.integers(0, 5), st.integers(1, 3))
 @settings(max_examples=25, deadline=None)
 def test_a_stream_is_the_order_and_ends_after_its_epochs(

@@ -50,7 +50,7 @@ def test_a_sample_is_found_by_its_key_and_by_a_number_from_the_end(view, samples
     assert view[-1]["key"] == samples[-1]["__key__"] == "train-3-4"
     with pytest.raises(IndexError):
         view[NUM_TRAIN]
-    with pytest.raises(ValueError, match=r"split 'train' of .* has no 'val-0-1'"):
+    with pytest.raises(ValueError, match=r"split 'train' of .* has no sample 'val-0-1'"):
         view.sample("val-0-1")
 
 
@@ -121,6 +121,12 @@ def test_what_are_no_rows_of_the_split_have_neither_keys_nor_labels(view, rows):
             look_up(rows)
 
 
+def test_a_key_of_no_sample_is_told_what_keys_look_like(view):
+    for key in ("val-0-0", 3, ["train-0-0"]):
+        with pytest.raises(ValueError, match=r"has no sample .*; its keys are such as 'train-0-0'"):
+            view.sample(key)
+
+
 def test_what_is_no_number_of_a_sample_is_told_what_to_write(view):
     for number in ("train-0-0", slice(2), 1.0):
         with pytest.raises(TypeError, match=r"must be ds\[NUMBER\]; by a key it is ds\.sample"):
@@ -161,6 +167,10 @@ def test_a_dataloader_batches_the_map_style_view(view, num_workers):
         ({"labels": "bigearthnet-43"}, "no label set 'bigearthnet-43'; it has"),
         ({"bands": ["s1"]}, r"bands = \['s1'\] must map a sensor to its band names, such as"),
         ({"bands": {"s2": "B05"}}, r"bands\['s2'\] = 'B05' must be a list of names"),
+        ({"split": ["train"]}, r"no split \['train'\]"),
+        ({"labels": ["bigearthnet-19"]}, r"no label set \['bigearthnet-19'\]"),
+        ({"cache": 4, "path": "file:///x"}, "cache = 4 must be a path, a str or"),
+        ({"path": None}, "dataset = None must be a path, a str or a pathlib.Path"),
         ({"bands": {}}, r"bands = {} names no band"),
         ({"cache_gb": 0}, r"cache_gb = 0 must be a number above 0, in 10\^9 bytes"),
         ({"cache_gb": "1"}, "cache_gb = '1' must be a number above 0"),
@@ -171,7 +181,7 @@ def test_a_dataloader_batches_the_map_style_view(view, num_workers):
 )
 def test_what_the_dataset_does_not_have_is_refused(tiny_dataset, options, message):
     with pytest.raises(ValueError, match=message):
-        open_dataset(tiny_dataset, **options)
+        open_dataset(**{"path": tiny_dataset, **options})
 
 
 PROGRAM = """

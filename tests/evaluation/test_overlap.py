@@ -2,7 +2,6 @@
 
 import bz2
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from fusmae.manifest import manifest_sha256
 from fusmae.model import EncoderCard
 from fusmae.splits import google_split
 
+from ..manifests import edit_manifest  # noqa: TID252
+
 
 def with_columns(dataset: Path, folder: Path, name: str, columns: dict[str, list[Any]]) -> Path:
     """A copy of the dataset under another name, with more columns in its table."""
@@ -24,8 +25,7 @@ def with_columns(dataset: Path, folder: Path, name: str, columns: dict[str, list
     for column, values in columns.items():
         table = table.append_column(column, pa.array(values, pa.string()))
     pq.write_table(table, folder / "samples.parquet")
-    manifest = json.loads((folder / "dataset.json").read_text())
-    (folder / "dataset.json").write_text(json.dumps(manifest | {"name": name}))
+    edit_manifest(folder, lambda manifest: manifest.update(name=name))
     return folder
 
 

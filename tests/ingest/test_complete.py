@@ -2,14 +2,15 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
 
-from fusmae.manifest import MANIFEST_NAME, from_json, to_json
+from fusmae.manifest import MANIFEST_NAME
 
+from ..manifests import edit_manifest  # noqa: TID252
 from .packed_archives import metadata, pack, v2
 
 
@@ -117,12 +118,11 @@ def test_an_archive_that_was_renamed_is_the_same(packed, tables, complete, inges
 def test_what_an_older_dataset_has_no_record_of_is_not_compared(
     packed, tables, complete, ingest, lists
 ):
-    path = complete / MANIFEST_NAME
-    manifest = from_json(path.read_text(), str(path))
-    plan = dict(manifest.options["plan"])
-    for key in ("metadata", "split_lists", "limit"):
-        del plan[key]
-    path.write_text(to_json(replace(manifest, options={"plan": plan})))
+    def forget(manifest: dict[str, Any]) -> None:
+        for key in ("metadata", "split_lists", "limit"):
+            del manifest["options"]["plan"][key]
+
+    edit_manifest(complete, forget)
     args = (*v2(packed), *metadata(tables), "--out", complete)
     told = ingest(*args, "--split-lists", lists)
     assert told.code == 0 and "no archive was unpacked again" in told.out

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -19,10 +20,11 @@ import pytest
 import rasterio
 from rasterio.warp import transform
 
-from fusmae.manifest import FileRecord, from_json, read_manifest, to_json
+from fusmae.manifest import FileRecord, read_manifest
 from fusmae_ingest import preview_charts, preview_histograms
 from fusmae_ingest.preview_text import left_out_table
 
+from ..manifests import edit_manifest  # noqa: TID252
 from .page_parser import parse, pixels
 
 PICTURES = ["True colour", "False colour", "VV", "VH", "VV, VH, VV/VH"]
@@ -364,10 +366,12 @@ def test_text_of_the_data_is_escaped(maps_dataset, fusmae_ingest, tmp_path):
     for name, values in (("country", column), ("labels_bigearthnet_19", labels)):
         table = table.set_column(table.column_names.index(name), name, values)
     pq.write_table(table, path)
-    manifest = json.loads((copy / "dataset.json").read_text())
-    manifest["name"] = manifest["source"]["citation"] = hostile
-    manifest["label_sets"]["bigearthnet-19"][0] = hostile
-    (copy / "dataset.json").write_text(to_json(from_json(json.dumps(manifest))))
+
+    def write_hostile(manifest: dict[str, Any]) -> None:
+        manifest["name"] = manifest["source"]["citation"] = hostile
+        manifest["label_sets"]["bigearthnet-19"][0] = hostile
+
+    edit_manifest(copy, write_hostile)
     out = tmp_path / "page.html"
     result = fusmae_ingest("preview", copy, "--out", out, "--samples", 2)
     assert result.returncode == 0, result.stderr

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import rasterio
 
-from fusmae.manifest import from_json, read_manifest, to_json
+from fusmae.manifest import read_manifest
 from fusmae.sample import decode
 from fusmae_ingest import cli, dataset, rounds
 from fusmae_ingest.plan import plan_blocks
 
+from ..manifests import edit_manifest  # noqa: TID252
 from .trees import tree
 
 OPTIONS = ("--samples-per-shard", 4, "--format", "shards", "--format", "zarr")
@@ -185,9 +186,7 @@ def test_a_dataset_that_does_not_say_how_it_was_made_is_refused(
     archive_v1, made, fusmae_ingest, paths, tmp_path
 ):
     out = shutil.copytree(made, tmp_path / "d")
-    table = json.loads((out / "dataset.json").read_text())
-    del table["options"]["plan"]
-    (out / "dataset.json").write_text(to_json(from_json(json.dumps(table))))
+    edit_manifest(out, lambda manifest: manifest["options"].pop("plan"))
     result = fusmae_ingest("bigearthnet", *paths(archive_v1), "--out", out, *OPTIONS)
     assert result.returncode == 1 and "options.plan" in result.stderr
 

@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
-from fusmae.manifest import from_json, to_json
 from fusmae_ingest.storage import LocalStore, manifest_of
 from fusmae_ingest.verify import find_problems
+
+from ..manifests import edit_manifest  # noqa: TID252
 
 
 def problems(folder: Path, workers: int = 1) -> list[str]:
@@ -125,9 +127,7 @@ def forge(folder: Path, path: Path, data: bytes) -> None:
             for value in entry:
                 mend(value)
 
-    table = json.loads((folder / "dataset.json").read_text())
-    mend(table)
-    (folder / "dataset.json").write_text(to_json(from_json(json.dumps(table))))
+    edit_manifest(folder, mend)
 
 
 def forge_table(folder: Path, column: str, change) -> None:
@@ -163,9 +163,7 @@ def test_a_table_that_is_not_what_shards_hold_is_found(both, column, change, tol
 
 
 def test_samples_stand_in_the_order_of_the_seed(dataset):
-    table = json.loads((dataset / "dataset.json").read_text())
-    table["seed"] += 1
-    (dataset / "dataset.json").write_text(to_json(from_json(json.dumps(table))))
+    edit_manifest(dataset, lambda manifest: manifest.update(seed=1))
     assert "the samples of train do not stand in the order of seed 1" in problems(dataset)
 
 
@@ -239,14 +237,15 @@ def test_statistics_and_histograms_are_those_of_the_pixels_without_shards(made_d
 @pytest.mark.parametrize("field", ["mean", "std", "min", "max", "count", "p50"])
 @pytest.mark.parametrize("array", ["s1", "s2_60m"])
 def test_a_wrong_statistic_of_the_manifest_is_found(both, field, array):
-    table = json.loads((both / "dataset.json").read_text())
-    entry = table["statistics"][array]
-    if field == "count":
-        entry["count"] += 1
-    else:
-        values = entry["percentiles"] if field == "p50" else entry
-        values[field][1] += 0.001
-    (both / "dataset.json").write_text(to_json(from_json(json.dumps(table))))
+    def change(manifest: dict[str, Any]) -> None:
+        entry = manifest["statistics"][array]
+        if field == "count":
+            entry["count"] += 1
+        else:
+            values = entry["percentiles"] if field == "p50" else entry
+            values[field][1] += 0.001
+
+    edit_manifest(both, change)
     assert [line for line in problems(both) if f"of {array} ({field})" in line]
 
 
