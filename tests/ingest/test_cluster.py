@@ -92,7 +92,7 @@ def test_a_cluster_that_loses_a_worker_ends_in_the_bytes_of_a_serial_run(
     assert num_done == 2 and num_blocks > 4
     psutil.Process(pids[0]).kill()
     (gate / "open").touch()
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=240)
     assert process.returncode == 0, stderr
     assert pids[0] not in workers_of(cluster)
     assert tree(tmp_path / "d") == whole
@@ -138,7 +138,7 @@ def test_a_stopped_run_on_a_cluster_is_one_line_and_a_rerun_goes_on(
     process = start(*args)
     wait_until(lambda: len(list(gate.iterdir())) == 2, process)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=240)
     assert process.returncode == code
     assert told(stderr) == f"error: {what}; run the same command again to go on"
     done = {path: path.stat().st_mtime_ns for path in out.glob("shards/*/*.tar")}
@@ -146,7 +146,7 @@ def test_a_stopped_run_on_a_cluster_is_one_line_and_a_rerun_goes_on(
     # What the workers are in the middle of ends later, and is not their turn any more.
     (gate / "open").touch()
     again = start(*args)
-    _, stderr = again.communicate(timeout=120)
+    _, stderr = again.communicate(timeout=240)
     assert again.returncode == 0, stderr
     assert tree(out) == whole
     assert {path: path.stat().st_mtime_ns for path in done} == done
@@ -212,7 +212,7 @@ def test_sen12ms_by_a_relative_root_is_made_on_a_cluster(cluster, fusmae_ingest,
     assert fusmae_ingest("simulate", "sen12ms", "--out", root, "--patches", 4).returncode == 0
     args = ("--out", "d", "--scheduler", cluster.scheduler_address)
     process = start("sen12ms", "--root", "archive", *args, cwd=tmp_path)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=240)
     assert process.returncode == 0, stderr
     result = fusmae_ingest("sen12ms", "--root", root, "--out", tmp_path / "serial")
     assert result.returncode == 0, result.stderr

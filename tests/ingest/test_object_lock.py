@@ -261,6 +261,8 @@ def last_before_the_manifest(monkeypatch, then):
 def test_a_run_whose_lock_is_taken_over_writes_no_manifest_and_leaves_the_lock(
     s3, archive_v1, paths, monkeypatch, capsys, moment
 ):
+    # Long enough for a machine that is slow for a while, which is told otherwise.
+    monkeypatch.setattr(object_lock, "LOCK_RENEWAL_S", 5.0)
     name = moment.__name__
     moment(
         monkeypatch,
