@@ -29,6 +29,8 @@ def markdown(table: dict[str, Any], experiment: Experiment) -> str:
         lines += _section(table, experiment, protocol)
         lines += _reliance(table, protocol)
     lines += _answers(table)
+    for system, told in table["given_weights"].items():
+        lines += [f"{system}: weights that were given, {'; '.join(told)}.", ""]
     if table["without_weights"]:
         names = ", ".join(table["without_weights"])
         lines += [f"Without weights, so not run: {names} (docs/BACKBONES.md).", ""]
@@ -77,9 +79,15 @@ def _section(table: dict[str, Any], experiment: Experiment, protocol: Protocol) 
         for row, cells in table["protocols"][protocol.name]["rows"].items():
             texts = [mean_text(_means(cells[sensors], metric)) for sensors in experiment.sensors]
             texts += _paper(systems.get(row), protocol, experiment) if shown else []
-            lines.append(table_line(row, texts))
+            tuned = row in systems and _was_tuned(cells)
+            lines.append(table_line(row + ", tuned before" * tuned, texts))
         lines.append("")
     return lines
+
+
+def _was_tuned(cells: dict[str, Any]) -> bool:
+    """Whether a row's weights are other than its system's: fine-tuned before they were scored."""
+    return any(one["tuned"] for cell in cells.values() for one in cell["details"].values())
 
 
 def _reliance(table: dict[str, Any], protocol: Protocol) -> list[str]:

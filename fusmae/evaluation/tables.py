@@ -27,6 +27,8 @@ _ROW_NAMES = {
 # Other ways to a score stand in rows of their own.
 _KNN = ", kNN"
 _FINETUNED = {"pretrained": "fine-tuned", "random": "fine-tuned from random weights"}
+# Of weights that are no longer those that were pretrained or published.
+_TUNED = " (tuned before)"
 _COMPARABLE = ("dataset", "test split", "label set", "task")
 # The two scores of a cell, by task.
 _SHOWN = {
@@ -135,19 +137,18 @@ def _task(result: dict[str, Any]) -> str:
 def _row_name(result: dict[str, Any], several: bool) -> str:
     """`several` says that encoders of ours with different fusions are to be told apart."""
     options = result["options"]
-    if result["format"] == FINETUNE_FORMAT:
-        row = _FINETUNED[options["init"]]
-    else:
-        row = _ROW_NAMES[options["features"]] + (_KNN if options.get("head") == "knn" else "")
+    finetuned = result["format"] == FINETUNE_FORMAT
+    start = options["init"] if finetuned else options["features"]
+    row = (_FINETUNED if finetuned else _ROW_NAMES)[start]
+    knn = _KNN if options.get("head") == "knn" else ""
+    tuned = _TUNED if start == "pretrained" and result.get("backbone", {}).get("tuned") else ""
     label = result["backbone"]["label"] if "backbone" in options else several * _encoder(result)
     # Statistics of bands are nobody's.
-    if not label or options.get("features") == "band-statistics":
-        return row
-    return (
-        label + row.removeprefix("pretrained")
-        if row.startswith("pretrained")
-        else f"{label}, {row}"
-    )
+    if not label or start == "band-statistics":
+        return f"{row}{tuned}{knn}"
+    if row == "pretrained":
+        return f"{label}{tuned}{knn}"
+    return f"{label}{tuned}, {row}{knn}"
 
 
 def _scores(result: dict[str, Any], row: str) -> list[Score]:

@@ -60,7 +60,7 @@ def write(out: Path, protocol: Protocol, row: str, sensors: str, **changes: Any)
 
 
 def page(out: Path) -> str:
-    text = markdown(gather(EXPERIMENT, out, (0,), {}), EXPERIMENT)
+    text = markdown(gather(EXPERIMENT, out, (0,)), EXPERIMENT)
     assert text.endswith("\n") and not text.endswith("\n\n")
     return text.partition("## Details")[2]
 
@@ -101,7 +101,7 @@ def test_rates_of_another_grid_are_not_compared(tmp_path: Path) -> None:
     write(tmp_path, PROBE, "XAD", "s1")
     write(tmp_path, PROBE, "XAD", "s1,s2", lrs=[0.01])
     with pytest.raises(ValueError, match="its learning rates is"):
-        gather(EXPERIMENT, tmp_path, (0,), {})
+        gather(EXPERIMENT, tmp_path, (0,))
 
 
 def test_results_of_before_the_details_are_read(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_pretrainings_tell_their_plateau_and_their_attention(tmp_path: Path) -> 
     told = page(tmp_path)
     assert "| XAD | 1,000 | 1.9000 | -5.00 | 1.00 | cpu |" in told
     assert "| XAD, S1 | 25.0 (50.0) |" in told
-    table = gather(EXPERIMENT, tmp_path, (0,), {})
+    table = gather(EXPERIMENT, tmp_path, (0,))
     assert table["pretraining"]["XAD"]["0"]["git_commits"] == ["abc"]
 
 

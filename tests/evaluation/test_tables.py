@@ -171,6 +171,25 @@ def test_neighbours_and_fine_tuning_stand_in_rows_of_their_own(tmp_path: Path) -
     assert "70.0 / 80.0" in line_of(text, "fine-tuned, global token ")
 
 
+def test_weights_that_were_tuned_before_are_not_called_pretrained_or_published(
+    tmp_path: Path,
+) -> None:
+    tuned = {"label": "Fus-MAE, xad", "tuned": "1,000 samples"}
+    write_result(tmp_path / "a", macro=0.8, backbone=tuned)
+    write_result(tmp_path / "b", macro=0.3, features="random", backbone=tuned)
+    text = printed(str(tmp_path))
+    assert "80.0 / 90.0" in line_of(text, "pretrained (tuned before) ")
+    assert "30.0 / 40.0" in line_of(text, "random weights ")
+    # What labels have taught is no gain of pretraining.
+    assert "gain" not in text
+    for name in ("a", "b"):
+        edit(tmp_path / name, lambda table: table["options"].update(backbone="dino-mm"))
+        edit(tmp_path / name, lambda table: table["backbone"].update(label="DINO-MM"))
+    text = printed(str(tmp_path))
+    assert "80.0 / 90.0" in line_of(text, "DINO-MM (tuned before) ")
+    assert "30.0 / 40.0" in line_of(text, "DINO-MM, random weights ")
+
+
 def test_a_single_label_task_shows_top1_and_weighted_f1(tmp_path: Path) -> None:
     scores = {"mean_tokens": {"top1": 0.61, "top3": 0.9, "weighted_f1": 0.58}}
     write_result(tmp_path / "a", task="single-label", results=scores)
