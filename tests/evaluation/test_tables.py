@@ -89,7 +89,7 @@ def test_seeds_are_averaged_and_their_gains_paired(tmp_path: Path) -> None:
         write_result(tmp_path / f"p{seed}", macro=trained, seed=seed)
         write_result(tmp_path / f"r{seed}", features="random", macro=random, seed=seed)
     scores, _ = read_scores([str(tmp_path)])
-    assert gains(scores, 1000)[("s1",)] == pytest.approx([10, 20, 3])
+    assert gains(scores, 1000)["pretrained"][("s1",)] == pytest.approx([10, 20, 3])
     text = printed(str(tmp_path))
     assert "65.0 ± 5.0 / 75.0" in line_of(text, "pretrained ")
     assert "+11.0 (least +3.0)" in line_of(text, "gain")
@@ -148,6 +148,23 @@ def test_two_encoders_of_one_seed_are_no_seeds_and_their_fusions_tell_them_apart
     assert "40.0 / 50.0" in line_of(text, "Fus-MAE, xad ")
     assert "60.0 / 70.0" in line_of(text, "Fus-MAE, xae_xad ")
     assert "±" not in text
+
+
+def test_each_of_several_rows_has_the_gain_over_its_own_random_weights(tmp_path: Path) -> None:
+    for fusion, trained, random in (("xad", 0.5, 0.42), ("xae_xad", 0.6, 0.3)):
+        for features, macro in (("pretrained", trained), ("random", random)):
+            told = {"label": f"Fus-MAE, {fusion}"}
+            write_result(tmp_path / f"{fusion}-{features}", features, macro=macro, backbone=told)
+    text = printed(str(tmp_path))
+    assert "+8.0" in line_of(text, "Fus-MAE, xad: gain over random weights")
+    assert "+30.0" in line_of(text, "Fus-MAE, xae_xad: gain over random weights")
+    for init, macro in (("pretrained", 0.8), ("random", 0.75)):
+        scores = {"mean_tokens": {"macro_map": macro, "micro_map": macro}}
+        write_result(tmp_path / f"tuned-{init}", format="fusmae-finetune", results=scores)
+        edit(
+            tmp_path / f"tuned-{init}", lambda table, init=init: table["options"].update(init=init)
+        )
+    assert "+5.0" in line_of(printed(str(tmp_path)), "fine-tuned: gain over random weights")
 
 
 def test_neighbours_and_fine_tuning_stand_in_rows_of_their_own(tmp_path: Path) -> None:
