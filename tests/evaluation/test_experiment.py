@@ -213,14 +213,14 @@ def test_tables_of_the_project_name_recipes_and_options_that_exist(path, tmp_pat
     weights = {system.weights: "W" for system in experiment.systems if system.weights}
     where = Places(path.parent, ROOT / "train", tmp_path, data, weights, ("deepspeed",), "python")
     listed = steps(experiment, where, experiment.seeds)
-    scripts = {}
+    scripts, shared = {}, (ROOT / "fusmae" / "set_option.py").read_text()
     for step in listed:
         words = step.command
         if words[1] == "-m":
             words = (words[0], str(ROOT / f"{words[2].replace('.', '/')}.py"), *words[3:])
         script = next(word for word in words if word.endswith(".py"))
         if script not in scripts:
-            scripts[script] = Path(script).read_text()
+            scripts[script] = Path(script).read_text() + shared
         for word, value in itertools.pairwise(words):
             if word.startswith("--") and word not in ("--deepspeed_config", "--resume"):
                 assert f'"{word}"' in scripts[script], (step.name, word)

@@ -242,6 +242,14 @@ def test_a_mistake_is_one_line_that_says_what_to_do(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_change_without_a_set_of_its_own_is_told_so(probe: Probe, tmp_path: Path) -> None:
+    for rest in (("--set", "epochs=1", "seed=3"), ("--set", "seed=3", "=", "3")):
+        done = probe(*rest)
+        assert done.exit_code == 2 and f"unexpected '{rest[2]}'" in done.output
+        assert 'such as --set seed=1 --set "lrs=[1e-3]"' in done.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_script_runs_as_a_user_starts_it(dataset: Path, encoder: Path, tmp_path: Path) -> None:
     command = [sys.executable, SCRIPT, "--recipe", RECIPE, "--data", dataset]
     command += ["--pretrained", encoder, "--sensors", "s1", "--out", tmp_path / "out"]
