@@ -37,6 +37,7 @@ def cell_details(result: dict[str, Any], protocol: Protocol) -> dict[str, Any]:
         },
         "weights": _weights(result),
         "tuned": result.get("backbone", {}).get("tuned", ""),
+        "few_labels": result.get("few_labels", ""),
         "device": result.get("device"),
         "seen_of_test": _seen(result),
         **_cost(result),

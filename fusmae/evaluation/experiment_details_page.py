@@ -45,6 +45,8 @@ def _protocol(table: dict[str, Any], protocol: Protocol) -> list[str]:
             for name, what in fact["averaging"].items()
         )
         lines.append(f"- Averaging over {told}.")
+    few = dict.fromkeys(one["few_labels"] for _, one in _each(rows) if one["few_labels"])
+    lines += [f"- Few labels: {text}." for text in few]
     lines += _poolings(rows, fact["kind"])
     lines += _seen(rows)
     devices = dict.fromkeys(str(one["device"]) for _, one in _each(rows) if one["device"])

@@ -71,13 +71,14 @@ def test_details_tell_splits_averaging_poolings_rates_overlap_costs_and_device(
     seen = {"shared_with": {"this run's test split": {"shared": 3, "of": 100}, "v2 split": None}}
     beside = {"global_token": 0.4, "zero_filled_mean_tokens": 0.45}
     write(tmp_path, PROBE, "XAD", "s1", overlap=seen, beside=beside)
-    write(tmp_path, PROBE, "XAD", "s1,s2", overlap=seen, lr=0.1)
+    write(tmp_path, PROBE, "XAD", "s1,s2", overlap=seen, lr=0.1, few_labels="7 for 19 classes")
     write(tmp_path, PROBE, "random weights", "s1", lr=0.001)
     write(tmp_path, PROBE, "DINO-MM", "s1", pooling="global_token")
     write(tmp_path, TUNED, "XAD", "s1")
     probe, _, tuned = page(tmp_path).partition("### FT")
     for line in (
         "- Split: google rule.",
+        "- Few labels: 7 for 19 classes.",
         "- Averaging over the whole split at once; macro: mean over classes.",
         "- Headline: global token (DINO-MM); mean tokens (all others).",
         "this run's test split 3 of 100, v2 split unknown",

@@ -97,6 +97,23 @@ def test_a_result_says_split_classes_averaging_labels_seed_and_images(
     assert list(result["results"]) == ["mean_tokens", "global_token", *zero_filled]
 
 
+def test_labels_that_are_too_few_are_told_and_stand_in_the_result(
+    probe: Probe, tmp_path: Path
+) -> None:
+    whole = probe(out=tmp_path / "whole")
+    assert "warning" not in whole.output and result_in(tmp_path / "whole")["few_labels"] == ""
+    done = probe("--fraction", "0.1")
+    assert done.exit_code == 0, done.output
+    result = result_in(tmp_path / "out")
+    none = [name for name, count in result["labels_by_class"].items() if count == 0]
+    assert len(result["labels_by_class"]) == 19 and len(none) > 3
+    told = f"4 labelled samples for 19 classes, {len(none)} of which have none ({none[0]}; "
+    assert f"warning: {told}" in done.output and done.output.count("warning") == 1
+    assert result["few_labels"].startswith(told) and result["few_labels"].endswith(
+        "by chance: raise --fraction"
+    )
+
+
 def test_sen12ms_is_probed_by_one_class_a_patch_without_b10(
     probe: Probe, sen12ms: Path, tmp_path: Path
 ) -> None:
