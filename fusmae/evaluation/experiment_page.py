@@ -37,10 +37,16 @@ def markdown(table: dict[str, Any], experiment: Experiment) -> str:
     lines += [_notes(table, experiment), ""]
     lines += details_section(table, experiment)
     if "wall_s" in table:
-        commits = ", ".join(str(commit)[:10] for commit in table.get("commits", []))
+        commits = ", ".join(map(_short_commit, table.get("commits", [])))
         by = f", by commit {commits}" if commits else ""
         lines += [f"Wall time of all runs: {table['wall_s'] / 3600:.1f} h{by}.", ""]
     return "\n".join(lines)
+
+
+def _short_commit(commit: str) -> str:
+    """Ten letters of the hash, and whether the sources had changed since."""
+    name, dash, changed = commit.partition("-")
+    return f"{name[:10]}{dash}{changed}"
 
 
 def _notes(table: dict[str, Any], experiment: Experiment) -> str:
@@ -52,6 +58,9 @@ def _notes(table: dict[str, Any], experiment: Experiment) -> str:
         else f"One seed, {seeds[0]}, so no spread: small differences say little."
     ]
     notes.append("The learning rate of each cell was chosen on val and test was read once.")
+    cells = (c for p in table["protocols"].values() for r in p["rows"].values() for c in r.values())
+    if not all(cell["scores"] for cell in cells):
+        notes.append("`-`: not run.")
     if any(system.paper for system in experiment.systems):
         notes.append(
             "`paper`: Chan-To-Hing and Veeravalli, IGARSS 2024, whose split, classes and averaging "
@@ -101,7 +110,8 @@ def _reliance(table: dict[str, Any], protocol: Protocol) -> list[str]:
     if not measured:
         return []
     names = list(dict.fromkeys(name for lost in measured.values() for name in lost[0]))
-    title = "Points lost with a sensor's images exchanged"
+    metric = metric_name(protocol.metrics[0])
+    title = f"Points of {metric} lost with a sensor's test images exchanged between samples"
     lines = table_head(title, [sensor_title(name) for name in names])
     for (row, sensors), lost in measured.items():
         texts = [mean_text([one[name] for one in lost if name in one]) for name in names]

@@ -138,6 +138,19 @@ def test_shares_of_attention_are_measured_after_the_pretraining(tmp_path):
         replace(EXPERIMENT, attention=("DINO-MM",))
 
 
+def test_a_protocol_of_some_sensors_is_run_on_these_alone(tmp_path):
+    both = replace(TUNED, sensors=("s1,s2",))
+    some = replace(EXPERIMENT, protocols=(PROBE, both))
+    names = [step.name for step in steps(some, places(tmp_path), (0,))]
+    assert [name for name in names if name.startswith("FT, XAD")] == ["FT, XAD, s1,s2, seed 0"]
+    assert sum(name.startswith("LP 1 %, XAD") for name in names) == 3
+    with pytest.raises(ValueError, match=r"protocol 'FT' has sensors 's3', the table has"):
+        replace(some, protocols=(PROBE, replace(TUNED, sensors=("s3",))))
+    asked = Question("?", "FT", ("XAD", "s1"), ("XAD", "s1,s2"))
+    with pytest.raises(ValueError, match="asks for what is not in the table"):
+        replace(some, questions=(asked,))
+
+
 def test_dataset_that_is_not_given_is_named(tmp_path):
     with pytest.raises(ValueError, match="--data ben=PATH"):
         steps(EXPERIMENT, Places(Path(), Path(), tmp_path, {}, {}, (), ""), (0,))
@@ -174,7 +187,11 @@ def test_table_shows_means_the_papers_numbers_and_the_answer(tmp_path):
     assert "| DINO-MM | - | - | - | 52.7 | 58.7 | 60.3 |" in page
     assert "| XAD | - | - | 51.0 ± 1.4 |  |  |  |" in page
     assert "+10.0 points of macro mAP (least +8.0, greatest +12.0)" in page
+    assert "| Points of macro mAP lost with a sensor's test images exchanged" in page
     assert "| XAD, S1+S2 | 10.0 ± 0.0 |" in page
+    assert "`-`: not run." in page
+    table |= {"wall_s": 3600.0, "commits": ["ab" * 20, "ab" * 20 + "-dirty"]}
+    assert "by commit ababababab, ababababab-dirty." in markdown(table, EXPERIMENT)
     assert "Simulated data" in page and "Without weights, so not run: DINO-MM" in page
 
 

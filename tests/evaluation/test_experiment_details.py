@@ -1,5 +1,6 @@
 """The "Details" of a table: how its numbers were made, and what stands beside them."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ def test_details_tell_splits_averaging_poolings_rates_overlap_costs_and_device(
     write(tmp_path, TUNED, "XAD", "s1")
     probe, _, tuned = page(tmp_path).partition("### FT")
     for line in (
+        "- Recipe: `r`; 100 % of the train split's labels.",
         "- Split: google rule.",
         "- Few labels: 7 for 19 classes.",
         "- Averaging over the whole split at once; macro: mean over classes.",
@@ -133,7 +135,12 @@ def test_pretrainings_tell_their_plateau_and_their_attention(tmp_path: Path) -> 
     write(tmp_path, PROBE, "XAD", "s1")
     told = page(tmp_path)
     assert "| XAD | 1,000 | 1.9000 | -5.00 | 1.00 | cpu |" in told
-    assert "| XAD, S1 | 25.0 (50.0) |" in told
+    assert "| XAD, S1 | 25.0 (50.0) |" in told and "Pretrained by `r`." in told
+    changed = dataclasses.replace(OURS, set=("model.fusion=xad", "model.depth=2"))
+    other = dataclasses.replace(EXPERIMENT, systems=(THEIRS, changed))
+    assert "Pretrained by `r`: XAD with `model.fusion=xad`, `model.depth=2`." in markdown(
+        gather(other, tmp_path, (0,)), other
+    )
     table = gather(EXPERIMENT, tmp_path, (0,))
     assert table["pretraining"]["XAD"]["0"]["git_commits"] == ["abc"]
 
