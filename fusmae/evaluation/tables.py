@@ -67,6 +67,8 @@ def read_scores(sources: Iterable[str]) -> tuple[list[Score], dict[str, str]]:
     seen: set[tuple[str, Path]] = set()
     for source in sources:
         name, _, place = source.rpartition("=")
+        if not place:
+            raise ValueError(f"{source!r} names no path: give PATH or NAME=PATH")
         path = Path(place)
         files = sorted(path.rglob(RESULT_NAME)) if path.is_dir() else [path]
         if not files:
@@ -194,7 +196,7 @@ def make_table(scores: Sequence[Score], shared: dict[str, str]) -> Table:
             table.add_row(row, labels, *(_cell(cell) for cell in cells))
         gained = gains(here, num_labels)
         for row, by_sensors in sorted(gained.items(), key=lambda item: row_order(item[0])):
-            whose = f"{row}: " if len(gained) > 1 else ""
+            whose = "" if list(gained) == ["pretrained"] else f"{row}: "
             texts = (_gain(by_sensors.get(sensors, [])) for sensors in columns)
             table.add_row(f"{whose}gain over random weights", "", *texts, style="bold")
         table.add_section()
@@ -212,24 +214,25 @@ def make_reliance_table(scores: Sequence[Score], shared: dict[str, str]) -> Tabl
     columns = sorted({sensor for score in measured for sensor in score.reliance})
     name = _CHOSEN_BY[shared["task"]]
     table = Table(
-        title=f"reliance: points of {name} lost with a sensor's images exchanged",
+        title=f"reliance: change of {name}, in points, with a sensor's images exchanged",
         box=box.SIMPLE_HEAD,
     )
-    table.add_column("features, or network", no_wrap=True)
-    table.add_column("labelled samples", justify="right")
-    table.add_column("sensors")
-    table.add_column(name, justify="right")
+    table.add_column("features, or network")
+    # A narrow terminal breaks names, and cuts no number.
+    table.add_column("labels", justify="right", no_wrap=True)
+    table.add_column("sensors", no_wrap=True)
+    table.add_column(name, justify="right", no_wrap=True)
     for sensor in columns:
-        table.add_column(sensor.upper(), justify="right")
-    groups = sorted({(s.num_labels, s.fraction, s.sensors, s.row) for s in measured}, key=_by_row)
-    for num_labels, fraction, sensors, row in groups:
+        table.add_column(sensor.upper(), justify="right", no_wrap=True)
+    groups = sorted({(s.num_labels, s.sensors, s.row) for s in measured}, key=_by_row)
+    for num_labels, sensors, row in groups:
         here = [
             s for s in measured if (s.num_labels, s.sensors, s.row) == (num_labels, sensors, row)
         ]
         losses = ([s.reliance[c] for s in here if c in s.reliance] for c in columns)
         table.add_row(
             row,
-            f"{num_labels:,} ({100 * fraction:.3g} %)",
+            f"{num_labels:,}",
             "+".join(sensors).upper(),
             _mean([score.first for score in here]),
             *(_mean([-loss for loss in lost], "+") if lost else "-" for lost in losses),
@@ -237,8 +240,8 @@ def make_reliance_table(scores: Sequence[Score], shared: dict[str, str]) -> Tabl
     return table
 
 
-def _by_row(group: tuple[int, float, tuple[str, ...], str]) -> tuple[object, ...]:
-    num_labels, _, sensors, row = group
+def _by_row(group: tuple[int, tuple[str, ...], str]) -> tuple[object, ...]:
+    num_labels, sensors, row = group
     return num_labels, len(sensors), sensors, row_order(row)
 
 

@@ -54,8 +54,8 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     (folder / "metrics.json").write_text(json.dumps(table))
 
 
-def printed(*sources: str) -> str:
-    done = CliRunner().invoke(main, list(sources), env={"COLUMNS": "160"})
+def printed(*sources: str, columns: int = 160) -> str:
+    done = CliRunner().invoke(main, list(sources), env={"COLUMNS": str(columns)})
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -113,12 +113,14 @@ def test_reliance_has_a_table_of_its_own_where_it_was_measured(tmp_path: Path) -
             tmp_path / f"p{seed}",
             lambda table, lost=lost: table["results"]["mean_tokens"].update(reliance=lost),
         )
-    text = printed(str(tmp_path)).partition("reliance: points of macro mAP lost")[2]
+    text = printed(str(tmp_path)).partition("reliance: change of macro mAP, in points")[2]
     assert line_of(text, "features, or network").split()[-4:] == ["macro", "mAP", "S1", "S2"]
     row = line_of(text, "pretrained ")
-    assert "S1+S2" in row and "65.0 ± 7.1" in row and "80.7 %" in row
+    assert "S1+S2" in row and "65.0 ± 7.1" in row and "1,000" in row
     assert row.split()[-6:] == ["-8.0", "±", "4.2", "-25.0", "±", "7.1"]
     assert "global token" not in text
+    narrow = printed(f"{'a long name ' * 5}={tmp_path}/p0", columns=80)
+    assert "…" not in narrow and "-30.0" in narrow
 
 
 def test_a_name_given_stands_in_the_table(tmp_path: Path) -> None:
@@ -155,6 +157,9 @@ def test_each_of_several_rows_has_the_gain_over_its_own_random_weights(tmp_path:
         for features, macro in (("pretrained", trained), ("random", random)):
             told = {"label": f"Fus-MAE, {fusion}"}
             write_result(tmp_path / f"{fusion}-{features}", features, macro=macro, backbone=told)
+    some = ("xad-pretrained", "xae_xad-pretrained", "xad-random")
+    alone = printed(*(str(tmp_path / name) for name in some))
+    assert "gain" in line_of(alone, "Fus-MAE, xad: ") and alone.count("gain") == 1
     text = printed(str(tmp_path))
     assert "+8.0" in line_of(text, "Fus-MAE, xad: gain over random weights")
     assert "+30.0" in line_of(text, "Fus-MAE, xae_xad: gain over random weights")
@@ -234,6 +239,8 @@ def test_results_that_cannot_be_compared_are_refused(
 def test_a_folder_without_results_and_a_foreign_file_are_named(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, [str(tmp_path)])
     assert done.exit_code == 1 and f"no metrics.json under {tmp_path}" in done.output
+    done = CliRunner().invoke(main, ["OURS="])
+    assert done.exit_code == 1 and "'OURS=' names no path: give PATH or NAME=PATH" in done.output
     (tmp_path / "metrics.json").write_text("{}")
     done = CliRunner().invoke(main, [str(tmp_path)])
     assert (
