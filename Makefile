@@ -93,7 +93,7 @@ table2: env ## the paper's Table 2: transfer to SEN12MS=sen12ms
 
 SIMULATED := results/simulated
 
-table-simulated: env ## fusion variants on a simulated archive; about 4 hours on 2 cores, resumable
+table-simulated: env ## fusion variants and fine-tuning on a simulated archive; about 4 hours on 2 cores, resumable
 	$(BIN)/fusmae-ingest simulate bigearthnet --out $(SIMULATED)/archive --patches 16700 --workers 2
 	$(BIN)/fusmae-ingest bigearthnet --s2 $(SIMULATED)/archive/BigEarthNet-v1.0 \
 		--s1 $(SIMULATED)/archive/BigEarthNet-S1-v1.0 --out $(SIMULATED)/dataset --workers 2

@@ -55,15 +55,32 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    name = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
-    raise ValueError(f"{path} = {value!r} is not of type {name}")
+    raise ValueError(f"{path} = {value!r} is not of type {_describe(value, hint, path)}")
+
+
+# Of each type an example, as TOML writes it.
+_EXAMPLES = {int: "3", float: "1e-3", bool: "true", str: "'text'"}
+
+
+def _describe(value: Any, hint: Any, path: str) -> str:
+    """The name of a type, and a value of it that `--set` and a file take."""
+    args = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple and args[0] in _EXAMPLES:
+        one = repr(value) if value and type(value) is args[0] else _EXAMPLES[args[0]]
+        entries = [one] if args[-1] is ... else [one] * len(args)
+        return f'list of {args[0].__name__}: expected such as "{path}=[{", ".join(entries)}]"'
+    if hint in _EXAMPLES:
+        key = "" if path.endswith("]") else f"{path}="  # an entry of a list has no key
+        return f"{hint.__name__}: expected such as {key}{_EXAMPLES[hint]}"
+    name = "table" if dataclasses.is_dataclass(hint) else getattr(hint, "__name__", str(hint))
+    return f"{name}: expected a table, [{path}] in the file"
 
 
 def load_recipe(cls: type[T], path: Path, overrides: tuple[str, ...] = ()) -> T:
     """The recipe in a TOML file, after `a.b=value` overrides (values in TOML syntax).
 
     Raises:
-        ValueError: the file is missing or not TOML, an override has no `=`, or a key or
+        ValueError: the file is missing or not TOML, an override is not `key=value`, or a key or
             value is wrong; the message names the file or the key.
     """
     try:
@@ -82,7 +99,7 @@ def load_recipe(cls: type[T], path: Path, overrides: tuple[str, ...] = ()) -> T:
 
 def _apply(table: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals:
+    if not equals or not key.strip():
         raise ValueError(f"--set {override}: expected key=value, such as optim.lr=1e-4")
     try:
         value = tomllib.loads(f"v = {text}")["v"]

@@ -45,7 +45,9 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path):
         ('[model]\nfusion = "mix"\n', "model.fusion = 'mix' is not one of"),
         ("[model]\nimage_px = 100\npatch_px = 16\n", "not a multiple of"),
         ("[model]\nmask_ratio = 1.0\n", "leaves 0 of"),
-        ("[optim]\nbetas = [0.9]\n", "optim.betas"),
+        ("[optim]\nbetas = [0.9]\n", 'expected such as "optim.betas=[1e-3, 1e-3]"'),
+        ('[data.bands]\ns1 = "VV"\n', "expected such as \"data.bands.s1=['VV']\""),
+        ("[optim]\nbetas = 0.9\n", 'list of float: expected such as "optim.betas=[0.9, 0.9]"'),
         ("[optim]\nepochs = 1\nwarmup_epochs = 2\n", "must be less than"),
         ("[run]\nkeep_checkpoints = 0\n", "run.keep_checkpoints = 0 must be more than 0"),
         ("[run]\nlog_every_steps = 0\n", "run.log_every_steps = 0 must be more than 0"),
@@ -111,6 +113,24 @@ def test_overrides_replace_values_and_are_as_strict_as_files(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             load_recipe(PretrainRecipe, path, (override,))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lrs=", "lrs = '' is not of type list of float: expected such as \"lrs=[1e-3]\""),
+        ("lrs=1e-3", 'lrs = 0.001 is not of type list of float: expected such as "lrs=[0.001]"'),
+        ("lrs=1e-3,3e-3", 'expected such as "lrs=[1e-3]"'),
+        ("lrs=['x']", "lrs[0] = 'x' is not of type float: expected such as 1e-3"),
+        ("epochs=1.5", "epochs = 1.5 is not of type int: expected such as epochs=3"),
+        ("zero_filled=yes", "not of type bool: expected such as zero_filled=true"),
+        ("=3", "--set =3: expected key=value"),
+    ],
+)
+def test_a_wrong_override_is_one_line_with_a_right_one(tmp_path, override, message):
+    with pytest.raises(ValueError) as error:
+        load_recipe(ProbeRecipe, write(tmp_path, ""), (override,))
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_presets_fill_only_what_is_left_open():

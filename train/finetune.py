@@ -13,6 +13,7 @@ from fusmae.evaluation.overlap import describe_overlap
 from fusmae.evaluation.recipes import FinetuneRecipe
 from fusmae.evaluation.results import RESULT_NAME
 from fusmae.evaluation.tasks import summary
+from fusmae.set_option import set_option
 
 _EXAMPLES = """
 \b
@@ -72,7 +73,7 @@ Examples:
     help="Dataset of the pretraining, to count the test samples that it holds; may be repeated.",
 )
 @click.option("--seed", type=int, help="Instead of the recipe's: labels drawn, batches, head.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe.")
+@set_option
 def main(
     recipe: Path,
     data: str,

@@ -14,6 +14,7 @@ from fusmae.evaluation.recipes import ProbeRecipe
 from fusmae.evaluation.results import RESULT_NAME
 from fusmae.evaluation.runs import Head, ProbeOptions, run_probe
 from fusmae.evaluation.tasks import summary
+from fusmae.set_option import set_option
 
 _EXAMPLES = """
 \b
@@ -87,7 +88,7 @@ Examples:
     help="Dataset of the pretraining, to count the test samples that it holds; may be repeated.",
 )
 @click.option("--seed", type=int, help="Instead of the recipe's: labels drawn, batches, weights.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe.")
+@set_option
 def main(
     recipe: Path,
     data: str,

@@ -18,6 +18,7 @@ import torch
 
 from fusmae.evaluation.online import Online
 from fusmae.model import draw_masks, draw_sensors
+from fusmae.set_option import set_option
 from fusmae.training.checkpoint import find_checkpoint, newest_state, read_weights
 from fusmae.training.dry_run import describe_trial, name_of
 from fusmae.training.engine import Engine, join_ranks
@@ -89,13 +90,7 @@ Examples:
     type=click.Choice(["auto"]),
     help="Continue from the newest checkpoint in --out, or start if there is none.",
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override one value of the recipe, such as optim.lr=1e-4; may be repeated.",
-)
+@set_option
 @click.option(
     "--dry-run",
     is_flag=True,

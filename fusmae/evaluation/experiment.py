@@ -34,7 +34,8 @@ class System:
 class Protocol:
     """One way to score an encoder: `script` of `train/`, its recipe, and how many labels it gets.
 
-    `metrics` are shown, the first one in the comparisons; all are in percent.
+    `metrics` are shown, the first one in the comparisons; all are in percent. `sensors` are those
+    of the experiment's that it is run on, all of them where none are named.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Protocol:
     data: str
     fraction: float = 1.0
     set: tuple[str, ...] = ()
+    sensors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,12 @@ class Experiment:
         strange = [name for name in self.attention if name not in ours]
         if strange:
             raise ValueError(f"attention = [{strange[0]!r}] is no system pretrained here: {ours}")
+        for one in self.protocols:
+            if strange := [sensors for sensors in one.sensors if sensors not in self.sensors]:
+                raise ValueError(
+                    f"protocol {one.name!r} has sensors {strange[0]!r}, the table has "
+                    f"{list(self.sensors)}"
+                )
         for system in self.systems:
             for protocol, scores in system.paper.items():
                 if protocol not in protocols or len(scores) != len(self.sensors):
@@ -99,10 +107,10 @@ class Experiment:
                         f"paper scores of {system.name}, {protocol}: expected a protocol of "
                         f"{sorted(protocols)} and {len(self.sensors)} scores"
                     )
+        run_on = {one.name: one.sensors or self.sensors for one in self.protocols}
         for question in self.questions:
             for row, sensors in (question.row, question.other):
-                known = row in rows and sensors in self.sensors
-                if not known or question.protocol not in protocols:
+                if row not in rows or sensors not in run_on.get(question.protocol, ()):
                     raise ValueError(
                         f"question {question.text!r} asks for what is not in the table"
                     )

@@ -35,10 +35,26 @@ def cell_details(result: dict[str, Any], protocol: Protocol) -> dict[str, Any]:
             for pooling, score in result["results"].items()
             if pooling != headline
         },
+        "weights": _weights(result),
+        "tuned": result.get("backbone", {}).get("tuned", ""),
+        "few_labels": result.get("few_labels", ""),
         "device": result.get("device"),
         "seen_of_test": _seen(result),
         **_cost(result),
     }
+
+
+def _weights(result: dict[str, Any]) -> str:
+    """What an encoder was loaded from, and what it says of itself; as far as the result tells."""
+    told: dict[str, Any] = result.get("backbone", {})
+    facts = [told["label"]] if "label" in told else []
+    if "patch_px" in told:
+        facts.append(f"{told['image_px']} px in tokens of {told['patch_px']} px")
+    if told.get("simulated"):
+        facts.append("trained on simulated data")
+    if told.get("tuned"):
+        facts.append(f"fine-tuned since: {told['tuned']}")
+    return result.get("encoder", "unknown") + (f" ({', '.join(facts)})" if facts else "")
 
 
 def _seen(result: dict[str, Any]) -> dict[str, Any] | None:

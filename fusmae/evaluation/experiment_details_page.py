@@ -1,6 +1,7 @@
 """The "Details" of a table's page: how its numbers were made, and those that stand beside them."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from fusmae.evaluation.experiment import BASELINES, Experiment, Protocol
@@ -26,7 +27,7 @@ def details_section(table: dict[str, Any], experiment: Experiment) -> list[str]:
         "",
         *lines,
         *_costs(table, experiment),
-        *_pretraining(table),
+        *_pretraining(table, experiment),
         *_attention(table),
         *_simulator(table),
     ]
@@ -36,7 +37,7 @@ def _protocol(table: dict[str, Any], protocol: Protocol) -> list[str]:
     fact = table["facts"][protocol.name]
     rows = _rows(table, protocol)
     heads = [sensor_title(sensors) for sensors in table["sensors"]]
-    lines = [f"### {protocol.name}", ""]
+    lines = [f"### {protocol.name}", "", _recipe(protocol)]
     if fact["split rule"]:
         lines.append(f"- Split: {fact['split rule']} rule.")
     if fact["averaging"]:
@@ -45,6 +46,8 @@ def _protocol(table: dict[str, Any], protocol: Protocol) -> list[str]:
             for name, what in fact["averaging"].items()
         )
         lines.append(f"- Averaging over {told}.")
+    few = dict.fromkeys(one["few_labels"] for _, one in _each(rows) if one["few_labels"])
+    lines += [f"- Few labels: {text}." for text in few]
     lines += _poolings(rows, fact["kind"])
     lines += _seen(rows)
     devices = dict.fromkeys(str(one["device"]) for _, one in _each(rows) if one["device"])
@@ -59,6 +62,14 @@ def _protocol(table: dict[str, Any], protocol: Protocol) -> list[str]:
         lines += ["", *_rates(rows, heads)]
     lines += _beside(rows, heads, protocol.metrics[0])
     return [*lines, ""]
+
+
+def _recipe(protocol: Protocol) -> str:
+    changes = "".join(f", `{change}`" for change in protocol.set)
+    return (
+        f"- Recipe: `{Path(protocol.recipe).name}`{changes}; {100 * protocol.fraction:g} % of the "
+        "train split's labels."
+    )
 
 
 # By row and sensors, the details of each seed.
@@ -165,11 +176,19 @@ def _costs(table: dict[str, Any], experiment: Experiment) -> list[str]:
     return [*lines, ""]
 
 
-def _pretraining(table: dict[str, Any]) -> list[str]:
+def _pretraining(table: dict[str, Any], experiment: Experiment) -> list[str]:
     if not table["pretraining"]:
         return []
+    by_name = {system.name: system for system in experiment.systems}
+    recipe = Path(experiment.pretrain.recipe).name
+    changes = [
+        f"{name} with {', '.join(f'`{change}`' for change in by_name[name].set)}"
+        for name in table["pretraining"]
+        if by_name[name].set
+    ]
     heads = ["samples", "val loss", "its change over the last tenth, %", "hours", "device"]
-    lines = table_head("Pretraining", heads)
+    lines = [f"Pretrained by `{recipe}`{': ' * bool(changes)}{'; '.join(changes)}.", ""]
+    lines += table_head("Pretraining", heads)
     for system, seeds in table["pretraining"].items():
         for seed, run in seeds.items():
             name = f"{system}, seed {seed}" if len(table["seeds"]) > 1 else system

@@ -29,16 +29,24 @@ def markdown(table: dict[str, Any], experiment: Experiment) -> str:
         lines += _section(table, experiment, protocol)
         lines += _reliance(table, protocol)
     lines += _answers(table)
+    for system, told in table["given_weights"].items():
+        lines += [f"{system}: weights that were given, {'; '.join(told)}.", ""]
     if table["without_weights"]:
         names = ", ".join(table["without_weights"])
         lines += [f"Without weights, so not run: {names} (docs/BACKBONES.md).", ""]
     lines += [_notes(table, experiment), ""]
     lines += details_section(table, experiment)
     if "wall_s" in table:
-        commits = ", ".join(str(commit)[:10] for commit in table.get("commits", []))
+        commits = ", ".join(map(_short_commit, table.get("commits", [])))
         by = f", by commit {commits}" if commits else ""
         lines += [f"Wall time of all runs: {table['wall_s'] / 3600:.1f} h{by}.", ""]
     return "\n".join(lines)
+
+
+def _short_commit(commit: str) -> str:
+    """Ten letters of the hash, and whether the sources had changed since."""
+    name, dash, changed = commit.partition("-")
+    return f"{name[:10]}{dash}{changed}"
 
 
 def _notes(table: dict[str, Any], experiment: Experiment) -> str:
@@ -50,6 +58,9 @@ def _notes(table: dict[str, Any], experiment: Experiment) -> str:
         else f"One seed, {seeds[0]}, so no spread: small differences say little."
     ]
     notes.append("The learning rate of each cell was chosen on val and test was read once.")
+    cells = (c for p in table["protocols"].values() for r in p["rows"].values() for c in r.values())
+    if not all(cell["scores"] for cell in cells):
+        notes.append("`-`: not run.")
     if any(system.paper for system in experiment.systems):
         notes.append(
             "`paper`: Chan-To-Hing and Veeravalli, IGARSS 2024, whose split, classes and averaging "
@@ -77,9 +88,15 @@ def _section(table: dict[str, Any], experiment: Experiment, protocol: Protocol) 
         for row, cells in table["protocols"][protocol.name]["rows"].items():
             texts = [mean_text(_means(cells[sensors], metric)) for sensors in experiment.sensors]
             texts += _paper(systems.get(row), protocol, experiment) if shown else []
-            lines.append(table_line(row, texts))
+            tuned = row in systems and _was_tuned(cells)
+            lines.append(table_line(row + ", tuned before" * tuned, texts))
         lines.append("")
     return lines
+
+
+def _was_tuned(cells: dict[str, Any]) -> bool:
+    """Whether a row's weights are other than its system's: fine-tuned before they were scored."""
+    return any(one["tuned"] for cell in cells.values() for one in cell["details"].values())
 
 
 def _reliance(table: dict[str, Any], protocol: Protocol) -> list[str]:
@@ -93,7 +110,8 @@ def _reliance(table: dict[str, Any], protocol: Protocol) -> list[str]:
     if not measured:
         return []
     names = list(dict.fromkeys(name for lost in measured.values() for name in lost[0]))
-    title = "Points lost with a sensor's images exchanged"
+    metric = metric_name(protocol.metrics[0])
+    title = f"Points of {metric} lost with a sensor's test images exchanged between samples"
     lines = table_head(title, [sensor_title(name) for name in names])
     for (row, sensors), lost in measured.items():
         texts = [mean_text([one[name] for one in lost if name in one]) for name in names]

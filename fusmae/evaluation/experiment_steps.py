@@ -187,7 +187,7 @@ def _scores(
         if protocol.script == "finetune" and kind == "band-statistics":
             continue  # there is nothing to fine-tune
         option = "--init" if protocol.script == "finetune" else "--features"
-        for sensors in experiment.sensors:
+        for sensors in protocol.sensors or experiment.sensors:
             out = result_folder(places.out, protocol, row, sensors, seed)
             command = (
                 places.python,

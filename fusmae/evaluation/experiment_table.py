@@ -1,6 +1,6 @@
 """What the runs of an experiment left, gathered into one JSON table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,7 @@ from fusmae.evaluation.results import FINETUNE_FORMAT, RESULT_NAME, read_result
 Scores = dict[str, float]
 
 
-def gather(
-    experiment: Experiment, out: Path, seeds: Sequence[int], weights: Mapping[str, str]
-) -> dict[str, Any]:
+def gather(experiment: Experiment, out: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """The table as JSON: per protocol, row and sensors the scores of each seed.
 
     Raises:
@@ -39,6 +37,8 @@ def gather(
         }
         protocols[protocol.name] = {"metrics": list(protocol.metrics), "rows": rows}
         facts[protocol.name] = shared
+    pretraining = pretraining_details(experiment, out, seeds)
+    weights = _weights(experiment, protocols)
     return {
         "title": experiment.title,
         "seeds": list(seeds),
@@ -46,14 +46,26 @@ def gather(
         "facts": facts,
         "protocols": protocols,
         "paper": {system.name: system.paper for system in experiment.systems if system.paper},
+        "given_weights": {row: told for row, told in weights.items() if row not in pretraining},
         "without_weights": [
             system.name
             for system in experiment.systems
-            if system.weights and system.weights not in weights
+            if system.weights and system.name not in weights
         ],
-        "pretraining": pretraining_details(experiment, out, seeds),
+        "pretraining": pretraining,
         "answers": [_answer(question, protocols) for question in experiment.questions],
     }
+
+
+def _weights(experiment: Experiment, protocols: dict[str, Any]) -> dict[str, list[str]]:
+    """By system that has a result, the weights that were scored, each once."""
+    found: dict[str, list[str]] = {}
+    for system in experiment.systems:
+        cells = (cell for p in protocols.values() for cell in p["rows"][system.name].values())
+        told = dict.fromkeys(one["weights"] for cell in cells for one in cell["details"].values())
+        if told:
+            found[system.name] = list(told)
+    return found
 
 
 def row_names(experiment: Experiment, protocol: Protocol) -> list[str]:

@@ -94,16 +94,22 @@ def run_finetune(options: FinetuneOptions, out: Path) -> tuple[dict[str, Any], b
         "precision": "bfloat16 autocast" if setting.device.type == "cuda" else "float32",
         "wall_s": round(time.perf_counter() - started, 2),
     }
-    _save(backbone, tuned.model.encoder, out)
+    _save(backbone, tuned.model.encoder, _tuned_on(options, setting), out)
     replace_file(out / HEAD_NAME, safetensors.torch.save(tuned.model.head_weights()))
     write_result(out, result, setting.splits[0].keys())
     return result, True
 
 
-def _save(backbone: Backbone, encoder: ImageEncoder, out: Path) -> None:
+def _tuned_on(options: FinetuneOptions, setting: Setting) -> str:
+    labelled = f"{len(setting.splits[0].ids):,} samples with labels ({options.recipe.label_set})"
+    sensors = "+".join(setting.data.bands)
+    return f"{labelled} of {setting.manifest.name}, {sensors}, from {options.init} weights"
+
+
+def _save(backbone: Backbone, encoder: ImageEncoder, tuned_on: str, out: Path) -> None:
     """Ours as a folder to load again; of another's the state dict alone."""
     if isinstance(encoder, FusMAEEncoder):
-        save_encoder(encoder, backbone.card, out / ENCODER_NAME)
+        save_encoder(encoder, replace(backbone.card, tuned_on=tuned_on), out / ENCODER_NAME)
         return
     out.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()}

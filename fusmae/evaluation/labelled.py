@@ -14,6 +14,8 @@ from fusmae.manifest import Manifest
 
 # The column of samples.parquet with the one class of each sample, null where there is none.
 _SINGLE_LABEL_COLUMN = "label_single"
+# Classes that a warning names; the others are counted.
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,27 @@ class LabelledSplit:
         """The keys of the samples used, in the order of `ids`."""
         keys = self.reader.keys()
         return [keys[index] for index in self.ids.tolist()]
+
+
+def labels_by_class(split: LabelledSplit, task: Task) -> dict[str, int]:
+    """How many of the samples used have each class."""
+    counts = task.votes(split.labels).sum(dim=0).int().tolist()
+    return dict(zip(task.classes, counts, strict=True))
+
+
+def few_labels_warning(split: LabelledSplit, task: Task) -> str:
+    """One line where labels are fewer than classes, or a class has none; "" otherwise."""
+    num, of = len(split.ids), len(task.classes)
+    lacking = [name for name, count in labels_by_class(split, task).items() if not count]
+    if not lacking and num >= of:
+        return ""
+    told = f"{num:,} labelled samples for {of} classes"
+    if lacking:
+        more = f"; and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
+        told += f", {len(lacking)} of which have none ({'; '.join(lacking[:_NAMED])}{more})"
+        told += " and are scored by chance"
+    drawn = num < split.reader.num_samples - split.num_unlabelled
+    return f"{told}: raise --fraction" if drawn else told
 
 
 def classes_of(manifest: Manifest, label_set: str) -> tuple[str, ...]:

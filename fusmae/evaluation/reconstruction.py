@@ -62,24 +62,28 @@ def load_pretrained(run: Path, dataset: Path) -> Pretrained:
     """The run's newest whole checkpoint as a model.
 
     Raises:
-        ValueError: `run` is no run, has no checkpoint yet, or was made from another dataset.
+        ValueError: `run` is no run, its record is damaged, it has no checkpoint yet, or was made
+            from another dataset.
     """
+    path = run / RUN_RECORD
     try:
-        record = json.loads((run / RUN_RECORD).read_text())
+        record = json.loads(path.read_text())
+        trained_on, expected = (record["dataset"][key] for key in ("path", "manifest_sha256"))
+        recipe = build(PretrainRecipe, record["recipe"])
     except OSError as error:
         raise ValueError(
-            f"cannot read {run / RUN_RECORD}: {error.strerror}; "
-            f"is {run} a run of train/pretrain.py?"
+            f"cannot read {path}: {error.strerror}; is {run} a run of train/pretrain.py?"
+        ) from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged, or of another release: {type(error).__name__}, {error}"
         ) from None
     digest = hashlib.sha256((dataset / MANIFEST_NAME).read_bytes()).hexdigest()
-    if digest != record["dataset"]["manifest_sha256"]:
-        raise ValueError(
-            f"{run} was trained on {record['dataset']['path']}, and {dataset} is not the same"
-        )
+    if digest != expected:
+        raise ValueError(f"{run} was trained on {trained_on}, and {dataset} is not the same")
     checkpoint = find_checkpoint(run)
     if checkpoint is None:
         raise ValueError(f"{run} has no checkpoint yet")
-    recipe = build(PretrainRecipe, record["recipe"])
     model = FusMAE(recipe.model, recipe.data.channels).eval()
     model.load_state_dict(read_weights(checkpoint))
     return Pretrained(model, recipe, read_state(checkpoint)["step"])

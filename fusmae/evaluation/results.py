@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fusmae.evaluation.labelled import LabelledSplit
+from fusmae.evaluation.labelled import LabelledSplit, few_labels_warning, labels_by_class
 from fusmae.evaluation.tasks import Task
 from fusmae.manifest import Manifest, manifest_sha256
 from fusmae.training.durable import replace_file
@@ -63,6 +63,8 @@ def describe_task(
         },
         "split_rule": manifest.options.get("plan", {}).get("split"),
         "num_labels": len(labelled.ids),
+        "labels_by_class": labels_by_class(labelled, task),
+        "few_labels": few_labels_warning(labelled, task),
         "fraction": len(labelled.ids) / labelled.reader.num_samples,
         "num_test": len(tested.ids),
     }

@@ -6,11 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from fusmae.config import DataConfig, build
 from fusmae.data import Preprocess
 from fusmae.evaluation.images import describe_images, make_preprocess
-from fusmae.evaluation.labelled import LabelChoice, LabelledSplit, classes_of, read_splits
+from fusmae.evaluation.labelled import (
+    LabelChoice,
+    LabelledSplit,
+    classes_of,
+    few_labels_warning,
+    read_splits,
+)
 from fusmae.evaluation.overlap import find_overlap
 from fusmae.evaluation.recipes import FinetuneRecipe, ProbeRecipe
 from fusmae.evaluation.results import describe_task, provenance
@@ -60,6 +67,8 @@ def open_setting(
 ) -> Setting:
     """Read what a run of `recipe` on these bands needs; on the GPU if there is one.
 
+    Very few labels are told on stderr.
+
     Raises:
         ValueError: the dataset lacks a split, a band, the label set or a label, it is not the
             one that was pretrained on, or a number of the recipe does not fit the encoder.
@@ -71,6 +80,8 @@ def open_setting(
     task = make_task(recipe.task, classes_of(manifest, recipe.label_set), recipe.smoothing)
     names = (recipe.train_split, recipe.val_split, recipe.test_split)
     splits = read_splits(dataset, names, task, recipe.label_set, choice)
+    if warning := few_labels_warning(splits[0], task):
+        Console(stderr=True, soft_wrap=True).print(f"warning: {warning}", highlight=False)
     preprocess = make_preprocess(manifest, card, data, recipe.statistics, recipe.image_px)
     return Setting(
         dataset,

@@ -17,16 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fusmae.evaluation.results import FINETUNE_FORMAT, RESULT_NAME, read_result
+from fusmae.evaluation.row_names import encoder_label, rival_name, row_name, row_order
 
-# Rows of a folder given without a name, in the order of the table.
-_ROW_NAMES = {
-    "pretrained": "pretrained",
-    "random": "random weights",
-    "band-statistics": "band statistics",
-}
-# Other ways to a score stand in rows of their own.
-_KNN = ", kNN"
-_FINETUNED = {"pretrained": "fine-tuned", "random": "fine-tuned from random weights"}
 _COMPARABLE = ("dataset", "test split", "label set", "task")
 # The two scores of a cell, by task.
 _SHOWN = {
@@ -40,7 +32,10 @@ _CHOSEN_BY = {"multi-label": "macro mAP", "single-label": "top-1"}
 
 @dataclass(frozen=True)
 class Score:
-    """A test result's two scores of `_SHOWN`, in percent, and what they belong to."""
+    """A test result's two scores of `_SHOWN`, in percent, and what they belong to.
+
+    `rival` is the row of the same from random weights, "" where none is what it has to beat.
+    """
 
     row: str
     sensors: tuple[str, ...]
@@ -51,6 +46,7 @@ class Score:
     second: float
     # Of the first score: what is lost with a sensor's images exchanged between samples.
     reliance: dict[str, float] = field(default_factory=dict)
+    rival: str = ""
 
 
 def read_scores(sources: Iterable[str]) -> tuple[list[Score], dict[str, str]]:
@@ -71,6 +67,8 @@ def read_scores(sources: Iterable[str]) -> tuple[list[Score], dict[str, str]]:
     seen: set[tuple[str, Path]] = set()
     for source in sources:
         name, _, place = source.rpartition("=")
+        if not place:
+            raise ValueError(f"{source!r} names no path: give PATH or NAME=PATH")
         path = Path(place)
         files = sorted(path.rglob(RESULT_NAME)) if path.is_dir() else [path]
         if not files:
@@ -88,12 +86,13 @@ def read_scores(sources: Iterable[str]) -> tuple[list[Score], dict[str, str]]:
                         "they cannot be compared; make one table for each"
                     )
             results.append((name, file, result))
-    encoders = {_encoder(result) for name, _, result in results if not name}
+    encoders = {encoder_label(result) for name, _, result in results if not name}
     several = len(encoders - {""}) > 1
     scores: list[Score] = []
     runs: dict[tuple[object, ...], Path] = {}
     for name, file, result in results:
-        for score in _scores(result, name or _row_name(result, several)):
+        rival = "" if name else rival_name(result, several)
+        for score in _scores(result, name or row_name(result, several), rival):
             cell = score.row, score.sensors, score.num_labels, score.fraction, score.seed
             if runs.setdefault(cell, file) != file:
                 raise ValueError(
@@ -103,15 +102,6 @@ def read_scores(sources: Iterable[str]) -> tuple[list[Score], dict[str, str]]:
                 )
             scores.append(score)
     return scores, shared
-
-
-def _encoder(result: dict[str, Any]) -> str:
-    """Which encoder of ours a result is of, by its fusion; "" for others' and for none."""
-    options = result["options"]
-    if "backbone" in options or options.get("features") == "band-statistics":
-        return ""
-    label: str = result.get("backbone", {}).get("label", "")
-    return label
 
 
 def _facts(result: dict[str, Any]) -> dict[str, str]:
@@ -132,25 +122,7 @@ def _task(result: dict[str, Any]) -> str:
     return result.get("task", "multi-label")
 
 
-def _row_name(result: dict[str, Any], several: bool) -> str:
-    """`several` says that encoders of ours with different fusions are to be told apart."""
-    options = result["options"]
-    if result["format"] == FINETUNE_FORMAT:
-        row = _FINETUNED[options["init"]]
-    else:
-        row = _ROW_NAMES[options["features"]] + (_KNN if options.get("head") == "knn" else "")
-    label = result["backbone"]["label"] if "backbone" in options else several * _encoder(result)
-    # Statistics of bands are nobody's.
-    if not label or options.get("features") == "band-statistics":
-        return row
-    return (
-        label + row.removeprefix("pretrained")
-        if row.startswith("pretrained")
-        else f"{label}, {row}"
-    )
-
-
-def _scores(result: dict[str, Any], row: str) -> list[Score]:
+def _scores(result: dict[str, Any], row: str, rival: str) -> list[Score]:
     """The score of each pooling, the headline's first."""
     # A fine-tuning run has one pooling, which may be another than tables are about.
     finetuned = result["format"] == FINETUNE_FORMAT
@@ -168,15 +140,10 @@ def _scores(result: dict[str, Any], row: str) -> list[Score]:
             100 * result["results"][pooling][first],
             100 * result["results"][pooling][second],
             {s: 100 * v for s, v in result["results"][pooling].get("reliance", {}).items()},
+            rival if pooling == headline else "",
         )
         for pooling in poolings
     ]
-
-
-def _order(row: str) -> tuple[int, str]:
-    names = list(_ROW_NAMES.values())
-    kind = row.partition(",")[0]
-    return (names.index(kind) if kind in names else -1), row
 
 
 def _cell(scores: Sequence[Score]) -> str:
@@ -187,17 +154,23 @@ def _cell(scores: Sequence[Score]) -> str:
     return f"{first} / {statistics.mean(score.second for score in scores):.1f}"
 
 
-def gains(scores: Sequence[Score], num_labels: int) -> dict[tuple[str, ...], list[float]]:
-    """The first score of `pretrained` less that of `random weights`, in points.
+# By row, by sensors, a number of points for each seed.
+Gains = dict[str, dict[tuple[str, ...], list[float]]]
 
-    By sensors, a number for each seed that both rows have with this number of labels.
+
+def gains(scores: Sequence[Score], num_labels: int) -> Gains:
+    """The first score of each row less that of its rival, in points.
+
+    A number for each seed that both rows have with this number of labels.
     """
-    by_run = {(s.sensors, s.seed, s.row): s.first for s in scores if s.num_labels == num_labels}
-    found: dict[tuple[str, ...], list[float]] = {}
-    for (sensors, seed, row), value in by_run.items():
-        other = by_run.get((sensors, seed, "random weights"))
-        if row == "pretrained" and other is not None:
-            found.setdefault(sensors, []).append(value - other)
+    here = [score for score in scores if score.num_labels == num_labels]
+    by_run = {(s.row, s.sensors, s.seed): s.first for s in here}
+    found: Gains = {}
+    for score in here:
+        other = by_run.get((score.rival, score.sensors, score.seed))
+        if other is not None:
+            by_sensors = found.setdefault(score.row, {})
+            by_sensors.setdefault(score.sensors, []).append(score.first - other)
     return found
 
 
@@ -217,14 +190,15 @@ def make_table(scores: Sequence[Score], shared: dict[str, str]) -> Table:
     amounts = sorted({(score.num_labels, score.fraction) for score in scores})
     for num_labels, fraction in amounts:
         here = [score for score in scores if score.num_labels == num_labels]
-        for row in sorted({score.row for score in here}, key=_order):
+        for row in sorted({score.row for score in here}, key=row_order):
             cells = [[s for s in here if s.row == row and s.sensors == c] for c in columns]
             labels = f"{num_labels:,} ({100 * fraction:.3g} %)"
             table.add_row(row, labels, *(_cell(cell) for cell in cells))
         gained = gains(here, num_labels)
-        if gained:
-            texts = (_gain(gained.get(sensors, [])) for sensors in columns)
-            table.add_row("gain over random weights", "", *texts, style="bold")
+        for row, by_sensors in sorted(gained.items(), key=lambda item: row_order(item[0])):
+            whose = "" if list(gained) == ["pretrained"] else f"{row}: "
+            texts = (_gain(by_sensors.get(sensors, [])) for sensors in columns)
+            table.add_row(f"{whose}gain over random weights", "", *texts, style="bold")
         table.add_section()
     return table
 
@@ -240,24 +214,25 @@ def make_reliance_table(scores: Sequence[Score], shared: dict[str, str]) -> Tabl
     columns = sorted({sensor for score in measured for sensor in score.reliance})
     name = _CHOSEN_BY[shared["task"]]
     table = Table(
-        title=f"reliance: points of {name} lost with a sensor's images exchanged",
+        title=f"reliance: change of {name}, in points, with a sensor's images exchanged",
         box=box.SIMPLE_HEAD,
     )
-    table.add_column("features, or network", no_wrap=True)
-    table.add_column("labelled samples", justify="right")
-    table.add_column("sensors")
-    table.add_column(name, justify="right")
+    table.add_column("features, or network")
+    # A narrow terminal breaks names, and cuts no number.
+    table.add_column("labels", justify="right", no_wrap=True)
+    table.add_column("sensors", no_wrap=True)
+    table.add_column(name, justify="right", no_wrap=True)
     for sensor in columns:
-        table.add_column(sensor.upper(), justify="right")
-    groups = sorted({(s.num_labels, s.fraction, s.sensors, s.row) for s in measured}, key=_by_row)
-    for num_labels, fraction, sensors, row in groups:
+        table.add_column(sensor.upper(), justify="right", no_wrap=True)
+    groups = sorted({(s.num_labels, s.sensors, s.row) for s in measured}, key=_by_row)
+    for num_labels, sensors, row in groups:
         here = [
             s for s in measured if (s.num_labels, s.sensors, s.row) == (num_labels, sensors, row)
         ]
         losses = ([s.reliance[c] for s in here if c in s.reliance] for c in columns)
         table.add_row(
             row,
-            f"{num_labels:,} ({100 * fraction:.3g} %)",
+            f"{num_labels:,}",
             "+".join(sensors).upper(),
             _mean([score.first for score in here]),
             *(_mean([-loss for loss in lost], "+") if lost else "-" for lost in losses),
@@ -265,9 +240,9 @@ def make_reliance_table(scores: Sequence[Score], shared: dict[str, str]) -> Tabl
     return table
 
 
-def _by_row(group: tuple[int, float, tuple[str, ...], str]) -> tuple[object, ...]:
-    num_labels, _, sensors, row = group
-    return num_labels, len(sensors), sensors, _order(row)
+def _by_row(group: tuple[int, tuple[str, ...], str]) -> tuple[object, ...]:
+    num_labels, sensors, row = group
+    return num_labels, len(sensors), sensors, row_order(row)
 
 
 def _mean(values: Sequence[float], sign: str = "") -> str:

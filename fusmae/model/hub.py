@@ -90,6 +90,7 @@ def describe_card(card: EncoderCard, repository: str) -> str:
     warning = "\nThe images were **simulated**: the weights know nothing of real ones.\n"
     split = f", split `{card.split}`" if card.split else ""
     rule = f" ({card.split_rule} rule)" if card.split_rule else ""
+    tuned = f"\nThe whole encoder was fine-tuned since: {card.tuned_on}.\n" if card.tuned_on else ""
     rows = [
         f"| {sensor} | {band} | {mean:g} | {std:g} |"
         for sensor, names in card.bands.items()
@@ -119,7 +120,7 @@ features = encoder.pooled({{"{sensor}": images}})  # (B, {len(names)}, H, W) in 
 ```
 
 Pretrained without labels on {card.dataset}{split}{rule}; licence of the data: {card.licence}.
-{warning if card.simulated else ""}
+{tuned}{warning if card.simulated else ""}
 Channels in this order, normalised by these numbers in stored units:
 
 | sensor | band | mean | std |

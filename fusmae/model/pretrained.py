@@ -31,7 +31,8 @@ class EncoderCard:
     `bands` maps each sensor, in the model's order, to its bands in channel order; `mean`
     and `std` are theirs in stored units (dB, reflectance * 10000). `resample` is how bands
     were brought to the model's grid, `dataset` the name of the data, `simulated` whether
-    they were made by `fusmae-ingest simulate`, `licence` the licence of the data.
+    they were made by `fusmae-ingest simulate`, `licence` the licence of the data. `tuned_on` says
+    on which labels the whole encoder was fine-tuned afterwards, "" if it never was.
     """
 
     model: ModelConfig
@@ -45,6 +46,7 @@ class EncoderCard:
     split: str = ""
     split_rule: str = ""
     manifest_sha256: tuple[str, ...] = ()
+    tuned_on: str = ""
 
     def __post_init__(self) -> None:
         for name, numbers in (("mean", self.mean), ("std", self.std)):
@@ -81,6 +83,8 @@ def save_encoder(encoder: FusMAEEncoder, card: EncoderCard, folder: Path) -> Non
     named = safetensors.torch.save(weights, metadata={"fusion": card.model.fusion})
     _write_atomically(folder / WEIGHTS_NAME, named)
     table = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, **as_table(card)}
+    if not card.tuned_on:  # releases of before it refuse a key that they do not know
+        del table["tuned_on"]
     text = json.dumps(table, indent=1, ensure_ascii=False) + "\n"
     _write_atomically(folder / CONFIG_NAME, text.encode())
 

@@ -128,6 +128,10 @@ def test_satvit_needs_its_channel_map_and_has_no_global_token(
     backbone = open_backbone(again)
     assert torch.equal(backbone.pretrained.state_dict()["blocks.0.attn.qkv.weight"], tuned)
     assert [path.name for path in backbone.files] == ["SatViT_V1.pt", "backbone.safetensors"]
+    probed = probe(dataset, again, "s1", tmp_path / "probed", "--set", "image_px=32")
+    assert probed.exit_code == 0, probed.output
+    scores, _ = read_scores([str(tmp_path / "probed")])
+    assert scores[0].row == "SatViT v1 (tuned before)"
     with pytest.raises(ValueError, match=r"is a fine-tuned satvit-v1: give --pretrained a TOML"):
         open_backbone(f"satvit-v1:{tmp_path / 'tuned' / 'backbone.safetensors'}")
     again.write_text(spec.read_text() + '\ntuned = "tuned/head.safetensors"')

@@ -16,6 +16,7 @@ from fusmae.evaluation.experiment import (
     Question,
     System,
     load_experiment,
+    pretraining_folder,
     result_folder,
 )
 from fusmae.evaluation.experiment_page import markdown
@@ -137,6 +138,19 @@ def test_shares_of_attention_are_measured_after_the_pretraining(tmp_path):
         replace(EXPERIMENT, attention=("DINO-MM",))
 
 
+def test_a_protocol_of_some_sensors_is_run_on_these_alone(tmp_path):
+    both = replace(TUNED, sensors=("s1,s2",))
+    some = replace(EXPERIMENT, protocols=(PROBE, both))
+    names = [step.name for step in steps(some, places(tmp_path), (0,))]
+    assert [name for name in names if name.startswith("FT, XAD")] == ["FT, XAD, s1,s2, seed 0"]
+    assert sum(name.startswith("LP 1 %, XAD") for name in names) == 3
+    with pytest.raises(ValueError, match=r"protocol 'FT' has sensors 's3', the table has"):
+        replace(some, protocols=(PROBE, replace(TUNED, sensors=("s3",))))
+    asked = Question("?", "FT", ("XAD", "s1"), ("XAD", "s1,s2"))
+    with pytest.raises(ValueError, match="asks for what is not in the table"):
+        replace(some, questions=(asked,))
+
+
 def test_dataset_that_is_not_given_is_named(tmp_path):
     with pytest.raises(ValueError, match="--data ben=PATH"):
         steps(EXPERIMENT, Places(Path(), Path(), tmp_path, {}, {}, (), ""), (0,))
@@ -156,32 +170,57 @@ def result(macro, micro=0.5, num_test=100):
     }
 
 
-def write(out, protocol, row, sensors, seed, *numbers, **more):
+def write(out, protocol, row, sensors, seed, macro, num_test=100, **more):
     folder = result_folder(out, protocol, row, sensors, seed)
     folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps(result(*numbers, **more)))
+    (folder / "metrics.json").write_text(json.dumps(result(macro, num_test=num_test) | more))
 
 
 def test_table_shows_means_the_papers_numbers_and_the_answer(tmp_path):
     for seed, (xad, both) in enumerate([(0.5, 0.62), (0.52, 0.60)]):
         write(tmp_path, PROBE, "XAD", "s1,s2", seed, xad)
         write(tmp_path, PROBE, "XAE&D", "s1,s2", seed, both)
-    table = gather(EXPERIMENT, tmp_path, (0, 1), {})
+    table = gather(EXPERIMENT, tmp_path, (0, 1))
     assert table["answers"][0]["differences"] == pytest.approx({"0": 12.0, "1": 8.0})
     assert table["without_weights"] == ["DINO-MM"]
     page = markdown(table, EXPERIMENT)
     assert "| DINO-MM | - | - | - | 52.7 | 58.7 | 60.3 |" in page
     assert "| XAD | - | - | 51.0 ± 1.4 |  |  |  |" in page
     assert "+10.0 points of macro mAP (least +8.0, greatest +12.0)" in page
+    assert "| Points of macro mAP lost with a sensor's test images exchanged" in page
     assert "| XAD, S1+S2 | 10.0 ± 0.0 |" in page
+    assert "`-`: not run." in page
+    table |= {"wall_s": 3600.0, "commits": ["ab" * 20, "ab" * 20 + "-dirty"]}
+    assert "by commit ababababab, ababababab-dirty." in markdown(table, EXPERIMENT)
     assert "Simulated data" in page and "Without weights, so not run: DINO-MM" in page
+
+
+def test_rows_say_which_weights_were_given_and_which_were_tuned_before(tmp_path):
+    told = {"label": "DINO-MM", "image_px": 112, "patch_px": 8, "tuned": "T/backbone.safetensors"}
+    write(tmp_path, PROBE, "DINO-MM", "s1", 0, 0.5, encoder="dino.toml", backbone=told)
+    mine = {"label": "Fus-MAE, xad", "simulated": True, "tuned": ""}
+    write(tmp_path, PROBE, "XAD", "s1", 0, 0.5, encoder="RUN/encoder", backbone=mine)
+    write(tmp_path, PROBE, "random weights", "s1", 0, 0.4, backbone=told)
+    write(tmp_path, PROBE, "XAE&D", "s1", 0, 0.6)
+    run = pretraining_folder(tmp_path, EXPERIMENT.systems[2], 0)
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text('{"step": 1, "samples": 64, "loss": 1.0}\n')
+    page = markdown(gather(EXPERIMENT, tmp_path, (0,)), EXPERIMENT)
+    assert "| DINO-MM, tuned before | 50.0 | - | - | 52.7" in page
+    assert "| XAD | 50.0 |" in page and "| random weights | 40.0 |" in page
+    assert (
+        "DINO-MM: weights that were given, dino.toml (DINO-MM, 112 px in tokens of 8 px, "
+        "fine-tuned since: T/backbone.safetensors)." in page
+    )
+    assert "XAD: weights that were given, RUN/encoder (Fus-MAE, xad, trained on simulated" in page
+    assert "XAE&D: weights" not in page and "Without weights" not in page
 
 
 def test_results_of_different_tests_make_no_table(tmp_path):
     write(tmp_path, PROBE, "XAD", "s1", 0, 0.5)
     write(tmp_path, PROBE, "XAE&D", "s1", 0, 0.5, num_test=99)
     with pytest.raises(ValueError, match=r"metrics.json: its test samples is 99, the others' is"):
-        gather(EXPERIMENT, tmp_path, (0,), {})
+        gather(EXPERIMENT, tmp_path, (0,))
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
@@ -191,14 +230,14 @@ def test_tables_of_the_project_name_recipes_and_options_that_exist(path, tmp_pat
     weights = {system.weights: "W" for system in experiment.systems if system.weights}
     where = Places(path.parent, ROOT / "train", tmp_path, data, weights, ("deepspeed",), "python")
     listed = steps(experiment, where, experiment.seeds)
-    scripts = {}
+    scripts, shared = {}, (ROOT / "fusmae" / "set_option.py").read_text()
     for step in listed:
         words = step.command
         if words[1] == "-m":
             words = (words[0], str(ROOT / f"{words[2].replace('.', '/')}.py"), *words[3:])
         script = next(word for word in words if word.endswith(".py"))
         if script not in scripts:
-            scripts[script] = Path(script).read_text()
+            scripts[script] = Path(script).read_text() + shared
         for word, value in itertools.pairwise(words):
             if word.startswith("--") and word not in ("--deepspeed_config", "--resume"):
                 assert f'"{word}"' in scripts[script], (step.name, word)

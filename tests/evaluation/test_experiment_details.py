@@ -1,5 +1,6 @@
 """The "Details" of a table: how its numbers were made, and what stands beside them."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def write(out: Path, protocol: Protocol, row: str, sensors: str, **changes: Any)
 
 
 def page(out: Path) -> str:
-    text = markdown(gather(EXPERIMENT, out, (0,), {}), EXPERIMENT)
+    text = markdown(gather(EXPERIMENT, out, (0,)), EXPERIMENT)
     assert text.endswith("\n") and not text.endswith("\n\n")
     return text.partition("## Details")[2]
 
@@ -71,13 +72,15 @@ def test_details_tell_splits_averaging_poolings_rates_overlap_costs_and_device(
     seen = {"shared_with": {"this run's test split": {"shared": 3, "of": 100}, "v2 split": None}}
     beside = {"global_token": 0.4, "zero_filled_mean_tokens": 0.45}
     write(tmp_path, PROBE, "XAD", "s1", overlap=seen, beside=beside)
-    write(tmp_path, PROBE, "XAD", "s1,s2", overlap=seen, lr=0.1)
+    write(tmp_path, PROBE, "XAD", "s1,s2", overlap=seen, lr=0.1, few_labels="7 for 19 classes")
     write(tmp_path, PROBE, "random weights", "s1", lr=0.001)
     write(tmp_path, PROBE, "DINO-MM", "s1", pooling="global_token")
     write(tmp_path, TUNED, "XAD", "s1")
     probe, _, tuned = page(tmp_path).partition("### FT")
     for line in (
+        "- Recipe: `r`; 100 % of the train split's labels.",
         "- Split: google rule.",
+        "- Few labels: 7 for 19 classes.",
         "- Averaging over the whole split at once; macro: mean over classes.",
         "- Headline: global token (DINO-MM); mean tokens (all others).",
         "this run's test split 3 of 100, v2 split unknown",
@@ -101,7 +104,7 @@ def test_rates_of_another_grid_are_not_compared(tmp_path: Path) -> None:
     write(tmp_path, PROBE, "XAD", "s1")
     write(tmp_path, PROBE, "XAD", "s1,s2", lrs=[0.01])
     with pytest.raises(ValueError, match="its learning rates is"):
-        gather(EXPERIMENT, tmp_path, (0,), {})
+        gather(EXPERIMENT, tmp_path, (0,))
 
 
 def test_results_of_before_the_details_are_read(tmp_path: Path) -> None:
@@ -132,8 +135,13 @@ def test_pretrainings_tell_their_plateau_and_their_attention(tmp_path: Path) -> 
     write(tmp_path, PROBE, "XAD", "s1")
     told = page(tmp_path)
     assert "| XAD | 1,000 | 1.9000 | -5.00 | 1.00 | cpu |" in told
-    assert "| XAD, S1 | 25.0 (50.0) |" in told
-    table = gather(EXPERIMENT, tmp_path, (0,), {})
+    assert "| XAD, S1 | 25.0 (50.0) |" in told and "Pretrained by `r`." in told
+    changed = dataclasses.replace(OURS, set=("model.fusion=xad", "model.depth=2"))
+    other = dataclasses.replace(EXPERIMENT, systems=(THEIRS, changed))
+    assert "Pretrained by `r`: XAD with `model.fusion=xad`, `model.depth=2`." in markdown(
+        gather(other, tmp_path, (0,)), other
+    )
+    table = gather(EXPERIMENT, tmp_path, (0,))
     assert table["pretraining"]["XAD"]["0"]["git_commits"] == ["abc"]
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fusmae.evaluation import finetune_runs
+from fusmae.evaluation.backbones import open_backbone
 from fusmae.evaluation.finetuning import Finetuning
 from fusmae.evaluation.labelled import LabelledSplit
 from fusmae.model import load_encoder
@@ -61,7 +62,10 @@ def test_a_result_has_what_a_probes_has_and_the_weights_beside_it(
     assert result["splits"]["test"]["num_used"] == 23 and result["overlap"] is None
     assert "unknown" in done.output and "fine-tuned on" in done.output
     assert len((tmp_path / "out" / "labels_used.txt").read_text().split()) == 20
-    tuned, _ = load_encoder(tmp_path / "out" / "encoder")
+    tuned, card = load_encoder(tmp_path / "out" / "encoder")
+    used = f"20 samples with labels (bigearthnet-19) of tiny, {sensors.replace(',', '+')}"
+    assert card.tuned_on == f"{used}, from pretrained weights"
+    assert open_backbone(tmp_path / "out" / "encoder").tuned == card.tuned_on
     classifier = FusMAEClassifier(tuned, 19, "mean_tokens")
     head = load_file(tmp_path / "out" / "head.safetensors")
     missing, unexpected = classifier.load_state_dict(head, strict=False)

@@ -281,3 +281,17 @@ def test_a_page_that_cannot_be_made_is_one_line_that_says_why(
     assert done.exit_code == 1
     assert message in done.output and "Traceback" not in done.output
     assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("text", ['{"a":', "{}", "[]", '{"dataset": 3}', '{"dataset": {}}'])
+def test_a_record_that_is_damaged_is_named(run: Path, dataset: Path, text: str) -> None:
+    (run / "run.json").write_text(text)
+    done = CliRunner().invoke(main, [str(run), "--data", str(dataset)])
+    assert done.exit_code == 1 and done.output.count("\n") == 1
+    assert f"Error: {run / 'run.json'} is damaged, or of another release: " in done.output
+
+
+def test_a_page_needs_no_log(run: Path, dataset: Path) -> None:
+    (run / "metrics.jsonl").unlink()
+    done = CliRunner().invoke(main, [str(run), "--data", str(dataset)])
+    assert done.exit_code == 0, done.output

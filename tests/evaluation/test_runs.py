@@ -97,6 +97,23 @@ def test_a_result_says_split_classes_averaging_labels_seed_and_images(
     assert list(result["results"]) == ["mean_tokens", "global_token", *zero_filled]
 
 
+def test_labels_that_are_too_few_are_told_and_stand_in_the_result(
+    probe: Probe, tmp_path: Path
+) -> None:
+    whole = probe(out=tmp_path / "whole")
+    assert "warning" not in whole.output and result_in(tmp_path / "whole")["few_labels"] == ""
+    done = probe("--fraction", "0.1")
+    assert done.exit_code == 0, done.output
+    result = result_in(tmp_path / "out")
+    none = [name for name, count in result["labels_by_class"].items() if count == 0]
+    assert len(result["labels_by_class"]) == 19 and len(none) > 3
+    told = f"4 labelled samples for 19 classes, {len(none)} of which have none ({none[0]}; "
+    assert f"warning: {told}" in done.output and done.output.count("warning") == 1
+    assert result["few_labels"].startswith(told) and result["few_labels"].endswith(
+        "by chance: raise --fraction"
+    )
+
+
 def test_sen12ms_is_probed_by_one_class_a_patch_without_b10(
     probe: Probe, sen12ms: Path, tmp_path: Path
 ) -> None:
@@ -239,6 +256,14 @@ def test_a_mistake_is_one_line_that_says_what_to_do(
     assert message in done.output
     errors = [line for line in done.output.splitlines() if line.startswith("Error")]
     assert len(errors) == 1 and "Traceback" not in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_change_without_a_set_of_its_own_is_told_so(probe: Probe, tmp_path: Path) -> None:
+    for rest in (("--set", "epochs=1", "seed=3"), ("--set", "seed=3", "=", "3")):
+        done = probe(*rest)
+        assert done.exit_code == 2 and f"unexpected '{rest[2]}'" in done.output
+        assert 'such as --set seed=1 --set "lrs=[1e-3]"' in done.output
     assert not (tmp_path / "out").exists()
 
 

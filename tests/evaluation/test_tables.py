@@ -54,8 +54,8 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     (folder / "metrics.json").write_text(json.dumps(table))
 
 
-def printed(*sources: str) -> str:
-    done = CliRunner().invoke(main, list(sources), env={"COLUMNS": "160"})
+def printed(*sources: str, columns: int = 160) -> str:
+    done = CliRunner().invoke(main, list(sources), env={"COLUMNS": str(columns)})
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -89,7 +89,7 @@ def test_seeds_are_averaged_and_their_gains_paired(tmp_path: Path) -> None:
         write_result(tmp_path / f"p{seed}", macro=trained, seed=seed)
         write_result(tmp_path / f"r{seed}", features="random", macro=random, seed=seed)
     scores, _ = read_scores([str(tmp_path)])
-    assert gains(scores, 1000)[("s1",)] == pytest.approx([10, 20, 3])
+    assert gains(scores, 1000)["pretrained"][("s1",)] == pytest.approx([10, 20, 3])
     text = printed(str(tmp_path))
     assert "65.0 ± 5.0 / 75.0" in line_of(text, "pretrained ")
     assert "+11.0 (least +3.0)" in line_of(text, "gain")
@@ -113,12 +113,14 @@ def test_reliance_has_a_table_of_its_own_where_it_was_measured(tmp_path: Path) -
             tmp_path / f"p{seed}",
             lambda table, lost=lost: table["results"]["mean_tokens"].update(reliance=lost),
         )
-    text = printed(str(tmp_path)).partition("reliance: points of macro mAP lost")[2]
+    text = printed(str(tmp_path)).partition("reliance: change of macro mAP, in points")[2]
     assert line_of(text, "features, or network").split()[-4:] == ["macro", "mAP", "S1", "S2"]
     row = line_of(text, "pretrained ")
-    assert "S1+S2" in row and "65.0 ± 7.1" in row and "80.7 %" in row
+    assert "S1+S2" in row and "65.0 ± 7.1" in row and "1,000" in row
     assert row.split()[-6:] == ["-8.0", "±", "4.2", "-25.0", "±", "7.1"]
     assert "global token" not in text
+    narrow = printed(f"{'a long name ' * 5}={tmp_path}/p0", columns=80)
+    assert "…" not in narrow and "-30.0" in narrow
 
 
 def test_a_name_given_stands_in_the_table(tmp_path: Path) -> None:
@@ -150,6 +152,26 @@ def test_two_encoders_of_one_seed_are_no_seeds_and_their_fusions_tell_them_apart
     assert "±" not in text
 
 
+def test_each_of_several_rows_has_the_gain_over_its_own_random_weights(tmp_path: Path) -> None:
+    for fusion, trained, random in (("xad", 0.5, 0.42), ("xae_xad", 0.6, 0.3)):
+        for features, macro in (("pretrained", trained), ("random", random)):
+            told = {"label": f"Fus-MAE, {fusion}"}
+            write_result(tmp_path / f"{fusion}-{features}", features, macro=macro, backbone=told)
+    some = ("xad-pretrained", "xae_xad-pretrained", "xad-random")
+    alone = printed(*(str(tmp_path / name) for name in some))
+    assert "gain" in line_of(alone, "Fus-MAE, xad: ") and alone.count("gain") == 1
+    text = printed(str(tmp_path))
+    assert "+8.0" in line_of(text, "Fus-MAE, xad: gain over random weights")
+    assert "+30.0" in line_of(text, "Fus-MAE, xae_xad: gain over random weights")
+    for init, macro in (("pretrained", 0.8), ("random", 0.75)):
+        scores = {"mean_tokens": {"macro_map": macro, "micro_map": macro}}
+        write_result(tmp_path / f"tuned-{init}", format="fusmae-finetune", results=scores)
+        edit(
+            tmp_path / f"tuned-{init}", lambda table, init=init: table["options"].update(init=init)
+        )
+    assert "+5.0" in line_of(printed(str(tmp_path)), "fine-tuned: gain over random weights")
+
+
 def test_neighbours_and_fine_tuning_stand_in_rows_of_their_own(tmp_path: Path) -> None:
     write_result(tmp_path / "linear", macro=0.5)
     write_result(tmp_path / "knn", macro=0.4)
@@ -169,6 +191,25 @@ def test_neighbours_and_fine_tuning_stand_in_rows_of_their_own(tmp_path: Path) -
     assert "80.0 / 90.0" in line_of(text, "fine-tuned ")
     assert "60.0 / 70.0" in line_of(text, "fine-tuned from random weights ")
     assert "70.0 / 80.0" in line_of(text, "fine-tuned, global token ")
+
+
+def test_weights_that_were_tuned_before_are_not_called_pretrained_or_published(
+    tmp_path: Path,
+) -> None:
+    tuned = {"label": "Fus-MAE, xad", "tuned": "1,000 samples"}
+    write_result(tmp_path / "a", macro=0.8, backbone=tuned)
+    write_result(tmp_path / "b", macro=0.3, features="random", backbone=tuned)
+    text = printed(str(tmp_path))
+    assert "80.0 / 90.0" in line_of(text, "pretrained (tuned before) ")
+    assert "30.0 / 40.0" in line_of(text, "random weights ")
+    # What labels have taught is no gain of pretraining.
+    assert "gain" not in text
+    for name in ("a", "b"):
+        edit(tmp_path / name, lambda table: table["options"].update(backbone="dino-mm"))
+        edit(tmp_path / name, lambda table: table["backbone"].update(label="DINO-MM"))
+    text = printed(str(tmp_path))
+    assert "80.0 / 90.0" in line_of(text, "DINO-MM (tuned before) ")
+    assert "30.0 / 40.0" in line_of(text, "DINO-MM, random weights ")
 
 
 def test_a_single_label_task_shows_top1_and_weighted_f1(tmp_path: Path) -> None:
@@ -198,6 +239,8 @@ def test_results_that_cannot_be_compared_are_refused(
 def test_a_folder_without_results_and_a_foreign_file_are_named(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, [str(tmp_path)])
     assert done.exit_code == 1 and f"no metrics.json under {tmp_path}" in done.output
+    done = CliRunner().invoke(main, ["OURS="])
+    assert done.exit_code == 1 and "'OURS=' names no path: give PATH or NAME=PATH" in done.output
     (tmp_path / "metrics.json").write_text("{}")
     done = CliRunner().invoke(main, [str(tmp_path)])
     assert (

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from fake_hub import Hub, running_hub
 
 from fusmae.config import ModelConfig
 from fusmae.model import EncoderCard, FusMAEEncoder, save_encoder
-from fusmae.model.hub import fetch_folder
+from fusmae.model.hub import describe_card, fetch_folder
 
 MODEL = ModelConfig(preset="tiny", image_px=16, patch_px=8, width=16, depth=2, heads=2)
 CARD = EncoderCard(
@@ -74,6 +75,12 @@ def test_the_readme_states_bands_numbers_data_and_licence(export: Path, tmp_path
     for fact in ("| s2 | B03 | 614 | 582 |", "BigEarthNet, split `train` (google rule)", "CDLA"):
         assert fact in text
     assert "simulated" not in text and 'load_encoder("hf://owner/name", size_px=16)' in text
+
+
+def test_the_readme_says_that_an_encoder_was_fine_tuned() -> None:
+    assert "fine-tuned" not in describe_card(CARD, "owner/name")
+    tuned = replace(CARD, tuned_on="20 samples with labels")
+    assert "fine-tuned since: 20 samples with labels." in describe_card(tuned, "owner/name")
 
 
 def refuse(hub: Hub) -> str:

@@ -93,7 +93,13 @@ def test_the_card_says_what_was_trained_on_and_an_older_one_does_not(export: Pat
     )
     save_encoder(FusMAEEncoder(MODEL, CARD.channels), told, export)
     assert load_encoder(export)[1] == told
-    edit_config(export, split=None, split_rule=None, manifest_sha256=None)
+    # Releases of before `tuned_on` read what says nothing of it.
+    assert "tuned_on" not in (export / "config.json").read_text()
+    tuned = dataclasses.replace(told, tuned_on="20 samples with labels")
+    save_encoder(FusMAEEncoder(MODEL, CARD.channels), tuned, export)
+    assert load_encoder(export)[1] == tuned
+    nothing = dict.fromkeys(("split", "split_rule", "manifest_sha256", "tuned_on"))
+    edit_config(export, **nothing)
     assert load_encoder(export)[1] == CARD
 
 

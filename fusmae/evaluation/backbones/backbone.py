@@ -24,7 +24,7 @@ class Backbone:
     `own_statistics` off these are unknown (NaN), and the dataset's are used. `poolings` are
     those that it has, the headline of frozen features first. `channels` are the bands of the
     weights' stacked channels, none where sensors have embeddings of their own. `files` are
-    those that were read.
+    those that were read. `tuned` says by what `pretrained` was fine-tuned since, "" by nothing.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Backbone:
     make_random: Callable[[], ImageEncoder]
     channels: tuple[str, ...] = ()
     own_statistics: bool = True
+    tuned: str = ""
 
     def random(self, seed: int) -> ImageEncoder:
         """The same architecture with weights that are a pure function of the seed."""
@@ -73,4 +74,6 @@ class Backbone:
             "normalisation": self.normalisation,
             "absent_sensor": self.absent_sensor,
             "licence": self.card.licence,
+            "simulated": self.card.simulated,
+            "tuned": self.tuned,
         }

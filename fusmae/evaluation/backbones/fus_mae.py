@@ -26,4 +26,5 @@ def open_fus_mae(source: str) -> Backbone:
         files=tuple(path for path in sorted(folder.iterdir()) if path.is_file()),
         pretrained=encoder,
         make_random=lambda: FusMAEEncoder(card.model, card.channels),
+        tuned=card.tuned_on,
     )

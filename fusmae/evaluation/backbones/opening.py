@@ -66,7 +66,8 @@ def _open(spec: BackboneSpec, folder: Path) -> Backbone:
         return backbone
     path = folder / Path(spec.tuned).expanduser()
     encoder = _read_tuned(backbone.pretrained, path, spec.name)
-    return replace(backbone, pretrained=encoder, files=(*backbone.files, path))
+    files = (*backbone.files, path)
+    return replace(backbone, pretrained=encoder, files=files, tuned=str(path))
 
 
 def _open_published(spec: BackboneSpec, folder: Path) -> Backbone:
