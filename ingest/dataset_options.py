@@ -200,7 +200,10 @@ def make_dataset(request: Request, options: DatasetOptions, num_left_out: int) -
         f"options, {num_bad:,} as bad"
     )
     if num_bad:
-        click.echo(f"What is bad: {options.out}/quarantine.jsonl")
+        click.echo(
+            f"What is bad: {options.out}/quarantine.jsonl; to take mended samples in, ingest to a "
+            "new --out"
+        )
     click.echo(f"Check it with: fusmae-ingest verify {options.out}")
 
 

@@ -27,7 +27,7 @@ from .sen12ms_archive import KNOWN_BAD, Triplet, choose, read_names, scan
 from .sen12ms_sample import read_triplet
 from .simulate import simulation_of
 from .storage import open_store
-from .wording import as_given, counted
+from .wording import LEAVE_OUT, as_given, counted
 
 _LABEL_SET = "sen12ms-igbp10"
 
@@ -167,7 +167,5 @@ def _report_missing(missing: list[Path], num_triplets: int, options: DatasetOpti
         raise ValueError(f"{told}, all of land cover: extract it, or give --no-lc to do without")
     if options.on_error == "fail":
         instead = "; --no-lc does without land cover" if lc else ""
-        raise ValueError(
-            f"{told}: extract them, or leave such triplets out: --on-error quarantine{instead}"
-        )
+        raise ValueError(f"{told}: extract them, {LEAVE_OUT}{instead}")
     click.echo(as_given(f"warning: {told}"), err=True)

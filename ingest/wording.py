@@ -3,6 +3,9 @@
 import sys
 from pathlib import Path
 
+# To add to an error about a sample that ends a run and that quarantine would leave out.
+LEAVE_OUT = "or leave such samples out: --on-error quarantine"
+
 
 def plural(count: int, noun: str) -> str:
     """The noun as it follows the count."""
