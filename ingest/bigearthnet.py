@@ -15,7 +15,6 @@ from fusmae.splits import SPLITS
 from . import plan
 from .archive_note import describe, is_noted, read_note, write_note
 from .archives import (
-    SOURCE_PATH,
     Spooling,
     delete_unpacked,
     is_unpacked,
@@ -42,6 +41,7 @@ from .dataset_options import (
     make_dataset,
 )
 from .facts import BIGEARTHNET_FACTS
+from .options import SOURCE_PATH
 from .origins import BIGEARTHNET_V1, BIGEARTHNET_V2, request_origin
 from .patches import Archive
 from .progress import LongWork

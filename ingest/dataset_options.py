@@ -13,6 +13,7 @@ from fusmae.manifest import MANIFEST_NAME, Manifest
 from .dataset import build, plan_of, refuse_other_plan, refuse_quarantine
 from .engine import executor
 from .mend import lost_files, lost_its_manifest
+from .options import workers_option
 from .progress import LongWork
 from .request import Request
 from .rounds import Tolerance
@@ -55,13 +56,7 @@ _OPTIONS = (
         show_default=True,
         help="Samples of a tar, and of a shard of the zarr arrays.",
     ),
-    click.option(
-        "--workers",
-        type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="Processes on this machine.",
-    ),
+    workers_option,
     click.option(
         "--scheduler",
         help="A Dask scheduler, tcp://host:8786: its workers convert instead of processes here.",

@@ -10,7 +10,7 @@ from fusmae.sensors import SEN12MS_LC, SEN12MS_S1, SEN12MS_S2
 from fusmae.splits import SPLITS
 
 from . import plan
-from .archives import SOURCE_PATH, refuse_out_place
+from .archives import refuse_out_place
 from .dataset import refuse_other_files, refuse_other_run
 from .dataset_options import (
     DatasetOptions,
@@ -20,6 +20,7 @@ from .dataset_options import (
     make_dataset,
 )
 from .facts import SEN12MS_FACTS, SEN12MS_LC_FACTS
+from .options import SOURCE_PATH
 from .origins import SEN12MS, request_origin
 from .progress import LongWork
 from .request import Request

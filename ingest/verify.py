@@ -8,7 +8,8 @@ import click
 
 from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, all_files
 
-from .archives import SOURCE_PATH, Spooling, refuse_spool_place, spool_folder
+from .archives import Spooling, refuse_spool_place, spool_folder
+from .options import SOURCE_PATH, workers_option
 from .pool import run_in_order
 from .progress import LongWork
 from .storage import Store, manifest_of, open_store
@@ -32,13 +33,7 @@ Examples:
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("dataset")
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Processes on this machine.",
-)
+@workers_option
 @click.option(
     "--source",
     "sources",
