@@ -29,6 +29,7 @@ from .spool import (
 from .spool_lock import SpoolLock, holds_other_files
 from .storage import local_path, refuse_inside_dataset
 from .tar_archive import TarArchive
+from .wording import say
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def say_idle(spooling_options: Mapping[str, object], archives: Collection[Path])
 def _say_idle(options: Sequence[str], why: str) -> None:
     if options:
         do = "does" if len(options) == 1 else "do"
-        click.echo(f"note: {', '.join(options)} {do} nothing here: {why}", err=True)
+        say(f"note: {', '.join(options)} {do} nothing here: {why}")
 
 
 def refuse_lack_of_room(archives: Iterable[tuple[str, Path]], spooling: Spooling) -> None:

@@ -49,6 +49,7 @@ from .request import Request
 from .simulate import simulation_in, simulation_of
 from .spool import TAR_NAME
 from .storage import open_store
+from .wording import say
 
 _ARCHIVES = {"v1": BIGEARTHNET_V1, "v2": BIGEARTHNET_V2}
 
@@ -236,10 +237,9 @@ def _scan(
             pairs, absent = scan_v2(optical, radar, asked.metadata, maps, lists, work.update)
     if absent:
         told = "S1 patches" if version == "v1" else "patches of the tables"
-        click.echo(
+        say(
             f"warning: {told} without an S2 patch in {optical}: {len(absent):,}; is it complete? "
-            f"The first: {', '.join(absent[:_NUM_NAMED])}",
-            err=True,
+            f"The first: {', '.join(absent[:_NUM_NAMED])}"
         )
     return pairs, len(absent)
 

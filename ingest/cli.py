@@ -11,7 +11,7 @@ import sys
 import click
 
 from .stop import Stopped, stoppable
-from .wording import as_given
+from .wording import say
 
 # In the order of `--help`, with the first line of each verb's own. A verb's module is imported when
 # it is asked for: zarr, rasterio and matplotlib take longer to import than a small run takes, and
@@ -119,7 +119,7 @@ def _system_told(error: OSError) -> str:
 
 def _fail(message: str, code: int, error: BaseException) -> None:
     told = "; ".join([message, *getattr(error, "__notes__", [])])
-    click.echo(f"error: {as_given(told)}", err=True)
+    say(f"error: {told}")
     sys.exit(code)
 
 

@@ -18,7 +18,7 @@ from .progress import LongWork
 from .request import Request
 from .rounds import Tolerance
 from .storage import Store, manifest_of, open_store
-from .wording import counted
+from .wording import counted, say
 
 
 @dataclass(frozen=True)
@@ -206,15 +206,14 @@ def _state_told(store: Store) -> str:
     """What the end of the run will call the dataset; says at once what it has lost."""
     if not store.exists(MANIFEST_NAME):
         if lost_its_manifest(store):
-            click.echo(f"{store} has lost its {MANIFEST_NAME}: it is made again", err=True)
+            say(f"{store} has lost its {MANIFEST_NAME}: it is made again")
         return "written"
     lost = lost_files(store, manifest_of(store))
     if not lost:
         return "already complete"
-    click.echo(
+    say(
         f"{store}: missing or of a wrong size, so made again: {lost[0]}"
-        + (f" and {len(lost) - 1:,} more" if lost[1:] else ""),
-        err=True,
+        + (f" and {len(lost) - 1:,} more" if lost[1:] else "")
     )
     return "mended"
 

@@ -28,7 +28,7 @@ from .sen12ms_archive import KNOWN_BAD, Triplet, choose, read_names, scan
 from .sen12ms_sample import read_triplet
 from .simulate import simulation_of
 from .storage import open_store
-from .wording import LEAVE_OUT, as_given, counted
+from .wording import LEAVE_OUT, counted, say
 
 _LABEL_SET = "sen12ms-igbp10"
 
@@ -90,7 +90,7 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
         _report_absent(split, test_names, root, triplets)
     chosen = choose(triplets, test_names)
     if len(chosen) < len(triplets):
-        click.echo(f"left out: {KNOWN_BAD}, published with NaN in its S1", err=True)
+        say(f"left out: {KNOWN_BAD}, published with NaN in its S1")
     limit = effective_limit(options, len(chosen))
     if limit:
         chosen = plan.limit(chosen, limit, options.seed)
@@ -125,10 +125,9 @@ def _say_empty(chosen: dict[str, str], limit: int | None) -> None:
     more = "a larger --limit" if limit else "more scenes"
     for split in SPLITS:
         if split not in chosen.values():
-            click.echo(
+            say(
                 f"note: {split} is empty: {_SHARES[split]} ({counted(scenes, 'scene')} here); "
-                f"{more} may fill it",
-                err=True,
+                f"{more} may fill it"
             )
 
 
@@ -149,10 +148,9 @@ def _report_absent(split: str, names: set[str], root: Path, triplets: list[Tripl
             f"--split {split}: {named} is in --root {root}: give a list of this archive"
         )
     if absent:
-        click.echo(
+        say(
             f"warning: {len(absent):,} of the {len(names):,} patches of --split {split} are not in "
-            f"{root}; the first: {absent[0]}",
-            err=True,
+            f"{root}; the first: {absent[0]}"
         )
 
 
@@ -169,4 +167,4 @@ def _report_missing(missing: list[Path], num_triplets: int, options: DatasetOpti
     if options.on_error == "fail":
         instead = "; --no-lc does without land cover" if lc else ""
         raise ValueError(f"{told}: extract them, {LEAVE_OUT}{instead}")
-    click.echo(as_given(f"warning: {told}"), err=True)
+    say(f"warning: {told}")

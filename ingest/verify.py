@@ -16,7 +16,7 @@ from .storage import Store, manifest_of, open_store
 from .verify_block import check_file
 from .verify_samples import SourceCheck, num_blocks, sample_problems
 from .verify_source import forget_sources, open_sources
-from .wording import as_given, counted
+from .wording import counted, say
 
 Progress = Callable[[int, int], None]
 
@@ -84,7 +84,7 @@ def verify(
             problems = list(find_problems(store, manifest, progress.update, workers, check))
         forget_sources(spooling)
     for problem in problems:
-        click.echo(as_given(problem), err=True)
+        say(problem)
     if problems:
         num = counted(len(problems), "problem")
         raise ValueError(f"{dataset} has {num}, listed above{_advice(store, manifest, problems)}")
