@@ -187,6 +187,22 @@ def test_only_previews_are_replaced(dataset, fusmae_ingest, tmp_path):
     assert result.returncode == 2 and "--force" in result.stderr
 
 
+def test_a_page_that_cannot_be_written_is_named(dataset, fusmae_ingest, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("thesis").write_text("")
+    for out, told in (
+        ("/proc/page.html", "/proc/page.html: No such file"),
+        ("thesis/page.html", "thesis/page.html: "),
+        (
+            "s3://bucket/page.html",
+            "--out s3://bucket/page.html is a URL, and preview writes a file",
+        ),
+    ):
+        result = fusmae_ingest("preview", dataset, "--out", out, "--samples", 1)
+        assert result.returncode == 1 and result.stderr.startswith(f"error: {told}"), result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
+
+
 def test_a_page_lies_beside_the_name_that_was_given_or_in_the_folder_that_was(
     dataset, fusmae_ingest, tmp_path, monkeypatch
 ):
