@@ -119,7 +119,8 @@ def _system_told(error: OSError) -> str:
 
 def _fail(message: str, code: int, error: BaseException) -> None:
     told = "; ".join([message, *getattr(error, "__notes__", [])])
-    say(f"error: {told}")
+    # Some libraries' messages have several lines.
+    say(f"error: {' '.join(told.splitlines())}")
     sys.exit(code)
 
 

@@ -436,6 +436,34 @@ def test_a_shard_that_holds_something_else_is_named(dataset, fusmae_ingest, tmp_
     assert list(tmp_path.iterdir()) == [copy]
 
 
+@pytest.mark.parametrize(
+    "damage", ["shard lost", "index lost", "index cut", "text", "few", "table"]
+)
+def test_a_damaged_dataset_is_told_in_a_line_that_says_what_finds_all(
+    damage, dataset, fusmae_ingest, tmp_path, without_charts
+):
+    copy = shutil.copytree(dataset, tmp_path / "d")
+    split = read_manifest(copy).splits["train"]
+    index = copy / split.index.path
+    if damage == "shard lost":
+        (copy / split.shards[0].path).unlink()
+    elif damage == "index lost":
+        index.unlink()
+    elif damage == "index cut":
+        os.truncate(index, 130)
+    elif damage == "text":
+        index.write_text("hello {}\n" * 30)
+    elif damage == "few":
+        np.save(index, np.load(index)[:1])
+    else:
+        table = copy / "histograms.parquet"
+        table.write_bytes(table.read_bytes()[:4] + bytes(200) + table.read_bytes()[204:])
+    result = fusmae_ingest("preview", copy, "--out", tmp_path / "page.html")
+    assert result.returncode == 1 and "cannot read" in result.stderr
+    assert result.stderr.endswith(f"see fusmae-ingest verify {copy}\n")
+    assert result.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("module", ["matplotlib", "PIL"])
 def test_without_matplotlib_the_extra_to_install_is_named(module, dataset, tmp_path):
     code = (
