@@ -1,5 +1,6 @@
 """The preview page as a browser would take it apart: pictures, words, charts."""
 
+import hashlib
 import json
 import math
 import re
@@ -310,6 +311,9 @@ def test_text_of_the_data_is_escaped(maps_dataset, fusmae_ingest, tmp_path):
         table = table.set_column(table.column_names.index(name), name, values)
     pq.write_table(table, path)
     manifest = json.loads((copy / "dataset.json").read_text())
+    data = path.read_bytes()
+    (record,) = (file for file in manifest["files"] if file["path"] == path.name)
+    record |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     manifest["name"] = manifest["source"]["citation"] = hostile
     manifest["label_sets"]["bigearthnet-19"][0] = hostile
     (copy / "dataset.json").write_text(to_json(from_json(json.dumps(manifest))))

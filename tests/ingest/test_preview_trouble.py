@@ -99,7 +99,16 @@ def test_a_shard_that_holds_something_else_is_named(dataset, fusmae_ingest, tmp_
 
 
 @pytest.mark.parametrize(
-    "damage", ["shard lost", "index lost", "index cut", "text", "few", "table"]
+    "damage",
+    [
+        "shard lost",
+        "index lost",
+        "index cut",
+        "text",
+        "few",
+        "samples.parquet",
+        "histograms.parquet",
+    ],
 )
 def test_a_damaged_dataset_is_told_in_a_line_that_says_what_finds_all(
     damage, dataset, fusmae_ingest, tmp_path, without_charts
@@ -118,10 +127,10 @@ def test_a_damaged_dataset_is_told_in_a_line_that_says_what_finds_all(
     elif damage == "few":
         np.save(index, np.load(index)[:1])
     else:
-        table = copy / "histograms.parquet"
-        table.write_bytes(table.read_bytes()[:4] + bytes(200) + table.read_bytes()[204:])
+        table = copy / damage
+        table.write_bytes(table.read_bytes().replace(b"split", b"sqlit"))
     result = fusmae_ingest("preview", copy, "--out", tmp_path / "page.html")
-    assert result.returncode == 1 and "cannot read" in result.stderr
+    assert result.returncode == 1 and f"{copy}/" in result.stderr
     assert result.stderr.endswith(f"see fusmae-ingest verify {copy}\n")
     assert result.stderr.count("\n") == 1
 
