@@ -21,6 +21,7 @@ from .progress import LongWork
 from .simulated_archive import SCRATCH, write_patch, write_tables
 from .simulated_names import MAX_PATCHES
 from .simulated_sen12ms import write_triplet
+from .wording import counted
 
 # What marks a finished simulated archive. Until then its facts stand under the second name.
 SIMULATED_NAME = "SIMULATED.json"
@@ -150,7 +151,7 @@ def sen12ms(out: Path, patches: int, seed: int, workers: int) -> None:
             return
         _write(_write_triplets, (out, seed), patches, workers)
         _finish(out)
-    click.echo(f"{out}: {patches:,} simulated triplets in the layout of SEN12MS")
+    click.echo(f"{out}: {counted(patches, 'simulated triplet')} in the layout of SEN12MS")
 
 
 def _write(
