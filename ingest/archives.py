@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -30,19 +29,7 @@ from .spool import (
 from .spool_lock import SpoolLock, holds_other_files
 from .storage import local_path, refuse_inside_dataset
 from .tar_archive import TarArchive
-
-
-class NamedPath(click.Path):
-    """A path that is not empty: an unset variable of the shell must not be the folder one is in."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "":
-            self.fail("'' names no place: give a folder or a file", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-# An option's type. Whether the path can be read shows when it is read, in one line without usage.
-SOURCE_PATH = NamedPath(path_type=Path, readable=False)
+from .wording import say
 
 
 @dataclass(frozen=True)
@@ -182,7 +169,7 @@ def say_idle(spooling_options: Mapping[str, object], archives: Collection[Path])
 def _say_idle(options: Sequence[str], why: str) -> None:
     if options:
         do = "does" if len(options) == 1 else "do"
-        click.echo(f"note: {', '.join(options)} {do} nothing here: {why}", err=True)
+        say(f"note: {', '.join(options)} {do} nothing here: {why}")
 
 
 def refuse_lack_of_room(archives: Iterable[tuple[str, Path]], spooling: Spooling) -> None:

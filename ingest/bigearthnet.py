@@ -15,7 +15,6 @@ from fusmae.splits import SPLITS
 from . import plan
 from .archive_note import describe, is_noted, read_note, write_note
 from .archives import (
-    SOURCE_PATH,
     Spooling,
     delete_unpacked,
     is_unpacked,
@@ -42,6 +41,7 @@ from .dataset_options import (
     make_dataset,
 )
 from .facts import BIGEARTHNET_FACTS
+from .options import SOURCE_PATH
 from .origins import BIGEARTHNET_V1, BIGEARTHNET_V2, request_origin
 from .patches import Archive
 from .progress import LongWork
@@ -49,6 +49,7 @@ from .request import Request
 from .simulate import simulation_in, simulation_of
 from .spool import TAR_NAME
 from .storage import open_store
+from .wording import say
 
 _ARCHIVES = {"v1": BIGEARTHNET_V1, "v2": BIGEARTHNET_V2}
 
@@ -236,10 +237,9 @@ def _scan(
             pairs, absent = scan_v2(optical, radar, asked.metadata, maps, lists, work.update)
     if absent:
         told = "S1 patches" if version == "v1" else "patches of the tables"
-        click.echo(
+        say(
             f"warning: {told} without an S2 patch in {optical}: {len(absent):,}; is it complete? "
-            f"The first: {', '.join(absent[:_NUM_NAMED])}",
-            err=True,
+            f"The first: {', '.join(absent[:_NUM_NAMED])}"
         )
     return pairs, len(absent)
 

@@ -17,6 +17,7 @@ from fusmae.splits import google_split
 from .bigearthnet_tables import NameLists
 from .patches import Archive, NoPatch, Patch
 from .tar_archive import TarArchive
+from .wording import LEAVE_OUT
 
 _V1_S2 = re.compile(r"S2[AB]_MSIL2A_\d{8}T\d{1,6}_\d+_\d+")
 V1_S1 = re.compile(r"S1[AB]_IW_GRDH_1SDV_\d{8}T\d{6}_\d{2}[A-Z]{3}_\d+_\d+")
@@ -175,7 +176,7 @@ def scan_v1(
             continue
         partner = s1_of.get(name) or _no_partner(name, s1, broken)
         if isinstance(partner, NoPatch) and not tolerant:
-            raise ValueError(partner.reason)
+            raise ValueError(f"{partner.reason}; {LEAVE_OUT}")
         pairs.append(Pair("v1", name, patch, partner, split_google=google_split(name)))
     absent = sorted(s1_of.keys() - {pair.name for pair in pairs})
     if lists is None:
@@ -197,6 +198,7 @@ def _partners(
             partner = _partner(patch)
         except ValueError as error:
             if not tolerant:
+                error.add_note(LEAVE_OUT)
                 raise
             broken[patch.name] = str(error)
             continue
@@ -204,7 +206,7 @@ def _partners(
             where = patch.where(label_file(patch.name))
             told = f"{where} and {s1_of[partner].name} both claim the S2 patch {partner}"
             if not tolerant:
-                raise ValueError(told)
+                raise ValueError(f"{told}; {LEAVE_OUT}")
             s1_of[partner] = NoPatch(str(s1), told)
         else:
             s1_of[partner] = patch

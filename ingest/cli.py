@@ -11,11 +11,19 @@ import sys
 import click
 
 from .stop import Stopped, stoppable
-from .wording import as_given
+from .wording import say
 
-# In the order of `--help`. A verb's module is imported when it is asked for: zarr, rasterio and
-# matplotlib take longer to import than a small run takes, and no verb needs them all.
-VERBS = ("bigearthnet", "sen12ms", "simulate", "verify", "info", "preview")
+# In the order of `--help`, with the first line of each verb's own. A verb's module is imported when
+# it is asked for: zarr, rasterio and matplotlib take longer to import than a small run takes, and
+# no verb needs them all.
+VERBS = {
+    "bigearthnet": "Make a dataset of BigEarthNet-MM: shards, zarr or both.",
+    "sen12ms": "Make a dataset of SEN12MS: shards, zarr or both.",
+    "simulate": "Write an archive of simulated images, for demos and tests.",
+    "verify": "Re-read a whole dataset; exit code 1 if anything differs.",
+    "info": "Print what a dataset holds: splits, bands, classes.",
+    "preview": "Make one HTML page to look at a dataset in a browser.",
+}
 
 
 # Where the same command again goes on, and what to do before it, by what the system says. Other
@@ -50,6 +58,10 @@ class _Verbs(click.Group):
             importlib.import_module(f"fusmae_ingest.{cmd_name}"), cmd_name
         )
         return verb
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
 
 
 _EXAMPLES = """
@@ -107,7 +119,8 @@ def _system_told(error: OSError) -> str:
 
 def _fail(message: str, code: int, error: BaseException) -> None:
     told = "; ".join([message, *getattr(error, "__notes__", [])])
-    click.echo(f"error: {as_given(told)}", err=True)
+    # Some libraries' messages have several lines.
+    say(f"error: {' '.join(told.splitlines())}")
     sys.exit(code)
 
 

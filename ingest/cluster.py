@@ -14,8 +14,6 @@ import urllib.parse
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-import click
-
 try:
     from distributed import Client, as_completed
     from distributed.client import FutureCancelledError
@@ -26,6 +24,7 @@ except ImportError as error:
 
 from .cluster_worker import convert_on_worker
 from .convert import Job
+from .wording import say
 
 # Those that dask's configuration gives a level of their own and that tell of lost connections.
 _LOGGERS = ("distributed", "distributed.client", "tornado.application")
@@ -166,10 +165,9 @@ def _wait_for_workers(client: Any, address: str) -> None:
                 f"--scheduler {address}: no worker within {_WAIT_FOR_WORKERS_S} s; start some with "
                 f"`dask worker {address}`, then run the same command again"
             )
-        click.echo(
+        say(
             f"no worker yet at {address}; waiting up to {left:.0f} s for one "
-            f"(`dask worker {address}` starts it)",
-            err=True,
+            f"(`dask worker {address}` starts it)"
         )
         try:
             client.wait_for_workers(1, timeout=min(left, _SAY_AGAIN_S))
@@ -189,5 +187,5 @@ def _as_they_end(client: Any, address: str, blocks: Collection[Any]) -> Iterator
             time.sleep(_LOOK_S)
         else:
             if not client.nthreads():
-                click.echo(f"no worker left at {address}; waiting for one", err=True)
+                say(f"no worker left at {address}; waiting for one")
             say_at = time.monotonic() + _SAY_AGAIN_S

@@ -23,6 +23,7 @@ from .record import BlockRecord, statistics_path, write_bad, write_record
 from .statistics import Counter, samples_together
 from .storage import Store, write_file
 from .turn import require_turn
+from .wording import LEAVE_OUT
 
 Stacks = Mapping[str, npt.NDArray[Any]]
 
@@ -119,6 +120,9 @@ def _read(
             samples[row] = job.read(job.sources[row], {n: s[row] for n, s in stacks.items()})
         except ValueError as error:
             if not job.quarantine:
+                # Of a finished dataset no sample can be left out any more.
+                if not job.expected:
+                    error.add_note(LEAVE_OUT)
                 raise
             bad[job.block.names[row]] = str(error)
         else:

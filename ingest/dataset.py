@@ -23,7 +23,7 @@ from .mend import (
 from .plan import names_digest
 from .record import forget_bad, forget_records
 from .request import Request
-from .rounds import Tolerance, allowed, refuse_bad, run_rounds
+from .rounds import Tolerance, allowed, run_rounds, too_many_told, way_out
 from .samples_table import TABLE_NAME
 from .storage import LocalStore, Store, manifest_of, write_file
 
@@ -213,7 +213,11 @@ def refuse_quarantine(store: Store, manifest: Manifest, tolerance: Tolerance) ->
     num_bad = total - sum(split.num_samples for split in manifest.splits.values())
     if num_bad > allowed(total, tolerance):
         first = json.loads(store.read(QUARANTINE_NAME).splitlines()[0])
-        refuse_bad(num_bad, total, tolerance, first["key"], first["reason"])
+        raise ValueError(
+            f"{too_many_told(num_bad, total, tolerance)}; the first: {first['key']}: "
+            f"{first['reason']}; {store} was finished without them: to take it as it is, give "
+            f"{way_out(num_bad, total, tolerance)}; to take mended samples in, a new --out"
+        )
 
 
 def _write_or_check_plan(store: Store, plan: dict[str, Any]) -> None:

@@ -13,11 +13,12 @@ from fusmae.manifest import MANIFEST_NAME, Manifest
 from .dataset import build, plan_of, refuse_other_plan, refuse_quarantine
 from .engine import executor
 from .mend import lost_files, lost_its_manifest
+from .options import workers_option
 from .progress import LongWork
 from .request import Request
 from .rounds import Tolerance
 from .storage import Store, manifest_of, open_store
-from .wording import counted
+from .wording import counted, say
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,7 @@ _OPTIONS = (
         show_default=True,
         help="Samples of a tar, and of a shard of the zarr arrays.",
     ),
-    click.option(
-        "--workers",
-        type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="Processes on this machine.",
-    ),
+    workers_option,
     click.option(
         "--scheduler",
         help="A Dask scheduler, tcp://host:8786: its workers convert instead of processes here.",
@@ -200,7 +195,10 @@ def make_dataset(request: Request, options: DatasetOptions, num_left_out: int) -
         f"options, {num_bad:,} as bad"
     )
     if num_bad:
-        click.echo(f"What is bad: {options.out}/quarantine.jsonl")
+        click.echo(
+            f"What is bad: {options.out}/quarantine.jsonl; to take mended samples in, ingest to a "
+            "new --out"
+        )
     click.echo(f"Check it with: fusmae-ingest verify {options.out}")
 
 
@@ -208,15 +206,14 @@ def _state_told(store: Store) -> str:
     """What the end of the run will call the dataset; says at once what it has lost."""
     if not store.exists(MANIFEST_NAME):
         if lost_its_manifest(store):
-            click.echo(f"{store} has lost its {MANIFEST_NAME}: it is made again", err=True)
+            say(f"{store} has lost its {MANIFEST_NAME}: it is made again")
         return "written"
     lost = lost_files(store, manifest_of(store))
     if not lost:
         return "already complete"
-    click.echo(
+    say(
         f"{store}: missing or of a wrong size, so made again: {lost[0]}"
-        + (f" and {len(lost) - 1:,} more" if lost[1:] else ""),
-        err=True,
+        + (f" and {len(lost) - 1:,} more" if lost[1:] else "")
     )
     return "mended"
 

@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-import click
-
 from .layout import LOCK
+from .wording import say
 
 # Between two renewals, and what all wait where the store cannot compare. A lock that did not
 # change for three times as long is a dead run's.
@@ -142,10 +141,9 @@ class RunLock:
             if self._is_in(store.look(LOCK)):
                 store.remove(LOCK)
         except OSError as error:
-            click.echo(
+            say(
                 f"warning: {error.filename}: {error.strerror}; the next run will wait "
-                f"{takeover_s():g} s for this one's lock",
-                err=True,
+                f"{takeover_s():g} s for this one's lock"
             )
 
 
@@ -158,9 +156,7 @@ def _wait_for_a_dead_run(store: Objects) -> Seen | None:
     first = store.look(LOCK)
     if first is None:
         return None
-    click.echo(
-        f"{store} is locked: looking for {takeover_s():g} s whether that run is alive", err=True
-    )
+    say(f"{store} is locked: looking for {takeover_s():g} s whether that run is alive")
     deadline_s = time.monotonic() + takeover_s()
     while time.monotonic() < deadline_s:
         time.sleep(LOCK_RENEWAL_S / 4)

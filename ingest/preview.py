@@ -8,8 +8,10 @@ from click.core import ParameterSource
 
 from fusmae.manifest import Manifest
 
+from .options import NamedPath
 from .preview_style import GENERATOR
-from .storage import LocalStore, manifest_of, refuse_inside_dataset
+from .storage import LocalStore, manifest_of, naming, refuse_inside_dataset
+from .wording import say
 
 _HEAD_BYTES = 1024
 
@@ -25,9 +27,10 @@ Needs matplotlib: pip install 'fusmae[report]'.
 
 
 @click.command(epilog=_EXAMPLES)
-@click.argument("dataset")
+@click.argument("dataset", type=NamedPath())
 @click.option(
     "--out",
+    type=NamedPath(),
     help="HTML file to make; an older preview is replaced. In a folder, which is there or is given "
     "with / at its end, DATASET.html. Default: DATASET.html beside DATASET.",
 )
@@ -49,6 +52,8 @@ def preview(dataset: str, out: str | None, samples: int, split: str | None) -> N
         raise ValueError(
             f"{dataset} is a URL, and preview reads a folder: copy the dataset here, or mount it"
         )
+    if out is not None and "://" in out:
+        raise ValueError(f"--out {out} is a URL, and preview writes a file here: give a path")
     root = Path(dataset)
     # `.` and `..` are no names to put an ending to.
     default = Path(f"{root.resolve() if root.name in ('', '..') else root}.html")
@@ -69,7 +74,7 @@ def preview(dataset: str, out: str | None, samples: int, split: str | None) -> N
     there = manifest.splits[shown].num_samples
     asked = click.get_current_context().get_parameter_source("samples")
     if samples > there and asked is ParameterSource.COMMANDLINE:
-        click.echo(f"note: --samples {samples:,}: {shown} has {there:,}; all are shown", err=True)
+        say(f"note: --samples {samples:,}: {shown} has {there:,}; all are shown")
     _replace(page, make_page(root, manifest, shown, samples).encode())
     click.echo(f"{page}: open it in a browser")
 
@@ -103,10 +108,11 @@ def _refuse_other_files(out: Path) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write the page beside its name, then rename it: a page is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -25,6 +25,8 @@ from .preview_pictures import (
 from .preview_samples import ShownSample, centres, read_samples, read_table
 from .preview_style import GENERATOR, STYLE
 from .preview_text import left_out_table, sample_facts, split_table
+from .storage import LocalStore
+from .verify_block import check_file
 from .wording import plural
 
 _SIMULATED = (
@@ -39,6 +41,7 @@ def make_page(root: Path, manifest: Manifest, split: str, count: int) -> str:
     Raises:
         ValueError: a file of the dataset is missing, or not as the manifest says.
     """
+    _refuse_changed_tables(root, manifest)
     table = read_table(root)
     sections = [
         _header(manifest),
@@ -55,6 +58,15 @@ def make_page(root: Path, manifest: Manifest, split: str, count: int) -> str:
         f"<title>{html.escape(manifest.name)}: preview</title><style>{STYLE}</style></head>\n"
         f"<body><main>\n{''.join(sections)}</main></body></html>\n"
     )
+
+
+def _refuse_changed_tables(root: Path, manifest: Manifest) -> None:
+    """Raises ValueError: a table is not what was written. Pixels are checked as they are read."""
+    store = LocalStore(str(root))
+    for file in manifest.files:
+        told = check_file(store, file) if file.path.endswith((".parquet", ".jsonl")) else None
+        if told:
+            raise ValueError(f"{told}; see fusmae-ingest verify {root}")
 
 
 def _header(manifest: Manifest) -> str:

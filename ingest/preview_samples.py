@@ -93,14 +93,20 @@ def _from_shard(
     """A sample's arrays by its place in the index, without reading the tar around it."""
     record = manifest.splits[split]
     assert record.index is not None
-    start = int(np.load(root / record.index.path, mmap_mode="r")[place])
-    path = root / record.shards[row["shard"]].path
+    index, path = root / record.index.path, root / record.shards[row["shard"]].path
     offsets = manifest.layout.offsets
     last = manifest.arrays[-1]
     size = offsets[last.name] + array_bytes(last)
-    with path.open("rb") as file:
-        file.seek(start)
-        data = file.read(size)
+    try:
+        start = int(np.load(index, mmap_mode="r")[place])
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read(size)
+    except (OSError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"cannot read {row['key']} from {path} by {index}: {error}; see fusmae-ingest verify "
+            f"{root}"
+        ) from None
     # The first tar header begins with the name of the sample's first array.
     if len(data) < size or not data.startswith(f"{row['key']}.".encode()):
         raise ValueError(

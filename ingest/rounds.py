@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 
 import numpy as np
 
@@ -88,15 +89,27 @@ def allowed(total: int, tolerance: Tolerance) -> int:
 
 def _refuse_too_many(store: Store, num_bad: int, total: int, tolerance: Tolerance) -> None:
     if num_bad > allowed(total, tolerance):
-        refuse_bad(num_bad, total, tolerance, *min(read_bad(store).items()))
+        name, reason = min(read_bad(store).items())
+        raise ValueError(
+            f"{too_many_told(num_bad, total, tolerance)}; the first: {name}: {reason}; mend them, "
+            f"or leave so many out: {way_out(num_bad, total, tolerance)} (there may be more)"
+        )
 
 
-def refuse_bad(num_bad: int, total: int, tolerance: Tolerance, name: str, reason: str) -> None:
+def too_many_told(num_bad: int, total: int, tolerance: Tolerance) -> str:
     limit = f"--max-bad {tolerance.max_bad:g}" if tolerance.quarantine else "--on-error fail"
-    raise ValueError(
-        f"{num_bad:,} of {total:,} samples are bad, more than {limit} allows; "
-        f"the first: {name}: {reason}"
-    )
+    most = allowed(total, tolerance)
+    are = "is" if num_bad == 1 else "are"
+    return f"{num_bad:,} of {total:,} samples {are} bad, more than {limit} allows ({most:,})"
+
+
+def way_out(num_bad: int, total: int, tolerance: Tolerance) -> str:
+    """The options that allow `num_bad`; the share is the least of two digits, such as 0.0013."""
+    if num_bad <= allowed(total, Tolerance(True, tolerance.max_bad)):
+        return "--on-error quarantine"
+    share = Decimal(num_bad) / total
+    unit = Decimal(1).scaleb(share.adjusted() - 1)
+    return f"--on-error quarantine --max-bad {share.quantize(unit, ROUND_CEILING).normalize():f}"
 
 
 def convert_blocks(

@@ -10,7 +10,7 @@ from fusmae.sensors import SEN12MS_LC, SEN12MS_S1, SEN12MS_S2
 from fusmae.splits import SPLITS
 
 from . import plan
-from .archives import SOURCE_PATH, refuse_out_place
+from .archives import refuse_out_place
 from .dataset import refuse_other_files, refuse_other_run
 from .dataset_options import (
     DatasetOptions,
@@ -20,6 +20,7 @@ from .dataset_options import (
     make_dataset,
 )
 from .facts import SEN12MS_FACTS, SEN12MS_LC_FACTS
+from .options import SOURCE_PATH
 from .origins import SEN12MS, request_origin
 from .progress import LongWork
 from .request import Request
@@ -27,7 +28,7 @@ from .sen12ms_archive import KNOWN_BAD, Triplet, choose, read_names, scan
 from .sen12ms_sample import read_triplet
 from .simulate import simulation_of
 from .storage import open_store
-from .wording import as_given, counted
+from .wording import LEAVE_OUT, counted, say
 
 _LABEL_SET = "sen12ms-igbp10"
 
@@ -89,7 +90,7 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
         _report_absent(split, test_names, root, triplets)
     chosen = choose(triplets, test_names)
     if len(chosen) < len(triplets):
-        click.echo(f"left out: {KNOWN_BAD}, published with NaN in its S1", err=True)
+        say(f"left out: {KNOWN_BAD}, published with NaN in its S1")
     limit = effective_limit(options, len(chosen))
     if limit:
         chosen = plan.limit(chosen, limit, options.seed)
@@ -124,10 +125,9 @@ def _say_empty(chosen: dict[str, str], limit: int | None) -> None:
     more = "a larger --limit" if limit else "more scenes"
     for split in SPLITS:
         if split not in chosen.values():
-            click.echo(
+            say(
                 f"note: {split} is empty: {_SHARES[split]} ({counted(scenes, 'scene')} here); "
-                f"{more} may fill it",
-                err=True,
+                f"{more} may fill it"
             )
 
 
@@ -148,10 +148,9 @@ def _report_absent(split: str, names: set[str], root: Path, triplets: list[Tripl
             f"--split {split}: {named} is in --root {root}: give a list of this archive"
         )
     if absent:
-        click.echo(
+        say(
             f"warning: {len(absent):,} of the {len(names):,} patches of --split {split} are not in "
-            f"{root}; the first: {absent[0]}",
-            err=True,
+            f"{root}; the first: {absent[0]}"
         )
 
 
@@ -167,7 +166,5 @@ def _report_missing(missing: list[Path], num_triplets: int, options: DatasetOpti
         raise ValueError(f"{told}, all of land cover: extract it, or give --no-lc to do without")
     if options.on_error == "fail":
         instead = "; --no-lc does without land cover" if lc else ""
-        raise ValueError(
-            f"{told}: extract them, or leave such triplets out: --on-error quarantine{instead}"
-        )
-    click.echo(as_given(f"warning: {told}"), err=True)
+        raise ValueError(f"{told}: extract them, {LEAVE_OUT}{instead}")
+    say(f"warning: {told}")

@@ -13,14 +13,15 @@ from typing import Any
 
 import click
 
-from .archives import NamedPath
 from .bigearthnet_archive import parse_json, read_json
+from .options import NamedPath, workers_option
 from .patches import Archive
 from .pool import run_tasks
 from .progress import LongWork
 from .simulated_archive import SCRATCH, write_patch, write_tables
 from .simulated_names import MAX_PATCHES
 from .simulated_sen12ms import write_triplet
+from .wording import counted
 
 # What marks a finished simulated archive. Until then its facts stand under the second name.
 SIMULATED_NAME = "SIMULATED.json"
@@ -97,13 +98,6 @@ _SEED = click.option(
     show_default=True,
     help="The same seed and number make the same bytes.",
 )
-_WORKERS = click.option(
-    "--workers",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Processes on this machine.",
-)
 
 
 @simulate.command(epilog=_BIGEARTHNET_EXAMPLES)
@@ -119,7 +113,7 @@ _WORKERS = click.option(
     help="Layout: v1, or v2 (reBEN) with tables and reference maps.",
 )
 @_SEED
-@_WORKERS
+@workers_option
 def bigearthnet(out: Path, patches: int, seed: int, version: str, workers: int) -> None:
     """Pairs in the layout of BigEarthNet-MM.
 
@@ -143,7 +137,7 @@ def bigearthnet(out: Path, patches: int, seed: int, version: str, workers: int) 
 @_OUT
 @click.option("--patches", type=click.IntRange(1), required=True, help="Number of triplets.")
 @_SEED
-@_WORKERS
+@workers_option
 def sen12ms(out: Path, patches: int, seed: int, workers: int) -> None:
     """Triplets in the layout of SEN12MS.
 
@@ -157,7 +151,7 @@ def sen12ms(out: Path, patches: int, seed: int, workers: int) -> None:
             return
         _write(_write_triplets, (out, seed), patches, workers)
         _finish(out)
-    click.echo(f"{out}: {patches:,} simulated triplets in the layout of SEN12MS")
+    click.echo(f"{out}: {counted(patches, 'simulated triplet')} in the layout of SEN12MS")
 
 
 def _write(

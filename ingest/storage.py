@@ -7,6 +7,7 @@ Everything ingest writes goes through a `Store`: a local folder here, an object 
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -203,7 +204,7 @@ class _LocalSink:
         self._temporary = root / UNNAMED / f"{uuid.uuid4().hex}-{path.replace('/', '-')}"
 
     def open(self) -> None:
-        with _naming(self._target):
+        with naming(self._target):
             self._temporary.parent.mkdir(parents=True, exist_ok=True)
             self._target.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._temporary.open("wb", buffering=0)
@@ -212,14 +213,14 @@ class _LocalSink:
         # One system call for all parts and no copy of ours, unless it was cut short by a
         # signal or a disk that fills up, which the next call then reports.
         descriptor = self._file.fileno()
-        with _naming(self._target):
+        with naming(self._target):
             written = os.writev(descriptor, parts)
             rest = memoryview(b"".join(parts))[written:] if written < sum(map(len, parts)) else b""
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
 
     def close(self, complete: bool, before_naming: Callable[[], None]) -> None:
-        with _naming(self._target):
+        with naming(self._target):
             try:
                 with self._file:
                     if complete:
@@ -246,8 +247,8 @@ def _make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Put the file's own name into what the system says: a write that fails names none."""
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's own name into what the system says, which names another or none."""
     try:
         yield
     except OSError as error:
@@ -281,6 +282,9 @@ def refuse_inside_dataset(out: Path) -> None:
             )
 
 
+_URL_CUT_SHORT = re.compile(r"[a-z][a-z0-9]+:/(?!/)")
+
+
 def open_store(place: str) -> Store:
     """The store at a path, or at a URL of fsspec such as `s3://bucket/dataset`.
 
@@ -290,6 +294,8 @@ def open_store(place: str) -> Store:
     path = local_path(place)
     if path == "":
         raise ValueError(f"{place!r} names no place: give a folder, or a URL as s3://bucket/name")
+    if _URL_CUT_SHORT.match(place):
+        raise ValueError(f"{place}: is it a URL with a slash too few? Give ./{place} if a folder")
     if path is not None:
         return LocalStore(path)
     from .object_store import ObjectStore, refuse_url

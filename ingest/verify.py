@@ -8,14 +8,15 @@ import click
 
 from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, all_files
 
-from .archives import SOURCE_PATH, Spooling, refuse_spool_place, spool_folder
+from .archives import Spooling, refuse_spool_place, spool_folder
+from .options import SOURCE_PATH, workers_option
 from .pool import run_in_order
 from .progress import LongWork
 from .storage import Store, manifest_of, open_store
 from .verify_block import check_file
 from .verify_samples import SourceCheck, num_blocks, sample_problems
 from .verify_source import forget_sources, open_sources
-from .wording import as_given, counted
+from .wording import counted, say
 
 Progress = Callable[[int, int], None]
 
@@ -32,13 +33,7 @@ Examples:
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("dataset")
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Processes on this machine.",
-)
+@workers_option
 @click.option(
     "--source",
     "sources",
@@ -89,7 +84,7 @@ def verify(
             problems = list(find_problems(store, manifest, progress.update, workers, check))
         forget_sources(spooling)
     for problem in problems:
-        click.echo(as_given(problem), err=True)
+        say(problem)
     if problems:
         num = counted(len(problems), "problem")
         raise ValueError(f"{dataset} has {num}, listed above{_advice(store, manifest, problems)}")

@@ -22,7 +22,6 @@ from .layout import store_path
 from .statistics import Partials
 from .storage import Store
 from .verify_source import NO_DIFFERENCES, SourceDifferences, compare_with_sources
-from .zarr_store import open_array
 
 # Samples held and counted at once: 35 MB of pixels. zarr's inner chunks are a fraction of it.
 _TOGETHER = 128
@@ -182,6 +181,9 @@ def _runs_of_zarr(block: StoredBlock) -> Iterator[_Run]:
 
 
 def _zarr_rows(block: StoredBlock, spec: ArraySpec, first: int, count: int) -> npt.NDArray[Any]:
+    # zarr takes half a second to import, which a dataset of shards alone can do without.
+    from .zarr_store import open_array
+
     array = open_array(block.store.zarr_location(store_path(block.split)), spec)
     begin = block.first + first
     return np.asarray(array[begin : begin + count])

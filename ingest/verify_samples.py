@@ -34,7 +34,6 @@ from .verify_tables import (
     split_problems,
     told_by,
 )
-from .zarr_store import read_coordinates
 
 # Of files that differ from the dataset so many are named.
 _NAMED = 20
@@ -92,6 +91,8 @@ def sample_problems(
 
     @lru_cache(maxsize=1)
     def coordinates(split: str) -> dict[str, npt.NDArray[Any]]:
+        from .zarr_store import read_coordinates  # as in `verify_block`
+
         return read_coordinates(store.zarr_location(store_path(split)), manifest.arrays)
 
     contents = run_in_order(read_back, [(block,) for block in blocks], workers, *setup)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +22,7 @@ from .bigearthnet_checks import first_kinds
 from .geotiff import decode_by_rasterio
 from .geotiff_fast import Transform
 from .patches import Archive, MissingFile, Patch
+from .wording import say
 
 # As in `sen12ms_sample`: files of a triplet share their ground to far less than this.
 _SAME_GROUND_M = 0.01
@@ -146,10 +146,9 @@ def _warn_of_forgotten(paths: Sequence[Path], manifest: Manifest) -> None:
         wanted["--maps"] = "reference maps"
     forgotten = [what for option, what in wanted.items() if option not in held]
     if held and forgotten:
-        click.echo(
+        say(
             f"warning: no --source seems to hold {' or '.join(forgotten)}: give all archives that "
-            "ingest was given",
-            err=True,
+            "ingest was given"
         )
 
 

@@ -17,7 +17,6 @@ from .layout import store_path
 from .plan import fill, shuffle
 from .samples_table import TABLE_NAME, label_column
 from .verify_block import BlockContent, StoredBlock
-from .zarr_store import band_coordinates
 
 Row = dict[str, Any]
 
@@ -102,6 +101,8 @@ def coordinate_problems(
     rows: Sequence[Row],
 ) -> Iterator[str]:
     """What lies beside the pixels in the zarr store against `samples.parquet`."""
+    from .zarr_store import band_coordinates  # as in `verify_block`
+
     told = [{"key": row["key"], "facts": told_by(row, manifest, facts)} for row in rows]
     expected = sample_coordinates(told, facts, manifest.label_sets)
     expected |= band_coordinates(manifest.arrays)

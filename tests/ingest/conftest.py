@@ -189,3 +189,19 @@ def made_datasets(
         result = fusmae_ingest(*args, "--out", root / name, "--samples-per-shard", 4)
         assert result.returncode == 0, result.stderr
     return {name: root / name for name in ("v1", "v2", "sen12ms")}
+
+
+@pytest.fixture(scope="session")
+def shards_v1(archive_v1, fusmae_ingest, paths, tmp_path_factory) -> Path:
+    """A dataset of `archive_v1`: shards alone, four samples each."""
+    out = tmp_path_factory.mktemp("shards") / "dataset"
+    args = ("bigearthnet", *paths(archive_v1), "--out", out, "--samples-per-shard", 4)
+    assert fusmae_ingest(*args).returncode == 0
+    return out
+
+
+@pytest.fixture
+def without_charts(monkeypatch) -> None:
+    """Where a test looks at samples and words alone: drawing charts takes most of a page's time."""
+    for module in ("preview_charts", "preview_histograms"):
+        monkeypatch.setattr(f"fusmae_ingest.{module}.figure_png", lambda figure: b"")

@@ -41,6 +41,26 @@ def test_a_relative_path_is_told_as_one(here, fusmae_ingest):
     Path("t").mkdir()
     result = fusmae_ingest("sen12ms", "--root", "t", "--out", "s")
     assert "error: --root t holds no SEN12MS patches" in result.stderr
+    shutil.rmtree(Path(band).parent)
+    result = fusmae_ingest(*GIVEN, "--out", "f")
+    assert "warning: S1 patches without an S2 patch in a/BigEarthNet-v1.0: 1;" in result.stderr
+
+
+@pytest.mark.parametrize("folder", ["data", ""])
+def test_only_the_beginning_of_a_path_is_taken_off(tmp_path, monkeypatch, folder):
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/", folder))
+    monkeypatch.setattr(sys, "argv", ["fusmae-ingest", "info", "d"])
+    told = "/mnt/data/x, s3://data/x, https://data//x and and/or"
+    assert as_given(told) == told
+    assert as_given("--out '/data/x'") == ("--out 'x'" if folder else "--out '/data/x'")
+
+
+@pytest.mark.parametrize("given", ["s3:/bucket/d", "file:/d"])
+def test_a_url_with_a_slash_too_few_makes_no_folder(given, here, fusmae_ingest):
+    result = fusmae_ingest(*GIVEN, "--out", given)
+    assert result.returncode == 1
+    assert f"error: {given}: is it a URL with a slash too few?" in result.stderr
+    assert [path.name for path in here.iterdir()] == ["a"]
 
 
 def test_an_absolute_path_is_told_as_one(here, fusmae_ingest):
@@ -80,6 +100,8 @@ def test_where_the_command_itself_lies_does_not_matter(tmp_path, monkeypatch, wo
         ("bigearthnet", "--s2", "", "--s1", "s1", "--out", "d"),
         ("sen12ms", "--root", "", "--out", "d"),
         ("verify", "d", "--source", ""),
+        ("preview", "d", "--out", ""),
+        ("preview", ""),
     ],
 )
 def test_an_empty_path_is_not_the_folder_one_is_in(arguments, fusmae_ingest, tmp_path, monkeypatch):

@@ -1,6 +1,9 @@
 """`--help` of every verb: read whole, in the width of a terminal."""
 
 import importlib
+import re
+import subprocess
+import sys
 
 import click
 import pytest
@@ -13,10 +16,29 @@ ALL = {name: getattr(importlib.import_module(f"fusmae_ingest.{name}"), name) for
 ALL |= {f"simulate {name}": verb for name, verb in simulate.commands.items()}
 
 
-def test_no_verb_is_cut_short_in_the_list():
+def test_every_verb_is_in_the_list_on_one_line_with_its_own_words():
     shown = CliRunner().invoke(commands, ["--help"], terminal_width=80).output
-    assert all(f"  {verb} " in shown for verb in VERBS)
-    assert "..." not in shown.partition("Commands:")[2]
+    for verb, told in VERBS.items():
+        assert (ALL[verb].help or "").splitlines()[0] == told
+        assert re.search(rf"^  {verb} +{re.escape(told)}$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("words", "idle"),
+    [
+        ((), ("numpy", "pyarrow", "zarr", "rasterio", "matplotlib")),
+        *(((verb,), ("zarr", "rasterio", "matplotlib")) for verb in VERBS),
+    ],
+)
+def test_help_imports_no_package_that_takes_long(words, idle):
+    run = f"""
+import sys
+from fusmae_ingest.cli import commands
+commands({[*words, "--help"]!r}, standalone_mode=False)
+print("imported:", sorted(set({idle!r}) & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("imported: []\n")
 
 
 @pytest.mark.parametrize("name", ALL)

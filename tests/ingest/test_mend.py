@@ -55,6 +55,18 @@ def test_a_lost_shard_and_a_cut_zarr_object_are_made_again_and_no_other_block(
     assert fusmae_ingest("verify", out).returncode == 0
 
 
+def test_a_bad_source_of_a_lost_shard_is_no_reason_to_leave_a_sample_out(
+    archive_v1, out, again, tmp_path
+):
+    archive = shutil.copytree(archive_v1, tmp_path / "archive")
+    for band in archive.glob("BigEarthNet-v1.0/*/*_B05.tif"):
+        band.unlink()
+    min(out.glob("shards/train/*.tar")).unlink()
+    result = again(archive=archive)
+    assert result.returncode == 1 and "B05.tif is missing" in result.stderr
+    assert "quarantine" not in result.stderr
+
+
 def test_a_shard_of_other_bytes_than_the_manifests_is_refused(
     archive_v1, out, again, tmp_path, paths
 ):

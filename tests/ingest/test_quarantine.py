@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fusmae.manifest import read_manifest
 from fusmae.sample import decode
@@ -20,6 +22,7 @@ from .trees import tree
 
 OPTIONS = ("--samples-per-shard", 4, "--format", "shards", "--format", "zarr")
 TOLERANT = ("--on-error", "quarantine", "--max-bad", 0.5)
+ALLOWING = rounds.Tolerance(quarantine=True)
 
 
 def spoil(path: Path, value: float) -> None:
@@ -96,7 +99,8 @@ def test_workers_and_an_earlier_failed_run_change_no_byte(
 def test_more_bad_samples_than_allowed_end_the_run(spoilt, fusmae_ingest, paths, tmp_path):
     args = ("bigearthnet", *paths(spoilt[0]), "--out", tmp_path / "d", *OPTIONS, *TOLERANT[:2])
     result = fusmae_ingest(*args)
-    assert result.returncode == 1 and "--max-bad 0.001" in result.stderr
+    assert result.returncode == 1 and "more than --max-bad 0.001 allows (0)" in result.stderr
+    assert "leave so many out: --on-error quarantine --max-bad 0.0" in result.stderr
     assert not (tmp_path / "d" / "dataset.json").exists()
 
 
@@ -129,6 +133,7 @@ def test_a_rerun_that_allows_fewer_bad_samples_is_refused(
     assert result.returncode == 1, result.stdout
     assert f"5 of 24 samples are bad, more than {limit} allows" in result.stderr
     assert any(name in result.stderr for name in spoilt[1])
+    assert "as it is, give --on-error quarantine --max-bad 0.21; to take mended" in result.stderr
     assert tree(made) == before
     assert fusmae_ingest(*args, *TOLERANT).returncode == 0
 
@@ -180,6 +185,26 @@ def test_max_bad_allows_exactly_the_share_that_it_says():
     for num_bad, total in ((29, 100), (7, 1000), (57, 100)):
         assert rounds.allowed(total, rounds.Tolerance(True, num_bad / total)) == num_bad
     assert rounds.allowed(1000, rounds.Tolerance(True, 0.0289)) == 28
+
+
+@given(st.integers(1, 600_000), st.integers(0, 600_000), st.booleans())
+def test_the_way_out_that_is_told_allows_so_many(num_bad, num_good, quarantine):
+    total = num_bad + num_good
+    *words, last = rounds.way_out(num_bad, total, rounds.Tolerance(quarantine)).split()
+    named = "--max-bad" in words
+    allowed = rounds.allowed(total, rounds.Tolerance(True, float(last)) if named else ALLOWING)
+    assert num_bad <= allowed and (not named or allowed <= 1.1 * num_bad)
+
+
+def test_a_mended_sample_is_not_taken_back_and_the_run_says_so(
+    archive_v1, made, fusmae_ingest, paths
+):
+    before = tree(made)
+    args = ("bigearthnet", *paths(archive_v1), "--out", made, *OPTIONS)
+    result = fusmae_ingest(*args, *TOLERANT)
+    assert result.returncode == 0
+    assert "quarantine.jsonl; to take mended samples in, ingest to a new --out" in result.stdout
+    assert tree(made) == before
 
 
 def test_a_dataset_that_does_not_say_how_it_was_made_is_refused(

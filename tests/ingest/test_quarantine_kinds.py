@@ -125,6 +125,7 @@ def test_a_bad_pair_ends_the_run_or_is_left_out(kind, archive_v1, fusmae_ingest,
     args = ("bigearthnet", *paths(archive), "--out", tmp_path / "d")
     failed = fusmae_ingest(*args)
     assert failed.returncode == 1 and reason in failed.stderr, failed.stderr
+    assert "; or leave such samples out: --on-error quarantine\n" in failed.stderr
     result = fusmae_ingest(*args, "--on-error", "quarantine", "--max-bad", 0.05)
     assert result.returncode == 0, result.stderr
     (line,) = (tmp_path / "d" / "quarantine.jsonl").read_text().splitlines()
@@ -164,6 +165,7 @@ def test_a_bad_triplet_ends_the_run_or_is_left_out(kind, triplets, fusmae_ingest
     args = ("sen12ms", "--root", archive, "--out", tmp_path / "d")
     failed = fusmae_ingest(*args)
     assert failed.returncode == 1 and reason in failed.stderr and path.name in failed.stderr
+    assert "; or leave such samples out: --on-error quarantine\n" in failed.stderr
     result = fusmae_ingest(*args, "--on-error", "quarantine", "--max-bad", 0.25)
     assert result.returncode == 0, result.stderr
     (line,) = (tmp_path / "d" / "quarantine.jsonl").read_text().splitlines()
