@@ -73,8 +73,8 @@ def check_read_ahead(
         raise ValueError(
             f"a window of {smallest} shards may hold only {fewest} samples of a rank, whose ring "
             f"of {ring} batches of {micro_batch} has room for them all: ranks that share a cache "
-            "without room for two windows could wait for each other for ever; raise data.cache_gb "
-            f"to {2 * window * largest / 1e9:.3g}, or data.window"
+            f"without room for two windows, of {2 * window * largest:,} bytes, could wait for each "
+            "other for ever; raise data.cache_gb or data.window"
         )
 
 

@@ -58,7 +58,9 @@ def test_a_rank_that_comes_later_finds_room_or_the_window_is_refused(
     dataset = locate_dataset(url, tmp_path)
     monkeypatch.setattr("fusmae.data.cache.ROOM_WAIT_S", 1.0)
     if ring > 1:
-        with pytest.raises(ValueError, match=r"of 3 shards may hold only 8 samples of a rank, .*"):
+        two = f"{6 * max(shard.bytes for shard in train_shards(big_window_dataset)):,}"
+        told = rf"of 3 shards may hold only 8 samples of a rank, .* of {two} bytes"
+        with pytest.raises(ValueError, match=told):
             TrainLoader(dataset, data, SEED, 8, 1, 2, 4, ring=ring)
         monkeypatch.setattr("fusmae.data.loader.check_read_ahead", lambda *_: None)
     with (
