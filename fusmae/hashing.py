@@ -29,7 +29,7 @@ def hash_positions(positions: Tensor, seed: int, stream: int) -> Tensor:
         stream: keeps apart what is drawn from the same seed and position.
 
     Raises:
-        ValueError: `positions` are no such tensor, of other integers other words would come; or
+        ValueError: `positions` are no such tensor (of other integers other words would come), or
             `seed` is no int.
     """
     if not isinstance(seed, int):

@@ -267,7 +267,7 @@ def _write_table(
     seeds: tuple[int, ...],
     entries: list[dict[str, Any]],
 ) -> str:
-    table = gather(loaded, places.out, seeds)
+    table = gather(loaded, places.out, seeds, places.weights)
     table["wall_s"] = round(sum(entry["wall_s"] for entry in entries), 1)
     # Steps of before commits were kept have none.
     table["commits"] = sorted({entry.get("git_commit") or "unknown" for entry in entries})

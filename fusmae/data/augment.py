@@ -32,8 +32,8 @@ def random_flips(arrays: Mapping[str, Tensor], seed: int, positions: Tensor) -> 
         New tensors of the same shapes and dtypes.
 
     Raises:
-        ValueError: an array is not (B, C, H, W) with a sample for each position, or positions are
-            not (B,) int64.
+        ValueError: `arrays` maps no name to one, an array is not (B, C, H, W) with a sample for
+            each position, positions are not (B,) int64, or `seed` is no int.
     """
     drawn = below(hash_positions(positions, seed, _FLIP_STREAM), 4)
     _check_count(arrays, len(positions))
@@ -75,7 +75,8 @@ def random_crops(
 
     Raises:
         ValueError: the square does not fit, or its edges miss those of an array's pixels;
-            positions are not (B,) int64; or an array has not as many samples.
+            positions are not (B,) int64; an array has not as many samples; `seed` is no int;
+            or as `cell_grid`.
     """
     num_cells, cell_px = cell_grid(arrays)
     if size_px not in range(cell_px, num_cells * cell_px + 1, cell_px):
@@ -115,7 +116,7 @@ def cell_grid(arrays: Mapping[str, Tensor]) -> tuple[int, int]:
         Its cells along a side, and a cell's side in pixels of the finest array.
 
     Raises:
-        ValueError: an array is not square.
+        ValueError: `arrays` maps no name to one, or an array is not square.
     """
     for name, array in _items(arrays):
         if _ndim(array) != 4 or array.shape[-1] != array.shape[-2]:

@@ -99,10 +99,8 @@ class TrainLoader:
         mirror, shards = self._reader.mirror, self._reader.record.shards
         self._window = mirror.window(shards, data.window, cache_share) if mirror else data.window
         self._order = Order(self._reader.shard_sizes, seed, self._window, subset)
-        if mirror:
-            largest = max(shard.bytes for shard in shards)
-            sizes = (global_batch, world_size, micro_batch)
-            check_read_ahead(mirror, largest, self._order, self._window, sizes, ring)
+        sizes = (global_batch, world_size, micro_batch)
+        check_read_ahead(self._reader, self._order, self._window, sizes, ring)
         self._data, self._seed = data, int(seed)
         self._cache_share = cache_share
         self._source: Source | None = None

@@ -132,7 +132,8 @@ class Preprocess(nn.Module):
         """`Batch.arrays`, each (B, C, H, W), to images: sensor -> float32 (B, C, S, S).
 
         Raises:
-            ValueError: an array is missing, or has no batch dimension.
+            ValueError: `arrays` is no such mapping, or an array is missing, no tensor, or has no
+                batch dimension.
         """
         if not isinstance(arrays, Mapping):
             raise ValueError(

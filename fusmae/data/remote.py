@@ -38,8 +38,8 @@ def locate_dataset(location: str | Path, cache: Path | str) -> Path:
         cache: the folder of the mirrors, on a local disk; a path as `location` does not touch it.
 
     Raises:
-        ValueError: the URL cannot be read, what it holds is no dataset or a broken one, or
-            something else is where its mirror belongs.
+        ValueError: the URL cannot be read, what it holds is no dataset or a broken one,
+            something else is where its mirror belongs, or `location` or `cache` is no path.
     """
     if "://" not in str(location):
         return local_folder(location)
@@ -191,7 +191,7 @@ def location_of(dataset: Path | str) -> str:
     """Where a dataset comes from: the URL of a mirror, or the absolute path.
 
     Raises:
-        ValueError: the mirror's `origin.json` is broken.
+        ValueError: it is a URL, or no path, or the mirror's `origin.json` is broken.
     """
     folder = local_folder(dataset).resolve()
     origin = _origin_of(folder) if is_claimed(folder) else None

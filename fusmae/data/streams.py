@@ -7,7 +7,6 @@ import numpy as np
 from fusmae.data.order import Order
 from fusmae.data.prefetch import RemoteSource
 from fusmae.data.reader import SplitReader
-from fusmae.data.remote import Mirror
 from fusmae.data.source import Ids, LocalSource, Source
 from fusmae.data.stretches import num_own, runs, windows
 
@@ -41,7 +40,7 @@ def training_source(
 
 
 def check_read_ahead(
-    mirror: Mirror, largest: int, order: Order, window: int, cut: tuple[int, int, int], ring: int
+    reader: SplitReader, order: Order, window: int, sizes: tuple[int, int, int], ring: int
 ) -> None:
     """Refuse windows with which ranks that share a cache may wait for each other for ever.
 
@@ -49,19 +48,21 @@ def check_read_ahead(
     the next one. Where both do not fit, a rank that comes later finds no room for the first.
 
     Args:
-        mirror: of the dataset.
-        largest: bytes of its largest shard.
+        reader: of the split.
         order: of the split's samples.
         window: shards of a window; 0 for all.
-        cut: global batch, world size, micro-batch.
+        sizes: global batch, world size, micro-batch.
         ring: batches in memory at once.
 
     Raises:
         ValueError: the cache does not hold two windows, and one may fill no more than the ring.
     """
-    global_batch, world_size, micro_batch = cut
-    counts, room = np.sort(order.shard_counts), mirror.cache.limit_bytes // largest
-    if world_size == 1 or not window or room >= min(2 * window, len(counts)):
+    global_batch, world_size, micro_batch = sizes
+    if reader.mirror is None or world_size == 1 or not window:
+        return
+    largest = max(shard.bytes for shard in reader.record.shards)
+    counts, room = np.sort(order.shard_counts), reader.mirror.cache.limit_bytes // largest
+    if room >= min(2 * window, len(counts)):
         return
     rest = len(counts) % window  # the last window of an epoch
     smallest = rest if rest and rest + window > room else window
@@ -72,8 +73,8 @@ def check_read_ahead(
         raise ValueError(
             f"a window of {smallest} shards may hold only {fewest} samples of a rank, whose ring "
             f"of {ring} batches of {micro_batch} has room for them all: ranks that share a cache "
-            "without room for two windows could wait for each other for ever; raise data.cache_gb "
-            f"to {2 * window * largest / 1e9:.3g}, or data.window"
+            f"without room for two windows, of {2 * window * largest:,} bytes, could wait for each "
+            "other for ever; raise data.cache_gb or data.window"
         )
 
 

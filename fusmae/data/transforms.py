@@ -91,7 +91,8 @@ def percentile_limits(manifest: Manifest, array: str, name: str) -> tuple[float,
     """A percentile such as `p2` of each band of an array, in stored units.
 
     Raises:
-        ValueError: the dataset has no statistics of that array, or not this percentile.
+        ValueError: the dataset has no statistics of that array, or not this percentile, or
+            `manifest` is none.
     """
     check_manifest(manifest)
     if array not in list(manifest.statistics):

@@ -1,6 +1,6 @@
 """What the runs of an experiment left, gathered into one JSON table."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from fusmae.evaluation.experiment import (
     Protocol,
     Question,
     result_folder,
+    weights_key,
 )
 from fusmae.evaluation.experiment_details import cell_details, pretraining_details
 from fusmae.evaluation.results import FINETUNE_FORMAT, RESULT_NAME, read_result
@@ -18,8 +19,13 @@ from fusmae.evaluation.results import FINETUNE_FORMAT, RESULT_NAME, read_result
 Scores = dict[str, float]
 
 
-def gather(experiment: Experiment, out: Path, seeds: Sequence[int]) -> dict[str, Any]:
+def gather(
+    experiment: Experiment, out: Path, seeds: Sequence[int], given: Container[str] = ()
+) -> dict[str, Any]:
     """The table as JSON: per protocol, row and sensors the scores of each seed.
+
+    `given` are the systems' weights that are there, as `weights_key` calls them: a system without
+    a result may still come.
 
     Raises:
         ValueError: a result is damaged, or results of one protocol are of different test splits.
@@ -50,7 +56,7 @@ def gather(experiment: Experiment, out: Path, seeds: Sequence[int]) -> dict[str,
         "without_weights": [
             system.name
             for system in experiment.systems
-            if system.weights and system.name not in weights
+            if system.weights and system.name not in weights and weights_key(system) not in given
         ],
         "pretraining": pretraining,
         "answers": [_answer(question, protocols) for question in experiment.questions],

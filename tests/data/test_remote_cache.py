@@ -58,7 +58,9 @@ def test_a_rank_that_comes_later_finds_room_or_the_window_is_refused(
     dataset = locate_dataset(url, tmp_path)
     monkeypatch.setattr("fusmae.data.cache.ROOM_WAIT_S", 1.0)
     if ring > 1:
-        with pytest.raises(ValueError, match=r"of 3 shards may hold only 8 samples of a rank, .*"):
+        two = f"{6 * max(shard.bytes for shard in train_shards(big_window_dataset)):,}"
+        told = rf"of 3 shards may hold only 8 samples of a rank, .* of {two} bytes"
+        with pytest.raises(ValueError, match=told):
             TrainLoader(dataset, data, SEED, 8, 1, 2, 4, ring=ring)
         monkeypatch.setattr("fusmae.data.loader.check_read_ahead", lambda *_: None)
     with (
@@ -75,15 +77,12 @@ def test_a_rank_that_comes_later_finds_room_or_the_window_is_refused(
             assert [len(next(loader)) for _ in range(20) for loader in (late, early)] == [4] * 40
 
 
-@pytest.mark.parametrize(
-    ("change", "ranks"), [({"window": 6}, 2), ({"cache_gb": 6}, 2), ({"window": 0}, 2), ({}, 1)]
-)
+@pytest.mark.parametrize(("window", "room", "ranks"), [(6, 7, 2), (3, 6, 2), (0, 7, 2), (3, 4, 1)])
 def test_a_window_that_keeps_no_rank_waiting_is_taken(
-    url, big_window_dataset, tmp_path, change, ranks
+    url, big_window_dataset, tmp_path, window, room, ranks
 ):
-    cache_gb = limit_of(big_window_dataset, change.pop("cache_gb", 4 if ranks == 1 else 7))
-    data = replace(DATA, window=3, cache_gb=cache_gb)
-    TrainLoader(locate_dataset(url, tmp_path), replace(data, **change), SEED, 8, 0, ranks, 4)
+    data = replace(DATA, window=window, cache_gb=limit_of(big_window_dataset, room))
+    TrainLoader(locate_dataset(url, tmp_path), data, SEED, 8, 0, ranks, 4)
 
 
 def test_two_runs_with_other_orders_share_a_cache_that_holds_one_window_of_each(

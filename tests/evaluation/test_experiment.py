@@ -183,6 +183,8 @@ def test_table_shows_means_the_papers_numbers_and_the_answer(tmp_path):
     table = gather(EXPERIMENT, tmp_path, (0, 1))
     assert table["answers"][0]["differences"] == pytest.approx({"0": 12.0, "1": 8.0})
     assert table["without_weights"] == ["DINO-MM"]
+    still_to_come = gather(EXPERIMENT, tmp_path, (0, 1), {"dino-mm": "W"})
+    assert still_to_come["without_weights"] == []
     page = markdown(table, EXPERIMENT)
     assert "| DINO-MM | - | - | - | 52.7 | 58.7 | 60.3 |" in page
     assert "| XAD | - | - | 51.0 ± 1.4 |  |  |  |" in page
