@@ -74,7 +74,7 @@ def few_labels_warning(split: LabelledSplit, task: Task) -> str:
         told += f", {len(lacking)} of which have none ({'; '.join(lacking[:_NAMED])}{more})"
         told += " and are scored by chance"
     drawn = num < split.reader.num_samples - split.num_unlabelled
-    return f"{told}: raise --fraction" if drawn else told
+    return f"{told}: take more by --fraction or --labels" if drawn else told
 
 
 def classes_of(manifest: Manifest, label_set: str) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ def test_labels_that_are_too_few_are_told_and_stand_in_the_result(
     told = f"4 labelled samples for 19 classes, {len(none)} of which have none ({none[0]}; "
     assert f"warning: {told}" in done.output and done.output.count("warning") == 1
     assert result["few_labels"].startswith(told) and result["few_labels"].endswith(
-        "by chance: raise --fraction"
+        "by chance: take more by --fraction or --labels"
     )
 
 
