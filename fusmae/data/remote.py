@@ -31,7 +31,7 @@ _SPARE_SHARDS = 2
 
 
 def locate_dataset(location: str | Path, cache: Path | str) -> Path:
-    """The folder to read a dataset from: `location` itself, or the mirror of a URL.
+    """The folder to read a dataset from, absolute: `location` itself, or the mirror of a URL.
 
     Args:
         location: a folder, or a URL such as `s3://bucket/DATASET`, `gs://`, `https://` or `hf://`.
@@ -65,7 +65,7 @@ def locate_dataset(location: str | Path, cache: Path | str) -> Path:
 
 
 def local_folder(dataset: str | Path) -> Path:
-    """The folder of a dataset that is here.
+    """The folder of a dataset that is here, as an absolute path: a later `os.chdir` moves nothing.
 
     Raises:
         ValueError: it is a URL, or no path.
@@ -74,7 +74,7 @@ def local_folder(dataset: str | Path) -> Path:
         raise ValueError(
             f"{dataset} is a URL and a folder is wanted: give locate_dataset(URL, CACHE) instead"
         )
-    return as_path("dataset", dataset)
+    return as_path("dataset", dataset).absolute()
 
 
 def as_path(name: str, value: object) -> Path:

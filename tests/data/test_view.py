@@ -1,5 +1,6 @@
 """`open_dataset`: single samples of a split, by number and by key."""
 
+import pickle
 import subprocess
 import sys
 
@@ -9,8 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from fusmae import data
-from fusmae.config import SubsetConfig
-from fusmae.data import open_dataset
+from fusmae.config import DataConfig, SubsetConfig
+from fusmae.data import TrainLoader, open_dataset
 from fusmae.evaluation.labelled import LabelChoice, read_splits
 from fusmae.evaluation.tasks import MultiLabel
 from fusmae.labels import BIGEARTHNET_19
@@ -52,6 +53,20 @@ def test_a_sample_is_found_by_its_key_and_by_a_number_from_the_end(view, samples
         view[NUM_TRAIN]
     with pytest.raises(ValueError, match=r"split 'train' of .* has no sample 'val-0-1'"):
         view.sample("val-0-1")
+
+
+def test_a_relative_path_means_what_it_meant_when_it_was_opened(
+    tiny_dataset, samples, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tiny_dataset.parent)
+    opened = [open_dataset(tiny_dataset.name), open_dataset(tiny_dataset.name, cache=tmp_path)]
+    bands = DataConfig(bands={"s1": ("VV", "VH")})
+    with TrainLoader(tiny_dataset.name, bands, SEED, 8, 0, 1, 8) as loader:
+        monkeypatch.chdir("/")
+        for view in [*opened, pickle.loads(pickle.dumps(opened[0]))]:
+            assert view[20]["key"] == samples[20]["__key__"]
+            assert view.sample(samples[40]["__key__"])["key"] == samples[40]["__key__"]
+        assert len(next(loader)) == 8
 
 
 @pytest.fixture
