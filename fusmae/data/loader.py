@@ -134,6 +134,13 @@ class TrainLoader:
         global_batch, _, world_size, micro_batch = self._cut
         return global_batch // (world_size * micro_batch)
 
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Before the next batch: whole steps, positions beyond them, batches beyond those."""
+        first, beyond = divmod(self._start, self.global_batch)
+        steps, batches = divmod(self._num_batches, self.micro_batches_per_step)
+        return first + steps, beyond, batches
+
     def __iter__(self) -> Self:
         return self
 

@@ -90,8 +90,8 @@ class MixtureLoader:
         """Join loaders of one rank; a source's quota is its loader's global batch.
 
         Raises:
-            ValueError: there is no loader, something is none, or they cut a global batch into
-                different numbers of micro-batches.
+            ValueError: there is no loader, something is none, they cut a global batch into
+                different numbers of micro-batches, or do not all stand at the same one.
         """
         _check_list("a mixture", loaders, TrainLoader)
         pieces = {loader.micro_batches_per_step for loader in loaders}
@@ -99,6 +99,15 @@ class MixtureLoader:
             raise ValueError(
                 f"the loaders of a mixture must make as many micro-batches of a step each, "
                 f"these make {[loader.micro_batches_per_step for loader in loaders]}"
+            )
+        places = [loader.place for loader in loaders]
+        # The positions of one source alone are its own, and it may stop and go on at any.
+        if len(places) > 1 and (len(set(places)) > 1 or places[0][1]):
+            told = [f"{step} + {rest} samples + {batches}" for step, rest, batches in places]
+            raise ValueError(
+                "the loaders of a mixture must all stand at one batch of one step, these stand "
+                f"after (steps + samples + batches) {', '.join(told)}: give new loaders, and load "
+                "the mixture's state"
             )
         self._loaders = tuple(loaders)
         quotas = [loader.global_batch for loader in loaders]
