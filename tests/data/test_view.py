@@ -191,7 +191,11 @@ def test_a_dataloader_batches_the_map_style_view(view, num_workers):
         ({"cache_gb": "1"}, "cache_gb = '1' must be a number above 0"),
         ({"subset": 0.1}, r"subset = 0\.1 must be a dict, such as {'fraction': 0\.1}"),
         ({"subset": {"fracton": 0.1}}, r"subset\.fracton; did you mean subset\.fraction\?"),
-        ({"subset": {"exclude": "snow"}}, r"subset\.exclude = 'snow' .*"),
+        (
+            {"subset": {"exclude": "seasonal_snow"}},
+            r"subset\.exclude = 'seasonal_snow' is not of type list of 'seasonal_snow', "
+            r"'cloud_or_shadow': expected such as \"subset\.exclude=\['seasonal_snow'\]\"$",
+        ),
     ],
 )
 def test_what_the_dataset_does_not_have_is_refused(tiny_dataset, options, message):
