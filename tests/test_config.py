@@ -58,6 +58,7 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path):
         ("model = 3\n", "model = 3 is not of type"),
         ("[data]\nsources = 3\n", "list of tables: expected [[data.sources]] in the file"),
         ('[data.subset]\nexclude = "snow"\n', "\"data.subset.exclude=['seasonal_snow']\""),
+        ("[data.subset]\nkeys = 3\n", "subset.keys = 3 is not of type str: expected such as"),
         ("[data.subset]\nfraction = 10\n", "subset.fraction = 10.0 must be above 0"),
         (
             "[data.subset]\nfracton = 0.1\n",

@@ -196,6 +196,11 @@ def test_a_dataloader_batches_the_map_style_view(view, num_workers):
             r"subset\.exclude = 'seasonal_snow' is not of type list of 'seasonal_snow', "
             r"'cloud_or_shadow': expected such as \"subset\.exclude=\['seasonal_snow'\]\"$",
         ),
+        (
+            {"subset": {"keys": 3}},
+            r"subset\.keys = 3 is not of type str: expected such as subset\.keys='text', "
+            r"or list of str: expected such as \"subset\.keys=\['text'\]\"$",
+        ),
     ],
 )
 def test_what_the_dataset_does_not_have_is_refused(tiny_dataset, options, message):
