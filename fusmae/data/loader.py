@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from fusmae.config import DataConfig
-from fusmae.data.opening import Device, check_rank, open_split, resolve_device
+from fusmae.data.opening import Device, check_rank, no_len, open_split, resolve_device
 from fusmae.data.order import Order
 from fusmae.data.prefetch import RemoteSource
 from fusmae.data.resume import consumed_of, describe_order
@@ -140,6 +140,9 @@ class TrainLoader:
         first, beyond = divmod(self._start, self.global_batch)
         steps, batches = divmod(self._num_batches, self.micro_batches_per_step)
         return first + steps, beyond, batches
+
+    def __len__(self) -> NoReturn:
+        raise TypeError(no_len(self))
 
     def __iter__(self) -> Self:
         return self

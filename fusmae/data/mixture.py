@@ -7,12 +7,13 @@ device, once each `Preprocess` has brought its own to the model's bands and grid
 # B samples of a micro-batch, C channels of a sensor, S the model's grid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
 
 from fusmae.data.loader import TrainLoader
+from fusmae.data.opening import no_len
 from fusmae.data.order import fold_seed
 from fusmae.data.preprocess import Preprocess
 from fusmae.data.ring import Batch
@@ -116,6 +117,9 @@ class MixtureLoader:
 
     def __repr__(self) -> str:
         return f"MixtureLoader({list(self._loaders)})"
+
+    def __len__(self) -> NoReturn:
+        raise TypeError(no_len(self))
 
     def __iter__(self) -> Iterator[MixedBatch]:
         return self
