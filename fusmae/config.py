@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from fusmae.sensor_config import SensorConfig, check_sensors
+from fusmae.sensors import check_bands
 from fusmae.strict_toml import as_table, build, load_recipe
 
 __all__ = [
@@ -271,6 +272,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_positive("data", self, "cache_gb")
+        check_bands(self.bands)
         for name, choice in (("resample", Resample), ("on_bad_shard", OnBadShard)):
             known, given = get_args(choice), getattr(self, name)
             if given not in known:

@@ -158,3 +158,17 @@ def test_visible_tokens_follow_mae():
 def test_a_wrong_choice_in_python_is_one_line_as_in_a_recipe(wrong, message):
     with pytest.raises(ValueError, match=message):
         DataConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("bands", "message"),
+    [
+        ({"s1": "VV"}, r"bands\['s1'\] = 'VV' must be a list of names, such as"),
+        ({"s1": ()}, r"bands\['s1'\] names no band: leave 's1' out"),
+        ({}, "bands = {} names no band"),
+        (["s1"], r"bands = \['s1'\] must map a sensor to its band names"),
+    ],
+)
+def test_bands_that_are_no_lists_are_refused_by_the_config_itself(bands, message):
+    with pytest.raises(ValueError, match=message):
+        DataConfig(bands=bands)
