@@ -9,10 +9,13 @@ import time
 import warnings
 from collections.abc import Iterator
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from fusmae.data.cache import Pause, UnfetchableError
 from fusmae.manifest import MANIFEST_NAME, FileRecord, ShardRecord
 
+# Of these URLs fsspec would ask again and again without a host or bucket.
+_WITH_HOST = ("http", "https", "s3", "gs")
 # One request asks for so much: large against its latency, small against a thread's memory.
 PIECE_BYTES = 16 << 20
 # A request that takes longer has failed; 16 MiB in this time is 0.3 MB/s.
@@ -40,6 +43,9 @@ class Origin:
             try:
                 import fsspec
 
+                parts = urlsplit(self.url)
+                if parts.scheme in _WITH_HOST and not parts.netloc:
+                    raise ValueError(f"it names no host or bucket, as in {parts.scheme}://NAME/ben")
                 self._opened = (os.getpid(), *fsspec.core.url_to_fs(self.url))
             except ModuleNotFoundError as error:
                 raise ValueError(
