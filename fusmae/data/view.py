@@ -27,6 +27,8 @@ from fusmae.manifest import Manifest, read_manifest
 from fusmae.sensors import ArraySpec
 
 _WHOLE = SubsetConfig()
+# Columns with what SEN12MS tells of classes beyond its label set; `info` names SET/label_single.
+_COLUMNS = ("label_single", "fractions")
 
 
 def open_dataset(
@@ -94,6 +96,7 @@ class DatasetView(Dataset[Sample]):
         if labels is not None and labels not in list(manifest.label_sets):
             raise ValueError(
                 f"{path} has no label set {labels!r}; it has {list(manifest.label_sets)}"
+                f"{_where_it_is(labels)}"
             )
         self._label_set = labels
 
@@ -227,6 +230,17 @@ class DatasetView(Dataset[Sample]):
                 hold the window.
         """
         return SampleStream(self, batch, seed, epochs, window, num_threads)
+
+
+def _where_it_is(labels: object) -> str:
+    """Where to read what is no label set but looks like one."""
+    column = str(labels).rpartition("/")[2]
+    if column not in _COLUMNS:
+        return ""
+    return (
+        f". {column} is a column of samples.parquet: open the dataset without it, "
+        f"ds.reader.column({column!r}) has a value for each row of the split"
+    )
 
 
 def _rows_of(sample_ids: Sequence[int] | Tensor) -> list[int]:

@@ -180,6 +180,12 @@ def test_a_dataloader_batches_the_map_style_view(view, num_workers):
         ({"split": "nowhere"}, "no split 'nowhere'"),
         ({"bands": {"s2": ("B10",)}}, "no band 'B10'"),
         ({"labels": "bigearthnet-43"}, "no label set 'bigearthnet-43'; it has"),
+        (
+            {"labels": "sen12ms-igbp10/label_single"},
+            r"it has \['bigearthnet-19'\]. label_single is a column of samples\.parquet: open the "
+            r"dataset without it, ds\.reader\.column\('label_single'\) has a value for each row",
+        ),
+        ({"labels": "fractions"}, r"ds\.reader\.column\('fractions'\)"),
         ({"bands": ["s1"]}, r"bands = \['s1'\] must map a sensor to its band names, such as"),
         ({"bands": {"s2": "B05"}}, r"bands\['s2'\] = 'B05' must be a list of names"),
         ({"split": ["train"]}, r"no split \['train'\]"),
