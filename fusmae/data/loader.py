@@ -182,8 +182,16 @@ class TrainLoader:
         `consumed` counts the positions of the global batches that have been handed out whole:
         a step cut short among its micro-batches is read again.
         """
-        steps = self._num_batches // self.micro_batches_per_step
-        return {"consumed": self._start + steps * self._cut[0], **self._definition()}
+        return self.state_after(self.num_steps)
+
+    @property
+    def num_steps(self) -> int:
+        """Whole steps handed out since the start, or since the state that was loaded."""
+        return self._num_batches // self.micro_batches_per_step
+
+    def state_after(self, num_steps: int) -> dict[str, Any]:
+        """The state as it was after so many of `num_steps`."""
+        return {"consumed": self._start + num_steps * self._cut[0], **self._definition()}
 
     def _definition(self) -> dict[str, Any]:
         data = self._data

@@ -146,8 +146,12 @@ class MixtureLoader:
         return sum(loader.num_replaced for loader in self._loaders)
 
     def state_dict(self) -> dict[str, Any]:
-        """Each source's state, the same on every rank; JSON-ready."""
-        return {"sources": [loader.state_dict() for loader in self._loaders]}
+        """Each source's state, the same on every rank; JSON-ready.
+
+        All of the same step: where one source could not be read, others have handed out more.
+        """
+        num_steps = min(loader.num_steps for loader in self._loaders)
+        return {"sources": [loader.state_after(num_steps) for loader in self._loaders]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken; batches read ahead are dropped.

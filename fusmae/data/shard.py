@@ -52,13 +52,18 @@ class OpenShard:
 
     def read(self, buffers: Sequence[Any], num_bytes: int, offset: int) -> None:
         """Fill `buffers`, `num_bytes` in all, from byte `offset` on."""
+        done, rest = 0, buffers
         try:
-            read = os.preadv(self.fd, buffers, offset)
+            # At once, but for file systems that may give less than there is.
+            while (read := os.preadv(self.fd, rest, offset + done)) and done + read < num_bytes:
+                done += read
+                rest = _after(buffers, done)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from None
-        if read != num_bytes:
+        done += read
+        if done != num_bytes:
             raise ValueError(
-                f"shard {self.path} ends early: {read} of {num_bytes} bytes at byte {offset}; "
+                f"shard {self.path} ends early: {done} of {num_bytes} bytes at byte {offset}; "
                 "it was truncated or replaced while it was open"
             )
 
@@ -69,6 +74,16 @@ class OpenShard:
         """
         if os.fstat(self.fd).st_mtime_ns != self._written_ns:
             raise ValueError(replaced(self.path))
+
+
+def _after(buffers: Sequence[Any], num_bytes: int) -> list[memoryview]:
+    """What follows the first bytes of the buffers."""
+    rest = []
+    for buffer in buffers:
+        view = memoryview(buffer).cast("B")
+        rest.append(view[num_bytes:])
+        num_bytes = max(0, num_bytes - len(view))
+    return rest
 
 
 def replaced(path: Path) -> str:

@@ -239,6 +239,25 @@ def test_an_error_of_one_source_closes_all(datasets):
             next(loader._loaders[0])
 
 
+@pytest.mark.parametrize("broken", [0, 1])
+def test_the_state_after_an_error_is_that_of_the_last_whole_step(datasets, monkeypatch, broken):
+    with mixture(datasets) as loader, mixture(datasets) as other:
+        for _ in range(3):
+            next(loader)
+        ring = loader._loaders[broken]._ring
+
+        def fail():
+            raise OSError("the disk is gone")
+
+        monkeypatch.setattr(ring, "next_batch", fail)
+        with pytest.raises(OSError, match="gone"):
+            next(loader)
+        state = loader.state_dict()
+        assert [part["consumed"] for part in state["sources"]] == [3 * quota for quota in QUOTAS]
+        other.load_state_dict(state)
+        assert read(next(other)) == expected_step(3)
+
+
 def test_images_of_unlike_shapes_are_not_joined(tiny_dataset):
     manifest = read_manifest(tiny_dataset)
     with pytest.raises(ValueError, match="of one shape"):

@@ -176,6 +176,35 @@ def test_shard_overwritten_during_a_read_gives_no_sample(copied, other, monkeypa
         reader.read_into(np.array([0]), rows)
 
 
+def test_a_file_system_that_gives_less_than_it_is_asked_for_is_asked_again(
+    tiny_dataset, monkeypatch
+):
+    reader, ids = SplitReader(tiny_dataset, "train"), np.array([3, 0, 40])
+    whole, parts = (
+        {spec.name: np.zeros((3, *spec.shape), spec.dtype) for spec in reader.arrays}
+        for _ in range(2)
+    )
+    reader.read_into(ids, whole)
+    lengths = []
+
+    def short(fd, buffers, offset):
+        wanted = sum(memoryview(buffer).nbytes for buffer in buffers)
+        data = os.pread(fd, max(1, wanted // 3), offset)
+        left = data
+        for buffer in buffers:
+            view = memoryview(buffer).cast("B")
+            size = min(len(view), len(left))
+            view[:size], left = left[:size], left[size:]
+        lengths.append(len(data))
+        return len(data)
+
+    monkeypatch.setattr("fusmae.data.shard.os.preadv", short)
+    reader.read_into(ids, parts)
+    assert min(lengths) == 1
+    for name, array in whole.items():
+        np.testing.assert_array_equal(parts[name], array)
+
+
 @pytest.mark.parametrize("error", [MemoryError("none left"), KeyboardInterrupt(), SystemExit(3)])
 def test_whatever_a_thread_raises_reaches_the_consumer(tiny_dataset, monkeypatch, error):
     read_into, calls = SplitReader.read_into, []
