@@ -182,16 +182,12 @@ class TrainLoader:
         `consumed` counts the positions of the global batches that have been handed out whole:
         a step cut short among its micro-batches is read again.
         """
-        return self.state_after(self.num_steps)
-
-    @property
-    def num_steps(self) -> int:
-        """Whole steps handed out since the start, or since the state that was loaded."""
-        return self._num_batches // self.micro_batches_per_step
+        return self.state_after(self.place[0])
 
     def state_after(self, num_steps: int) -> dict[str, Any]:
-        """The state as it was after so many of `num_steps`."""
-        return {"consumed": self._start + num_steps * self._cut[0], **self._definition()}
+        """The state as it was after so many whole steps, from position 0 on."""
+        consumed = self._start % self.global_batch + num_steps * self.global_batch
+        return {"consumed": consumed, **self._definition()}
 
     def _definition(self) -> dict[str, Any]:
         data = self._data

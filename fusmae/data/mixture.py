@@ -150,7 +150,7 @@ class MixtureLoader:
 
         All of the same step: where one source could not be read, others have handed out more.
         """
-        num_steps = min(loader.num_steps for loader in self._loaders)
+        num_steps = min(loader.place[0] for loader in self._loaders)
         return {"sources": [loader.state_after(num_steps) for loader in self._loaders]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -316,6 +316,7 @@ def test_loaders_that_were_read_alike_are_a_mixture(datasets):
         next(first), [next(second) for _ in range(3)]
         with MixtureLoader([first, second]) as loader:
             ahead = [read(next(loader)) for _ in range(2)]
+            assert [source["consumed"] for source in loader.state_dict()["sources"]] == [48, 16]
     for step, places in zip((1, 2), ahead, strict=True):  # the rest of one, the first of the next
         assert len(places) == 16 and places.items() <= expected_step(step).items()
 
