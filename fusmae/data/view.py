@@ -216,8 +216,9 @@ class DatasetView(Dataset[Sample]):
         Args:
             batch: samples of a batch.
             seed: of the order.
-            epochs: visits of every sample, the last batch being smaller where it must; None for
-                no end. An epoch of an endless stream is `len(ds)` samples.
+            epochs: visits of every sample in an iteration, of `len(ds)` samples each. Batches run
+                on over the ends of epochs, and the last is smaller where it must. None for no end.
+                1 for a loop over epochs, with `stream.set_epoch`.
             window: shards to shuffle together; 0 for all of them, or of a URL whose cache does
                 not hold that, as many as docs/REMOTE.md says.
             num_threads: threads that read, in each process.

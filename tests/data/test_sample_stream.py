@@ -43,7 +43,14 @@ def test_a_stream_is_the_order_and_ends_after_its_epochs(
     positions = [p for b in batches for p in b["positions"].tolist()]
     assert positions == list(range(epochs * NUM_TRAIN))
     assert {len(b["positions"]) for b in batches[:-1]} <= {batch}
+    end = stream.state_dict()
+    assert end["consumed"] == epochs * NUM_TRAIN
     assert ids_of(stream) == order  # over again
+    for more in (0, 2):
+        resumed = view.stream(batch, SEED, epochs + more, window)
+        resumed.load_state_dict(end)
+        rest = Order((12, 12, 12, 5), SEED, window).samples(epochs * NUM_TRAIN, more * NUM_TRAIN)
+        assert ids_of(resumed) == rest.tolist()
 
 
 def test_batches_of_a_stream_are_the_samples_and_stay_the_callers(view):
