@@ -207,7 +207,7 @@ class SampleStream(IterableDataset[Sample]):
 
         Raises:
             ValueError: workers have read, and it is not said how many batches were taken; or it is
-                less than none.
+                less than none, or more than a finite stream has.
         """
         if num_batches is not None:
             num_batches = whole("num_batches", num_batches, least=0)
@@ -218,10 +218,15 @@ class SampleStream(IterableDataset[Sample]):
                 "many batches were, stream.state_dict(num_batches=N)"
             )
         position, worker = (self._next, None) if has_read else self._place
-        stop = self._ends(self._epoch)[1]
-        consumed = _clamp(position + (num_batches or 0) * self._batch, stop)
+        num_batches, stop = num_batches or 0, self._ends(self._epoch)[1]
+        if stop is not None and num_batches > (left := -((position - stop) // self._batch)):
+            raise ValueError(
+                f"num_batches = {num_batches} is too many: the stream has {left} from here to its "
+                "end; count those of one iteration"
+            )
+        consumed = _clamp(position + num_batches * self._batch, stop)
         state = {"consumed": consumed, "epoch": self._epoch, **self._definition()}
-        return state | ({"worker": [*worker, self._batch, stop]} if worker else {})
+        return state | ({"worker": [*worker, self._batch, self._epochs]} if worker else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the batches that were taken before `state`, from the next iteration on.
@@ -232,24 +237,38 @@ class SampleStream(IterableDataset[Sample]):
 
         Raises:
             ValueError: the state belongs to another order or other shards, and what differs is
-                named; or to a worker with batches of another size or other epochs.
+                named; or to a worker with batches of another size or other epochs; or it lies
+                beyond the end.
         """
         consumed = consumed_of(state, self._definition())
         saved = state.get("worker")
         epoch = self._epoch
         if saved or not self._is_in(epoch, consumed):
             epoch = whole("epoch of the state", state.get("epoch", 0), least=0)
-        mine = self._ends(epoch)[1]
-        number, count, batch, stop = saved or (0, 1, self._batch, mine)
-        if (batch, stop) != (self._batch, mine):
+        if saved:
+            self._check_worker(*saved[2:])
+        first, stop = self._ends(epoch)
+        if consumed < first or (stop is not None and consumed > stop):
             raise ValueError(
-                f"this state is a worker's with batches of {batch}, these are of {self._batch}; or "
-                f"its epochs end at {stop} and these at {mine}"
+                f"consumed = {consumed} is not from {first} to {stop}, where this stream ends: "
+                f"set_epoch({consumed // len(self._view)}) before it is loaded, or give the stream "
+                "more epochs"
             )
-        self._place = consumed, (number, count) if saved else None
+        self._place = consumed, tuple(saved[:2]) if saved else None
         self._epoch, self._is_loaded = epoch, True
         if get_worker_info() is None and not saved:
             self._move(consumed)
+
+    def _check_worker(self, batch: int, epochs: int | None) -> None:
+        pairs = {"batch": (batch, self._batch), "epochs": (epochs, self._epochs)}
+        differs = [
+            f"{name} was {was} and is {now}" for name, (was, now) in pairs.items() if was != now
+        ]
+        if differs:
+            raise ValueError(
+                "a worker of a DataLoader saved this state, and it fits only the batch and epochs "
+                f"with which it was saved: {'; '.join(differs)}"
+            )
 
     def _definition(self) -> dict[str, Any]:
         view = self._view
