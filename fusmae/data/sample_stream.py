@@ -1,5 +1,7 @@
 """A view's samples as a stream of shuffled batches, which workers share and a state resumes."""
 
+import os
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -72,6 +74,12 @@ class SampleStream(IterableDataset[Sample]):
         self._place: tuple[int, tuple[int, int] | None] = (0, None)
         self._is_loaded = False  # the next iteration starts at `_place`
         self._order()  # refuses what is out of range
+        if _num_ranks() > 1:
+            warnings.warn(
+                "every rank gets the same batches of a stream: TrainLoader(..., rank=..., "
+                "world_size=...) shares them out",
+                stacklevel=3,  # the line with ds.stream(...)
+            )
 
     def _order(self) -> Order:
         view = self._view
@@ -273,6 +281,14 @@ class SampleStream(IterableDataset[Sample]):
     def _definition(self) -> dict[str, Any]:
         view = self._view
         return describe_order(view.reader, self._order(), self._seed, self._window, view.subset)
+
+
+def _num_ranks() -> int:
+    """Ranks of torch.distributed, or that a launcher such as torchrun says there are."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    told = os.environ.get("WORLD_SIZE", "")
+    return int(told) if told.isdecimal() else 1
 
 
 def _clamp(position: int, stop: int | None) -> int:

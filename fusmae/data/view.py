@@ -211,7 +211,9 @@ class DatasetView(Dataset[Sample]):
         window: int = 0,
         num_threads: int = 2,
     ) -> SampleStream:
-        """The samples in a shuffled order, in batches.
+        """The samples in a shuffled order, in batches, the same on each rank of a distributed run.
+
+        Warns where there are several ranks, to which `TrainLoader` gives a share each.
 
         Args:
             batch: samples of a batch.

@@ -3,6 +3,7 @@
 import itertools
 import json
 import pickle
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import DataLoader
 
 from fusmae.data import Order, Preprocess, open_dataset
@@ -264,6 +266,31 @@ def test_a_state_of_after_the_end_is_refused_unless_its_epoch_was_set(view):
     stream.set_epoch(3)
     stream.load_state_dict(state)
     assert ids_of(stream) == ORDER.samples(140, 6 * NUM_TRAIN - 140).tolist()
+
+
+def test_a_stream_on_several_ranks_warns_once_that_each_gets_the_same(view, monkeypatch):
+    for world_size in ("", "1", "two"):
+        monkeypatch.setenv("WORLD_SIZE", world_size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            view.stream(4)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.warns(UserWarning, match="every rank gets the same batches") as told:
+        stream = view.stream(4, epochs=1)
+        pickle.loads(pickle.dumps(stream))
+        list(stream)
+    assert [warning.filename for warning in told] == [__file__]
+
+
+def test_the_ranks_of_torch_distributed_count_before_the_environments(view, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    store = FakeStore()
+    torch.distributed.init_process_group("fake", rank=0, world_size=2, store=store)
+    try:
+        with pytest.warns(UserWarning, match="every rank gets the same batches"):
+            view.stream(4)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_numpys_whole_numbers_are_numbers_and_the_state_is_json(view):
