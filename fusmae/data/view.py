@@ -139,6 +139,8 @@ class DatasetView(Dataset[Sample]):
             IndexError: there are not so many samples.
         """
         try:
+            if isinstance(number, bool):
+                raise TypeError  # as numpy's, whose array[True] is not array[1]
             place = range(len(self))[index(number)]
         except TypeError:
             raise TypeError(
