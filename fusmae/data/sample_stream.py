@@ -70,7 +70,8 @@ class SampleStream(IterableDataset[Sample]):
         self._shared = torch.zeros(3, dtype=torch.int64)
         self._share()
         self._is_used_copy = False
-        # What `state_dict` tells: that, or a worker's next batch and (its number, how many).
+        # What `state_dict` tells: where the stream stands, which after its end is not where the
+        # next iteration starts; in a worker its next batch, with (its number, how many).
         self._place: tuple[int, tuple[int, int] | None] = (0, None)
         self._is_loaded = False  # the next iteration starts at `_place`
         self._order()  # refuses what is out of range
@@ -129,6 +130,7 @@ class SampleStream(IterableDataset[Sample]):
             ValueError: it is no whole number, 0 or more.
         """
         epoch = whole("epoch", epoch, least=0)
+        # A state of the end of these epochs, too, leaves nothing of them to do.
         goes_on = epoch == self._epoch and self._epochs is not None
         if not goes_on and not self._is_in(epoch, self._next):
             self._next = self._ends(epoch)[0]

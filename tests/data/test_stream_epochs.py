@@ -142,6 +142,21 @@ def test_torchdatas_stateful_loader_goes_on_in_a_loop(make, num_workers, every, 
     assert seen == epoch(1, 2)
 
 
+def test_the_stateful_loaders_state_of_the_end_goes_on_with_more_epochs_without_workers(make):
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+    for num_workers in (0, 2):
+        options = {"batch_size": None, "num_workers": num_workers}
+        loader = stateful.StatefulDataLoader(make(4), **options)
+        list(loader)
+        resumed = stateful.StatefulDataLoader(make(4, 3), **options)
+        resumed.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+        if num_workers:
+            with pytest.raises(ValueError, match=r"a worker .*: epochs was 1 and is 3"):
+                next(iter(resumed))
+        else:
+            assert seen_in(resumed) == epoch(1, 2)
+
+
 def test_an_endless_stream_begins_with_the_epoch_or_goes_on_in_it(make):
     stream = make(8, None)
     stream.set_epoch(2)
