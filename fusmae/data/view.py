@@ -142,6 +142,8 @@ class DatasetView(Dataset[Sample]):
             IndexError: there are not so many samples.
         """
         try:
+            if isinstance(number, bool):
+                raise TypeError  # as numpy's, whose array[True] is not array[1]
             place = range(len(self))[index(number)]
         except TypeError:
             raise TypeError(
@@ -214,13 +216,16 @@ class DatasetView(Dataset[Sample]):
         window: int = 0,
         num_threads: int = 2,
     ) -> SampleStream:
-        """The samples in a shuffled order, in batches.
+        """The samples in a shuffled order, in batches, the same on each rank of a distributed run.
+
+        Warns where there are several ranks, to which `TrainLoader` gives a share each.
 
         Args:
             batch: samples of a batch.
             seed: of the order.
-            epochs: visits of every sample, the last batch being smaller where it must; None for
-                no end. An epoch of an endless stream is `len(ds)` samples.
+            epochs: visits of every sample in an iteration, of `len(ds)` samples each. Batches run
+                on over the ends of epochs, and the last is smaller where it must. None for no end.
+                1 for a loop over epochs, with `stream.set_epoch`.
             window: shards to shuffle together; 0 for all of them, or of a URL whose cache does
                 not hold that, as many as docs/REMOTE.md says.
             num_threads: threads that read, in each process.

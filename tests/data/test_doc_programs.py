@@ -46,7 +46,8 @@ def test_the_readmes_ten_lines_run(programs):
     names = {}
     exec(block, names)
     shapes = {name: tuple(image.shape) for name, image in names["images"].items()}
-    assert shapes == {"s1": (64, 2, 120, 120), "s2": (64, 2, 120, 120)}
+    assert shapes == {"s1": (41, 2, 120, 120), "s2": (41, 2, 120, 120)}
+    assert names["batch"]["positions"].tolist() == list(range(2 * 41, 3 * 41))
 
 
 def test_the_programs_of_the_streaming_page_run(programs, monkeypatch):

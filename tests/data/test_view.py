@@ -143,7 +143,7 @@ def test_a_key_of_no_sample_is_told_what_keys_look_like(view):
 
 
 def test_what_is_no_number_of_a_sample_is_told_what_to_write(view):
-    for number in ("train-0-0", slice(2), 1.0):
+    for number in ("train-0-0", slice(2), 1.0, True, np.True_):
         with pytest.raises(TypeError, match=r"must be ds\[NUMBER\]; by a key it is ds\.sample"):
             view[number]
     with pytest.raises(IndexError, match=r"ds\[41\]: it has 41 samples, from 0 on"):
