@@ -245,12 +245,15 @@ def _scan(
 
 
 def facts_digest(pairs: list[Pair]) -> str:
-    """A sha256 of all that lists and tables say of the pairs, and of nothing about paths."""
+    """A sha256 of all that lists and tables say of the pairs, and of nothing about paths.
+
+    Nor about the S1 patches: a pair that had none is taken in when its own is restored.
+    """
     digest = hashlib.sha256()
     told = [field.name for field in fields(Pair) if field.name not in ("s2", "s1", "map")]
     for pair in sorted(pairs, key=lambda pair: pair.name):
         facts = [getattr(pair, name) for name in told]
-        digest.update(json.dumps([*facts, pair.s1.name, pair.map is not None]).encode())
+        digest.update(json.dumps([*facts, pair.map is not None]).encode())
     return digest.hexdigest()
 
 

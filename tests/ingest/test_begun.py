@@ -71,3 +71,30 @@ def test_another_sen12ms_of_the_same_names_is_not_mixed_in(fusmae_ingest, tmp_pa
     assert fusmae_ingest("sen12ms", "--root", mine, *args).returncode == 1
     told = fusmae_ingest("sen12ms", "--root", other, *args)
     assert told.returncode == 1 and "was begun with other archives (ROIs" in told.stderr
+
+
+def lose(s1: Path) -> None:
+    shutil.rmtree(s1)
+
+
+def cut_json(s1: Path) -> None:
+    os.truncate(s1 / f"{s1.name}_labels_metadata.json", 40)
+
+
+@pytest.mark.parametrize("spoil", [lose, cut_json])
+def test_a_pair_without_its_s1_is_taken_in_when_that_is_restored(
+    archive_v1, whole, spoil, fusmae_ingest, paths, tmp_path
+):
+    archive = shutil.copytree(archive_v1, tmp_path / "archive")
+    s1 = s1_of(archive, sorted((archive / "BigEarthNet-v1.0").glob("S2*"))[3].name)
+    spoil(s1)
+    args = ("bigearthnet", *paths(archive), "--out", tmp_path / "d", *OPTIONS)
+    tolerant = ("--on-error", "quarantine")
+    refused = fusmae_ingest(*args, *tolerant)
+    assert refused.returncode == 1 and "mend them" in refused.stderr
+    assert list(tmp_path.glob("d/.ingest/blocks/*"))
+
+    shutil.copytree(archive_v1 / "BigEarthNet-S1-v1.0" / s1.name, s1, dirs_exist_ok=True)
+    result = fusmae_ingest(*args, *tolerant)
+    assert result.returncode == 0, result.stderr
+    assert tree(tmp_path / "d") == whole
