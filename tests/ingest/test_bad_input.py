@@ -9,7 +9,7 @@ import pytest
 import rasterio
 
 from fusmae_ingest.dataset import refuse_other_plan
-from fusmae_ingest.geotiff import read_raster
+from fusmae_ingest.geotiff import decode_raster
 from fusmae_ingest.storage import LocalStore
 
 from .packed_archives import pack
@@ -85,7 +85,7 @@ def test_s1_on_another_grid_than_s2(archive, refused):
     folder = s1_folder(archive)
     for band in ("VV", "VH"):
         path = folder / f"{folder.name}_{band}.tif"
-        _, grid = read_raster(path)
+        _, grid = decode_raster(path.read_bytes(), path.name)
         moved = rasterio.Affine.translation(10, 0) @ rasterio.Affine(*grid.transform)
         rewrite(path, transform=moved)
     message = refused()
