@@ -151,6 +151,10 @@ def bigearthnet(
         if there is not None:
             told = f"already complete, {contents_told(there)}"
             click.echo(f"{options.out}: {told}; no archive was unpacked again")
+            # What a run was killed at: the dataset was whole, and not all of these were gone.
+            for option, path in given.items():
+                if spooling.of(option).is_dir():
+                    delete_unpacked(path, option, spooling)
             return
         refuse_lack_of_room(given.items(), spooling)
         archives = {option: open_archive(path, option, spooling) for option, path in given.items()}
