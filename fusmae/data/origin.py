@@ -7,7 +7,9 @@ import hashlib
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from threading import Thread
 from typing import Any, BinaryIO
 
 from fusmae.data.cache import Pause, UnfetchableError
@@ -115,15 +117,12 @@ class Origin:
 
     def _read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
         fs, root = self._place()
-        data: bytes
+        name = f"{root}/{path}"
         if not fs.async_impl:
-            data = fs.cat_file(f"{root}/{path}", start=start, end=stop)
-            return data
+            return _in_time(lambda: fs.cat_file(name, start=start, end=stop))
         from fsspec.asyn import sync
 
-        data = sync(
-            fs.loop, fs._cat_file, f"{root}/{path}", start=start, end=stop, timeout=TIMEOUT_S
-        )
+        data: bytes = sync(fs.loop, fs._cat_file, name, start=start, end=stop, timeout=TIMEOUT_S)
         return data
 
     def read_manifest(self) -> bytes:
@@ -152,6 +151,26 @@ class Origin:
         )
 
 
+def _in_time(read: Callable[[], bytes]) -> bytes:
+    """What `read` gives; TimeoutError if that takes longer than `TIMEOUT_S`.
+
+    Then its thread is left behind: nothing ends a request of a store without asyncio. Such a
+    thread keeps no program from ending, and only one inside torch would abort it at its end.
+    """
+    answer: Future[bytes] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(read())
+        except BaseException as error:  # whatever it is, who asked raises it
+            answer.set_exception(error)
+
+    Thread(target=ask, name="fusmae-ask", daemon=True).start()
+    return answer.result(TIMEOUT_S)
+
+
 def _text(error: Exception) -> str:
     """One line about an error, also about one without a message."""
+    if isinstance(error, TimeoutError) and not str(error):
+        return f"no answer in {TIMEOUT_S:g} s"
     return " ".join(str(error).split()) or type(error).__name__

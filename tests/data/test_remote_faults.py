@@ -1,6 +1,7 @@
 """Faults of the store are survived; a shard that stays bad ends the run or is skipped."""
 
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pytest
@@ -17,13 +18,45 @@ pytestmark = pytest.mark.timeout(90)
 
 @pytest.mark.parametrize("kind", ["500", "cut", "short", "flip", "stall"])
 def test_faults_of_the_store_are_survived(s3_store, big_window_dataset, tmp_path, kind):
-    # A stall costs its time limit: one shard's first request is enough.
+    # A stall costs our time limit, of 2 s here: one shard's first request is enough.
     faulty = "000003.tar" if kind == "stall" else ""
     times = 1 if kind == "stall" else 2
     s3_store.fault = lambda path, number: kind if faulty in path and number < times else ""
     dataset = locate_dataset(URL, tmp_path)
     assert digests(dataset, 20) == digests(big_window_dataset, 20)
     assert SplitReader(dataset, "train").keys() == SplitReader(big_window_dataset, "train").keys()
+
+
+@pytest.fixture
+def silence(monkeypatch):
+    """Who asks a `file://` store, which is none of asyncio, for a shard while this is on waits
+    for ever; gives how to turn it on, and the shards that were asked for then."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    read, over, asked = LocalFileSystem.cat_file, Event(), []
+    over.set()
+
+    def cat_file(self, path, start=None, end=None, **options):
+        if path.endswith(".tar") and not over.is_set():
+            asked.append(path)
+            over.wait()
+        return read(self, path, start, end, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", cat_file)
+    monkeypatch.setattr("fusmae.data.origin.TIMEOUT_S", 0.3)
+    monkeypatch.setattr("fusmae.data.origin.DELAYS_S", (0.01, 0.02))
+    yield over.clear, asked
+    over.set()
+    assert_threads_end("fusmae-")
+
+
+def test_a_store_without_asyncio_that_stays_silent_is_an_error_in_time(url, tmp_path, silence):
+    begin, asked = silence
+    view = open_dataset(url, cache=tmp_path)
+    begin()
+    with pytest.raises(ValueError, match=r"000000\.tar, asked 3 times: no answer in 0\.3 s"):
+        view[0]
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize("kind", ["flip", "short"])
