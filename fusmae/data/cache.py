@@ -43,7 +43,7 @@ TURN_S = 0.5
 # long he is told that he is.
 ROOM_WAIT_S, ROOM_WARN_S = 900.0, 10.0
 
-# Sleeps for so many seconds, or raises what ends the wait.
+# Sleeps for so many seconds, or raises what ends the wait; for 0 s it is asked only for the latter.
 Pause = Callable[[float], None]
 
 

@@ -58,6 +58,7 @@ class Origin:
             UnfetchableError: it cannot be read, or is not what the manifest says, also when asked
                 for again; the message names the URL.
             OSError: `sink` cannot be written.
+            Exception: whatever `pause` raises; it is called before each piece, too.
         """
         found = ""
         for _ in range(_NUM_FETCHES):
@@ -77,6 +78,7 @@ class Origin:
     def _pieces(self, record: FileRecord | ShardRecord, pause: Pause) -> Iterator[bytes]:
         start = 0
         while start < record.bytes:
+            pause(0)  # nobody may want the rest any more
             stop = min(start + PIECE_BYTES, record.bytes)
             piece = self._retried(record.path, start, stop, record.bytes, pause)
             yield piece

@@ -1,14 +1,17 @@
-"""Shards are fetched ahead, in the order of their use."""
+"""Shards are fetched ahead, in the order of their use, and no longer than they are wanted."""
 
 import time
 from dataclasses import replace
+from functools import partial
+from threading import Event, Thread
 
 import pytest
 
 from fusmae.data import Order, SplitReader, TrainLoader, locate_dataset
 
+from .conftest import assert_threads_end
 from .object_store import LoopbackStore
-from .remote_batches import DATA, SEED, limit_of
+from .remote_batches import DATA, SEED, limit_of, shard_gets
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -56,3 +59,20 @@ def test_shards_are_fetched_in_the_order_of_use_while_the_window_before_is_read(
         assert asked == one + two
         time.sleep(0.3)  # in which it would go on
         assert len(asked) == 6
+
+
+def test_a_closed_loader_finishes_the_pieces_under_way_and_no_shard(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("fusmae.data.origin.PIECE_BYTES", 2000)
+    gate = Event()
+    store.fault = lambda path, number: gate.wait() and ""
+    gate.set()
+    dataset = locate_dataset(store.url, tmp_path)
+    gate.clear()
+    with TrainLoader(dataset, DATA, SEED, 8, 0, 1, 8) as loader:
+        reading = Thread(target=partial(pytest.raises, ValueError, next, loader))
+        reading.start()
+        until(lambda: sum(shard_gets(store).values()) == 8)  # by as many fetchers
+    reading.join()
+    gate.set()
+    assert_threads_end("fusmae-")
+    assert set(shard_gets(store).values()) == {1}
