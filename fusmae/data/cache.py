@@ -173,8 +173,10 @@ class Cache:
             return True
         fd = open_locks(self._locks)
         try:
-            # With a pin of its own: it may still run when its caller has let go of the file.
-            try_lock(fd, self._pin_byte(file.path), fcntl.F_RDLCK)
+            # With a pin of its own: it may still run when its caller has let go of the file. Who
+            # is in the way of that pin may be about to evict it.
+            if not try_lock(fd, self._pin_byte(file.path), fcntl.F_RDLCK):
+                return False
             if not try_lock(fd, self._fetch_byte(file.path), fcntl.F_WRLCK):
                 return False
             if not is_settled(file.path):
