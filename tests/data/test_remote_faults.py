@@ -8,7 +8,7 @@ import pytest
 
 from fusmae.data import Order, SplitReader, TrainLoader, locate_dataset, open_dataset
 
-from .conftest import assert_threads_end
+from .conftest import assert_threads_end, retry_fast
 from .object_store import LoopbackStore
 from .remote_batches import DATA, SEED, URL, digests, shard_gets
 
@@ -44,7 +44,7 @@ def silence(monkeypatch):
 
     monkeypatch.setattr(LocalFileSystem, "cat_file", cat_file)
     monkeypatch.setattr("fusmae.data.origin.TIMEOUT_S", 0.3)
-    monkeypatch.setattr("fusmae.data.origin.DELAYS_S", (0.01, 0.02))
+    retry_fast(monkeypatch, 0.01, 0.02)
     yield over.clear, asked
     over.set()
     assert_threads_end("fusmae-")
@@ -63,46 +63,12 @@ def test_a_store_without_asyncio_that_stays_silent_is_an_error_in_time(url, tmp_
 def test_wrong_bodies_are_noticed_where_the_protocol_has_no_checksums(
     big_window_dataset, tmp_path, monkeypatch, kind
 ):
-    monkeypatch.setattr("fusmae.data.origin.DELAYS_S", (0.01, 0.02, 0.04))
+    retry_fast(monkeypatch, 0.01, 0.02, 0.04)
     with LoopbackStore(big_window_dataset) as store:
         store.fault = lambda path, number: kind if "json" not in path and number < 2 else ""
         dataset = locate_dataset(store.url, tmp_path)
         assert digests(dataset, 20) == digests(big_window_dataset, 20)
         assert set(shard_gets(store).values()) == {3}
-
-
-def told(warned):
-    return [str(warning.message) for warning in warned if "so far" in str(warning.message)]
-
-
-def test_who_waits_for_a_store_that_does_not_answer_is_told_once_and_then_gets_one_line(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr("fusmae.data.origin.DELAYS_S", (0.01, 0.02, 0.04, 0.04))
-    monkeypatch.setattr("fusmae.data.origin.TELL_S", 0.02)
-    with LoopbackStore(tmp_path) as store:
-        url = store.url  # of a server that is gone
-    error = pytest.raises(ValueError, match=rf"cannot read {url}/dataset.json, asked 5 times: .*")
-    with pytest.warns(UserWarning) as warned, error as refused:
-        locate_dataset(url, tmp_path)
-    (only,) = told(warned)
-    assert only.startswith(f"cannot read {url}/dataset.json so far: ") and "5 times" in only
-    assert "\n" not in str(refused.value)
-
-
-def test_each_outage_of_a_store_is_told_once_and_survived(
-    big_window_dataset, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("fusmae.data.origin.DELAYS_S", (0.01, 0.02, 0.04, 0.04))
-    monkeypatch.setattr("fusmae.data.origin.TELL_S", 0.02)
-    with LoopbackStore(big_window_dataset) as store:
-        dataset = locate_dataset(store.url, tmp_path)
-        store.fault = lambda path, number: "500" if number < 4 else ""
-        view = open_dataset(dataset)
-        for row in (0, 70):
-            with pytest.warns(UserWarning) as warned:
-                view[row]
-            assert len(told(warned)) == 1
 
 
 def spoil(store, path, change):
