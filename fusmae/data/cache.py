@@ -21,6 +21,7 @@ from fusmae.data.cached_file import (
     PART,
     CachedFile,
     beside,
+    disk_named,
     has_part,
     is_settled,
     size_of,
@@ -43,7 +44,7 @@ TURN_S = 0.5
 # long he is told that he is.
 ROOM_WAIT_S, ROOM_WARN_S = 900.0, 10.0
 
-# Sleeps for so many seconds, or raises what ends the wait.
+# Sleeps for so many seconds, or raises what ends the wait; for 0 s it is asked only for the latter.
 Pause = Callable[[float], None]
 
 
@@ -122,6 +123,7 @@ class Cache:
         Raises:
             ValueError: the files are larger than the cache, or what is urgent has waited for
                 `ROOM_WAIT_S`.
+            OSError: the disk failed, told with the file and what to do.
             Exception: whatever `pause` raises.
         """
         total = sum(file.bytes for file in files)
@@ -168,13 +170,19 @@ class Cache:
 
         Returns:
             Whether the file is settled: there, or bad. If not, ask again later.
+
+        Raises:
+            OSError: the disk failed, told with the file and what to do.
+            Exception: whatever else `fetch` raises.
         """
         if is_settled(file.path):
             return True
         fd = open_locks(self._locks)
         try:
-            # With a pin of its own: it may still run when its caller has let go of the file.
-            try_lock(fd, self._pin_byte(file.path), fcntl.F_RDLCK)
+            # With a pin of its own: it may still run when its caller has let go of the file. Who
+            # is in the way of that pin may be about to evict it.
+            if not try_lock(fd, self._pin_byte(file.path), fcntl.F_RDLCK):
+                return False
             if not try_lock(fd, self._fetch_byte(file.path), fcntl.F_WRLCK):
                 return False
             if not is_settled(file.path):
@@ -185,17 +193,18 @@ class Cache:
 
     def _fetch(self, path: Path, fetch: Callable[[BinaryIO], None]) -> None:
         part = beside(path, PART)
-        try:
-            with part.open("r+b") as sink:
-                fetch(sink)
-                sink.flush()
-                os.fsync(sink.fileno())
-        except UnfetchableError as error:
-            bad = beside(path, BAD + PART)
-            bad.write_text(str(error))
-            bad.replace(beside(path, BAD))
-        else:
-            part.replace(path)
+        with disk_named(part):
+            try:
+                with part.open("r+b") as sink:
+                    fetch(sink)
+                    sink.flush()
+                    os.fsync(sink.fileno())
+            except UnfetchableError as error:
+                bad = beside(path, BAD + PART)
+                bad.write_text(str(error))
+                bad.replace(beside(path, BAD))
+            else:
+                part.replace(path)
 
     def _try_pin(self, files: Sequence[CachedFile], may_grow: bool) -> Pins | None:
         pins = open_locks(self._locks)
@@ -216,9 +225,11 @@ class Cache:
                 if missing and not (may_grow and self._make_room(fd, missing)):
                     return None
                 for file in missing:
-                    file.path.parent.mkdir(parents=True, exist_ok=True)
-                    with beside(file.path, PART).open("wb") as part:
-                        part.truncate(file.bytes)
+                    part = beside(file.path, PART)
+                    with disk_named(part):
+                        part.parent.mkdir(parents=True, exist_ok=True)
+                        with part.open("wb") as empty:
+                            empty.truncate(file.bytes)
             kept = True
             return Pins(pins)
         finally:

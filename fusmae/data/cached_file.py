@@ -1,5 +1,8 @@
 """A file of a cache and what may stand beside it: its unfinished self, or why it is not there."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,3 +49,15 @@ def stat_of(path: Path) -> tuple[int, int]:
 
 def size_of(path: Path) -> int:
     return stat_of(path)[1]
+
+
+@contextmanager
+def disk_named(path: Path) -> Iterator[None]:
+    """An OSError names the file that is written and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        repair = "free room there, lower data.cache_gb or " if is_full else ""
+        told = f"{error.strerror}: {repair}choose another --cache"
+        raise OSError(error.errno, told, str(path)) from None

@@ -115,10 +115,11 @@ class OnDemand:
     def _pause_for_room(self, seconds: float) -> None:
         # Who waits sits on nothing that another may be waiting for, and nobody of this process
         # keeps what he does not read. Who is reading a shard has it open, pinned or not.
-        for found in _all.valuerefs():
-            other = found()
-            if other is not None and other._shares_with(self):
-                other.close()
+        if seconds:
+            for found in _all.valuerefs():
+                other = found()
+                if other is not None and other._shares_with(self):
+                    other.close()
         self._pause(seconds)
 
     def _shares_with(self, other: "OnDemand") -> bool:

@@ -127,7 +127,7 @@ class Mirror:
 
         def fetch(sink: BinaryIO) -> None:
             try:
-                self.origin.fetch(shard, sink, pause)
+                self.origin.fetch(shard, sink, pause, is_read=True)
             except UnfetchableError:
                 pause(0)  # one that nobody waits for any more does not call the shard bad
                 raise
@@ -283,7 +283,7 @@ def _fetch_whole(origin: Origin, record: FileRecord, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     with temporary.open("wb") as sink:
-        origin.fetch(record, sink, time.sleep)
+        origin.fetch(record, sink, time.sleep, is_read=False)
         sink.flush()
         os.fsync(sink.fileno())
     temporary.replace(path)

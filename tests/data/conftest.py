@@ -90,7 +90,7 @@ def s3_store(s3_server, big_window_dataset, monkeypatch) -> Iterator[LoopbackSto
         environment = {**_KEYS, "AWS_ENDPOINT_URL": store.url, "AWS_MAX_ATTEMPTS": "1"}
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr("fusmae.data.origin.DELAYS_S", (0.01, 0.02, 0.04))
+        retry_fast(monkeypatch, 0.01, 0.02, 0.04)
         monkeypatch.setattr("fusmae.data.origin.TIMEOUT_S", 2.0)
         s3fs.S3FileSystem.clear_instance_cache()  # they know the store of another test
         url = f"http://{s3_server[0]}:{s3_server[1]}"
@@ -105,6 +105,12 @@ def s3_store(s3_server, big_window_dataset, monkeypatch) -> Iterator[LoopbackSto
         yield store
         store.fault = no_fault
         assert_threads_end("fusmae-")
+
+
+def retry_fast(monkeypatch: pytest.MonkeyPatch, *delays_s: float) -> None:
+    """Let a store that fails be asked again after these delays alone."""
+    monkeypatch.setattr("fusmae.data.origin.DELAYS_S", delays_s)
+    monkeypatch.setattr("fusmae.data.origin.READ_DELAYS_S", delays_s)
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any, Self
 
 # What becomes of the n-th GET (from 0) of an object: "" or one of
-# "500", "stall" (silence), "cut" (the connection ends early), "short" and "flip" (a wrong body).
+# "500", "stall" (silence as long as the store lasts), "cut" (the connection ends early),
+# "short" and "flip" (a wrong body).
 Fault = Callable[[str, int], str]
 _CHUNK_BYTES = 64 << 10
 
@@ -108,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, fault: str) -> None:
         if fault == "stall":
-            self.owner.stopped.wait(20)
+            self.owner.stopped.wait()
             self.close_connection = True
             return
         if fault == "500":

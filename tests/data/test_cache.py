@@ -1,7 +1,9 @@
 """A cache keeps to its limit, and lets all who use it go on."""
 
+import fcntl
 import gc
 import multiprocessing
+import os
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +17,9 @@ import torch
 
 from fusmae.data import SplitReader, locate_dataset, open_dataset
 from fusmae.data.cache import Cache
-from fusmae.data.cached_file import CachedFile
+from fusmae.data.cached_file import PART, CachedFile, beside
 from fusmae.data.claim import claim
+from fusmae.data.locks import close_locks, open_locks, try_lock
 from fusmae.data.ring import Ring, RingOptions
 from fusmae.data.source import LocalSource
 from fusmae.manifest import read_manifest
@@ -104,6 +107,46 @@ def test_who_needs_much_has_his_turn_among_those_who_need_little_again_and_again
             except GaveUp:
                 break
         assert got
+
+
+def test_what_is_being_fetched_stays_though_its_caller_lets_go_of_it(tmp_path, files):
+    cache, (wanted, other) = Cache(tmp_path, 100), files("ab")
+    pins = cache.pin([wanted], patience(1))
+
+    def fetch(sink):
+        pins.release()
+        with pytest.raises(GaveUp):
+            cache.pin([other], patience(0.1))
+        sink.write(b"x" * 100)
+
+    assert cache.settle(wanted, fetch)
+    assert wanted.path.read_bytes() == b"x" * 100
+    cache.pin([other], patience(1)).release()
+    assert not wanted.path.exists()
+
+
+def test_a_file_that_another_may_evict_just_then_is_not_fetched(tmp_path, files):
+    cache, (wanted,) = Cache(tmp_path, 100), files("a")
+    cache.pin([wanted], patience(1)).release()
+    evicting = open_locks(tmp_path / "locks")
+    assert try_lock(evicting, cache._pin_byte(wanted.path), fcntl.F_WRLCK)
+    assert not cache.settle(wanted, lambda sink: pytest.fail("it is fetched"))
+    close_locks(evicting)
+    assert cache.settle(wanted, lambda sink: sink.write(b"x" * 100))
+
+
+def test_what_came_first_is_evicted_first_and_no_more_than_is_needed(tmp_path, files):
+    cache, names = Cache(tmp_path, 300), "cab"  # neither in the order of names nor of hashes
+    for age, file in enumerate(files(names)):
+        pins = cache.pin([file], patience(1))
+        cache.settle(file, lambda sink: sink.write(b"x" * 100))
+        os.utime(file.path, ns=(0, age))
+        pins.release()
+    for num_new in (1, 2):
+        new = files(f"{num_new}")
+        cache.pin(new, patience(1)).release()
+        os.utime(beside(new[0].path, PART), ns=(0, 3 + num_new))
+        assert [file.path.exists() for file in files(names)] == [i >= num_new for i in range(3)]
 
 
 def test_single_samples_wait_for_room_no_longer_than_others_do(url, tmp_path, monkeypatch):

@@ -155,18 +155,24 @@ def test_single_samples_are_fetched_on_demand(s3_store, big_window_dataset, tmp_
     assert sum(shard_gets(s3_store).values()) == 2
 
 
-def test_program_that_ends_while_a_store_is_silent_does_not_wait_for_it(s3_store, tmp_path):
+@pytest.mark.parametrize("is_asynchronous", [True, False])
+def test_program_that_ends_while_a_store_is_silent_does_not_wait_for_it(
+    s3_store, url, tmp_path, is_asynchronous
+):
     s3_store.fault = lambda path, number: "stall" if path.endswith(".tar") else ""
     program = (
         "import sys, time; from pathlib import Path\n"
         "from fusmae.config import DataConfig; from fusmae.data import locate_dataset\n"
-        "from fusmae.data.loader import TrainLoader; from threading import Thread\n"
+        "from fusmae.data.loader import TrainLoader; from threading import Event, Thread\n"
+        "from fsspec.implementations.local import LocalFileSystem\n"
         "dataset = locate_dataset(sys.argv[1], Path(sys.argv[2]))\n"
+        "LocalFileSystem.cat_file = lambda *_, **__: Event().wait()\n"
         "loader = TrainLoader(dataset, DataConfig(), 0, 4, 0, 1, 4)\n"
         "Thread(target=lambda: next(loader), daemon=True).start()\n"
         "time.sleep(1); print('end')\n"
     )
+    place = URL if is_asynchronous else url
     done = subprocess.run(
-        [sys.executable, "-c", program, URL, tmp_path], capture_output=True, text=True, timeout=40
+        [sys.executable, "-c", program, place, tmp_path], capture_output=True, text=True, timeout=40
     )
     assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr

@@ -9,6 +9,7 @@ import pytest
 from fusmae.config import DataConfig
 from fusmae.data import EvalLoader, TrainLoader, locate_dataset
 
+from ..training.conftest import fill  # noqa: TID252
 from .remote_batches import (
     DATA,
     SEED,
@@ -182,12 +183,16 @@ def test_cache_larger_than_its_disk_is_refused_with_both_numbers(s3_store, tmp_p
         digests(dataset, 1)
 
 
-def test_full_disk_is_named_and_no_shard_is_called_bad(s3_store, tmp_path, monkeypatch):
-    def full(self, record, sink, pause):
-        raise OSError(28, "No space left on device")
-
-    dataset = locate_dataset(URL, tmp_path)
-    monkeypatch.setattr("fusmae.data.origin.Origin.fetch", full)
-    with pytest.raises(OSError, match="No space left"):
-        digests(dataset, 1)
+def test_full_disk_is_named_and_no_shard_is_called_bad(url, big_window_dataset, small_disk):
+    dataset = locate_dataset(url, small_disk)
+    data = replace(DATA, window=1, cache_gb=limit_of(big_window_dataset, 4))
+    with TrainLoader(dataset, data, SEED, 8, 0, 1, 8) as loader:
+        next(loader)
+        fill(small_disk / "filler")
+        told = r"No space left on device: free room there, .*another --cache: '.*\.tar\.part'$"
+        with pytest.raises(OSError, match=told):
+            for _ in range(20):
+                next(loader)
     assert list(dataset.rglob("*.bad")) == []
+    (small_disk / "filler").unlink()
+    assert digests(dataset, 20, data=data) == digests(big_window_dataset, 20, data=data)
