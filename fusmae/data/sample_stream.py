@@ -176,11 +176,17 @@ class SampleStream(IterableDataset[Sample]):
                 position = _clamp(position + step, stop)
                 if epoch == self._epoch:  # else another was set, which holds
                     self._stand_at(position, worker)
+                    self._start_over_at(stop, first)
                 yield sample
         finally:
             ring.close()
-        if epoch == self._epoch and get_worker_info() is None:
-            self._move(first)  # it stands at its end, and the next iteration starts over
+        if epoch == self._epoch:
+            self._start_over_at(stop, first)  # also where a state left nothing
+
+    def _start_over_at(self, stop: int | None, first: int) -> None:
+        """Have the next iteration start at `first` if this one, of no worker, is at its end."""
+        if get_worker_info() is None and self._place[0] == stop:
+            self._move(first)
 
     def _stand_at(self, position: int, worker: tuple[int, int]) -> None:
         self._place = position, worker if worker[1] > 1 else None

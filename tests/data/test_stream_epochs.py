@@ -49,6 +49,16 @@ def test_an_iteration_has_the_epochs_that_were_set(tiny_dataset, batch, epochs, 
     assert seen_in(stream) == epoch(numbers[-1], epochs)  # over again
 
 
+def test_a_loop_that_counts_its_batches_starts_over_like_any_other(make):
+    stream = make(4)
+    for number in (0, 0, 1):
+        stream.set_epoch(number)
+        # The stream is not asked for a batch after its last one.
+        assert seen_in(itertools.islice(stream, len(stream))) == epoch(number)
+        assert stream.state_dict()["consumed"] == (number + 1) * NUM_TRAIN
+    assert seen_in(itertools.islice(stream, len(stream))) == epoch(1)
+
+
 @pytest.mark.parametrize(
     ("num_workers", "persistent"), [(0, False), (1, False), (1, True), (2, False), (2, True)]
 )
