@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from fusmae.manifest import Manifest
 from fusmae.sample import array_bytes
 
+from .left_out import left_out_counts, left_out_told
 from .storage import manifest_of, open_store
 
 # What config A of the pretraining benchmark aims at: ViT-B, 224 px and patches of 16, one H200.
@@ -37,18 +38,19 @@ def info(dataset: str, as_json: bool) -> None:
 
     DATASET is a folder or a URL; its manifest alone is read.
     """
-    told = summary(manifest_of(open_store(dataset)))
+    manifest = manifest_of(open_store(dataset))
+    told = summary(manifest)
     if as_json:
         click.echo(json.dumps(told, indent=1, ensure_ascii=False))
     else:
-        _print(told)
+        _print(told, left_out_told(manifest))
 
 
 def summary(manifest: Manifest) -> dict[str, Any]:
     """What `info` tells, of plain types; sizes in bytes, statistics in stored units.
 
     `gpu_read_bytes_per_s` is what storage must deliver to one GPU at `TARGET_SAMPLES_PER_S`.
-    Class codes have no mean: it is None.
+    `left_out` has samples by reason, as in `left_out_counts`. Class codes have no mean: it is None.
     """
     sample_bytes = sum(array_bytes(spec) for spec in manifest.arrays)
     return {
@@ -59,6 +61,7 @@ def summary(manifest: Manifest) -> dict[str, Any]:
         "simulated": manifest.simulated,
         "split_rule": manifest.options["plan"]["split"],
         "seed": manifest.seed,
+        "left_out": left_out_counts(manifest),
         "sample_bytes": sample_bytes,
         "gpu_read_bytes_per_s": sample_bytes * TARGET_SAMPLES_PER_S,
         "splits": {
@@ -106,13 +109,13 @@ def _bands(manifest: Manifest) -> list[dict[str, Any]]:
     return bands
 
 
-def _print(told: dict[str, Any]) -> None:
+def _print(told: dict[str, Any], left_out: list[str]) -> None:
     """Boxes on a terminal, else lines of columns that nothing folds."""
     console = Console(highlight=False)
     plain = not console.is_terminal
     if plain:
         console.width = _ENDLESS
-    for line in _lines(told):
+    for line in _lines(told, left_out):
         console.print(line, markup=False)
     tables = [_split_table(told), _band_table(told)]
     tables += [_class_table(told, name) for name in told["class_counts"]]
@@ -123,12 +126,13 @@ def _print(told: dict[str, Any]) -> None:
         console.print(table)
 
 
-def _lines(told: dict[str, Any]) -> Iterator[str]:
+def _lines(told: dict[str, Any], left_out: list[str]) -> Iterator[str]:
     yield f"{told['name']}, format {told['format_version']}"
     yield f"{told['title']}; licence {told['licence']}"
     if told["simulated"]:
         yield "Simulated: no pixel or label here was ever observed."
     yield f"Split rule {told['split_rule']}, seed {told['seed']}"
+    yield f"Left out: {', '.join(left_out) or 'nothing'}"
     units = sorted({f"{entry['sensor']}: {entry['unit']}" for entry in told["bands"]})
     yield f"Statistics of the {told['statistics_split']} split; {'; '.join(units)}"
     for name, classes in told["label_sets"].items():
