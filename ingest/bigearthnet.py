@@ -1,8 +1,5 @@
 """`fusmae-ingest bigearthnet`: BigEarthNet-MM v1 and v2 archives to a dataset."""
 
-import hashlib
-import json
-from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -27,6 +24,7 @@ from .archives import (
 )
 from .bigearthnet_archive import Pair, detect_version, scan_v1
 from .bigearthnet_checks import Asked, check_early, recorded, split_rule
+from .bigearthnet_choice import choose, facts_digest, say_unlisted
 from .bigearthnet_pair import read_pair
 from .bigearthnet_tables import LISTS, LISTS_URL
 from .bigearthnet_v2 import scan_v2
@@ -158,8 +156,7 @@ def bigearthnet(
             return
         refuse_lack_of_room(given.items(), spooling)
         archives = {option: open_archive(path, option, spooling) for option, path in given.items()}
-        request, num_left_out = _request(options, asked, archives)
-        make_dataset(request, options, num_left_out)
+        make_dataset(_request(options, asked, archives), options)
         for option, path in given.items():
             delete_unpacked(path, option, spooling)
         write_note(folder, store, given)
@@ -193,24 +190,31 @@ def _complete(
     return manifest
 
 
-def _request(
-    options: DatasetOptions, asked: Asked, archives: dict[str, Archive]
-) -> tuple[Request, int]:
-    """What to make of the archives, and how many of their pairs options leave out."""
+def _request(options: DatasetOptions, asked: Asked, archives: dict[str, Archive]) -> Request:
+    """What to make of the archives."""
     optical, maps = archives["--s2"], archives.get("--maps")
     version = detect_version(optical, archives["--s1"])
     rule = split_rule(asked, version)
     pairs, num_absent = _scan(asked, archives, version, options.on_error == "quarantine")
-    chosen = choose(pairs, rule, asked.excluded)
+    if asked.split_lists is not None:
+        say_unlisted(pairs, asked.split_lists)
+    chosen, left_out = choose(pairs, rule, asked.excluded)
     limit = effective_limit(options, len(chosen))
     if limit:
+        left_out["limit"] = len(chosen) - limit
         chosen = plan.limit(chosen, limit, options.seed)
     if not chosen:
         raise ValueError("no pair is left after --split, --exclude and --limit")
-    told = {"split": rule, "limit": limit, "facts": facts_digest(pairs), "without_s2": num_absent}
+    told = {
+        "split": rule,
+        "limit": limit,
+        "facts": facts_digest(pairs),
+        "without_s2": num_absent,
+        "left_out": left_out,
+    }
     s2 = asked.archives["--s2"]
     simulation = simulation_of(s2.resolve().parent) or simulation_in(optical)
-    request = Request(
+    return Request(
         **request_origin(f"bigearthnet-{version}", _ARCHIVES[version], simulation),
         arrays=(*BIGEARTHNET_ARRAYS, *((CLC_MAP,) if maps else ())),
         label_sets={name: LABEL_SETS[name] for name in _STORED_LABELS[version]},
@@ -225,7 +229,6 @@ def _request(
         seed=options.seed,
         options=told | recorded(asked),
     )
-    return request, len(pairs) - len(chosen)
 
 
 def _scan(
@@ -248,42 +251,9 @@ def _scan(
     return pairs, len(absent)
 
 
-def facts_digest(pairs: list[Pair]) -> str:
-    """A sha256 of all that lists and tables say of the pairs, and of nothing about paths.
-
-    Nor about the S1 patches: a pair that had none is taken in when its own is restored.
-    """
-    digest = hashlib.sha256()
-    told = [field.name for field in fields(Pair) if field.name not in ("s2", "s1", "map")]
-    for pair in sorted(pairs, key=lambda pair: pair.name):
-        facts = [getattr(pair, name) for name in told]
-        digest.update(json.dumps([*facts, pair.map is not None]).encode())
-    return digest.hexdigest()
-
-
 def _excluded(text: str) -> frozenset[str]:
     words = frozenset(word.strip() for word in text.split(",") if word.strip())
     unknown = words - {"snow", "cloud"}
     if unknown:
         raise click.UsageError(f"--exclude {text}: expected snow, cloud or snow,cloud")
     return words
-
-
-def choose(pairs: list[Pair], rule: str, excluded: frozenset[str]) -> dict[str, str]:
-    """The split of each pair that the rule covers and `excluded` does not take out.
-
-    Raises:
-        ValueError: of a pair it is not known whether `excluded` takes it out.
-    """
-    split_of: dict[str, str] = {}
-    for pair in pairs:
-        flags = {"snow": pair.seasonal_snow, "cloud": pair.cloud_or_shadow}
-        unknown = sorted(word for word in excluded if flags[word] is None)
-        if unknown:
-            raise ValueError(
-                f"--exclude {unknown[0]}: the tables do not say whether {pair.name} has it"
-            )
-        split = getattr(pair, f"split_{rule}")
-        if split is not None and not any(flags[word] for word in excluded):
-            split_of[pair.name] = split
-    return split_of

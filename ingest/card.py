@@ -13,6 +13,7 @@ from .card_features import features_yaml
 from .card_reading import reading_text
 from .croissant import summary
 from .facts import Fact
+from .left_out import left_out_told
 
 _PERCENTILES = ("p2", "p98")
 
@@ -177,20 +178,9 @@ def _bands(manifest: Manifest) -> str:
 
 
 def _left_out(manifest: Manifest) -> str:
-    """What ingest did not take: by choice, and because it was bad."""
-    plan = manifest.options["plan"]
-    num_bad = plan["num_samples"] - _num_samples(manifest)
-    lines = ["## Left out", ""]
-    if plan.get("exclude"):
-        lines.append(f"- By choice: patches with {' or '.join(plan['exclude'])}.")
-    if num_bad:
-        lines.append(
-            f"- Bad samples: {num_bad:,} of {plan['num_samples']:,}; `quarantine.jsonl` names "
-            "each with its reason."
-        )
-    if not lines[2:]:
-        lines.append(f"Nothing: none of the {plan['num_samples']:,} samples was bad.")
-    return "\n".join(lines)
+    told = left_out_told(manifest)
+    lines = [f"- {reason}." for reason in told] or ["Nothing that the archive held."]
+    return "\n".join(["## Left out", "", *lines])
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

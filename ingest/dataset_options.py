@@ -12,6 +12,7 @@ from fusmae.manifest import MANIFEST_NAME, Manifest
 
 from .dataset import build, plan_of, refuse_other_plan, refuse_quarantine
 from .engine import executor
+from .left_out import left_out_counts, left_out_told
 from .mend import lost_files, lost_its_manifest
 from .options import workers_option
 from .progress import LongWork
@@ -177,8 +178,8 @@ def tolerance_of(options: DatasetOptions) -> Tolerance:
     return Tolerance(options.on_error == "quarantine", options.max_bad)
 
 
-def make_dataset(request: Request, options: DatasetOptions, num_left_out: int) -> None:
-    """Build with a progress bar and say what was made; `num_left_out` samples by options.
+def make_dataset(request: Request, options: DatasetOptions) -> None:
+    """Build with a progress bar and say what was made and what was left out.
 
     Raises:
         ValueError, OSError: as `dataset.build`.
@@ -189,12 +190,8 @@ def make_dataset(request: Request, options: DatasetOptions, num_left_out: int) -
     run = executor(options.workers, options.scheduler)
     with LongWork("Converting") as progress:
         manifest = build(store, request, run, progress.update, tolerance)
-    num_bad = len(request.split_of) - sum(s.num_samples for s in manifest.splits.values())
-    click.echo(
-        f"{options.out}: {state}, {contents_told(manifest)}; left out: {num_left_out:,} by "
-        f"options, {num_bad:,} as bad"
-    )
-    if num_bad:
+    click.echo(f"{options.out}: {state}, {contents_told(manifest)}")
+    if "bad" in left_out_counts(manifest):
         click.echo(
             f"What is bad: {options.out}/quarantine.jsonl; to take mended samples in, ingest to a "
             "new --out"
@@ -219,8 +216,10 @@ def _state_told(store: Store) -> str:
 
 
 def contents_told(manifest: Manifest) -> str:
-    """Such as `24 samples in 3 shards`."""
+    """Such as `24 samples in 3 shards; left out: 70 by --limit 24`."""
     splits = manifest.splits.values()
     samples = counted(sum(split.num_samples for split in splits), "sample")
     num_shards = sum(len(split.shards) for split in splits)
-    return f"{samples} in {counted(num_shards, 'shard')}" if num_shards else samples
+    held = f"{samples} in {counted(num_shards, 'shard')}" if num_shards else samples
+    left_out = left_out_told(manifest)
+    return f"{held}; left out: {', '.join(left_out)}" if left_out else f"{held}; nothing left out"

@@ -12,10 +12,12 @@ from rich.table import Column, Table
 from fusmae.manifest import Manifest
 from fusmae.sample import array_bytes
 
+from .left_out import left_out_counts, left_out_told
 from .storage import manifest_of, open_store
 
-# What config A of the pretraining benchmark aims at: ViT-B, 224 px and patches of 16, one H200.
-TARGET_SAMPLES_PER_S = 6600
+# Measured: pretraining ViT-B at 224 px, compiled, bfloat16, on one H200;
+# tests/benchmarks/results/gpu_pretrain.json.
+MEASURED_SAMPLES_PER_S = 5913
 
 # More than any line has: what is no terminal gets no line folded.
 _ENDLESS = 1000
@@ -37,18 +39,19 @@ def info(dataset: str, as_json: bool) -> None:
 
     DATASET is a folder or a URL; its manifest alone is read.
     """
-    told = summary(manifest_of(open_store(dataset)))
+    manifest = manifest_of(open_store(dataset))
+    told = summary(manifest)
     if as_json:
         click.echo(json.dumps(told, indent=1, ensure_ascii=False))
     else:
-        _print(told)
+        _print(told, left_out_told(manifest))
 
 
 def summary(manifest: Manifest) -> dict[str, Any]:
     """What `info` tells, of plain types; sizes in bytes, statistics in stored units.
 
-    `gpu_read_bytes_per_s` is what storage must deliver to one GPU at `TARGET_SAMPLES_PER_S`.
-    Class codes have no mean: it is None.
+    `gpu_read_bytes_per_s` is what one GPU read from storage at `MEASURED_SAMPLES_PER_S`.
+    `left_out` has samples by reason, as in `left_out_counts`. Class codes have no mean: it is None.
     """
     sample_bytes = sum(array_bytes(spec) for spec in manifest.arrays)
     return {
@@ -59,8 +62,9 @@ def summary(manifest: Manifest) -> dict[str, Any]:
         "simulated": manifest.simulated,
         "split_rule": manifest.options["plan"]["split"],
         "seed": manifest.seed,
+        "left_out": left_out_counts(manifest),
         "sample_bytes": sample_bytes,
-        "gpu_read_bytes_per_s": sample_bytes * TARGET_SAMPLES_PER_S,
+        "gpu_read_bytes_per_s": sample_bytes * MEASURED_SAMPLES_PER_S,
         "splits": {
             name: {
                 "samples": split.num_samples,
@@ -106,13 +110,13 @@ def _bands(manifest: Manifest) -> list[dict[str, Any]]:
     return bands
 
 
-def _print(told: dict[str, Any]) -> None:
+def _print(told: dict[str, Any], left_out: list[str]) -> None:
     """Boxes on a terminal, else lines of columns that nothing folds."""
     console = Console(highlight=False)
     plain = not console.is_terminal
     if plain:
         console.width = _ENDLESS
-    for line in _lines(told):
+    for line in _lines(told, left_out):
         console.print(line, markup=False)
     tables = [_split_table(told), _band_table(told)]
     tables += [_class_table(told, name) for name in told["class_counts"]]
@@ -123,19 +127,20 @@ def _print(told: dict[str, Any]) -> None:
         console.print(table)
 
 
-def _lines(told: dict[str, Any]) -> Iterator[str]:
+def _lines(told: dict[str, Any], left_out: list[str]) -> Iterator[str]:
     yield f"{told['name']}, format {told['format_version']}"
     yield f"{told['title']}; licence {told['licence']}"
     if told["simulated"]:
         yield "Simulated: no pixel or label here was ever observed."
     yield f"Split rule {told['split_rule']}, seed {told['seed']}"
+    yield f"Left out: {', '.join(left_out) or 'nothing'}"
     units = sorted({f"{entry['sensor']}: {entry['unit']}" for entry in told["bands"]})
     yield f"Statistics of the {told['statistics_split']} split; {'; '.join(units)}"
     for name, classes in told["label_sets"].items():
         yield f"Label set {name}: {len(classes)} classes"
     yield (
-        f"One GPU reads {told['sample_bytes']:,} bytes x {TARGET_SAMPLES_PER_S:,} samples/s = "
-        f"{told['gpu_read_bytes_per_s'] / 1e9:.2f} GB/s (ViT-B on an H200)"
+        f"One GPU reads {told['sample_bytes']:,} bytes x {MEASURED_SAMPLES_PER_S:,} samples/s = "
+        f"{told['gpu_read_bytes_per_s'] / 1e9:.2f} GB/s (measured: ViT-B compiled on an H200)"
     )
 
 

@@ -271,7 +271,7 @@ def _naming(place: str) -> Iterator[None]:
 
     Raises:
         OSError: FileNotFoundError and the like where it is that.
-        ValueError: there are no credentials for the store.
+        ValueError: there are no credentials for the store, or its bucket does not exist.
     """
     try:
         yield
@@ -281,6 +281,9 @@ def _naming(place: str) -> Iterator[None]:
             raise ValueError(
                 f"{place}: {error}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from None
+        if _code(error) == "NoSuchBucket":
+            bucket = place.partition("://")[2].partition("/")[0]
+            raise ValueError(f"{place}: there is no bucket {bucket}: create it first") from None
         number, told = errno.EIO, str(error) or type(error).__name__
         if kinds & _OUT_OF_REACH:
             told = "no answer from the store: see that the network is up and the address right"
@@ -291,3 +294,10 @@ def _naming(place: str) -> Iterator[None]:
             number = known[0] if known else error.errno or errno.EIO
             told = error.strerror or (os.strerror(number) if known else str(error))
         raise OSError(number, told, place) from None
+
+
+def _code(error: BaseException) -> str | None:
+    """What S3 calls the error, of which s3fs makes one of Python's."""
+    response = getattr(error.__cause__, "response", None) or {}
+    code: str | None = response.get("Error", {}).get("Code")
+    return code

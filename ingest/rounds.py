@@ -11,6 +11,7 @@ from fusmae.sample import ShardLayout
 
 from .convert import Job
 from .engine import Executor
+from .output_room import require_output_room
 from .plan import Block
 from .record import BlockRecord, forget_bad, read_bad, read_record, write_bad
 from .request import Request
@@ -122,7 +123,12 @@ def convert_blocks(
     tolerance: Tolerance,
     expected: Mapping[str, str],
 ) -> Iterator[int]:
-    """Run these blocks; yields the number of bad samples of each. `expected` is as in `Job`."""
+    """Run these blocks; yields the number of bad samples of each. `expected` is as in `Job`.
+
+    Raises:
+        ValueError: the output's disk has no room for them; a source is bad, see `convert`.
+    """
+    require_output_room(store, request, todo)
     total = len(request.split_of)
     done = total - sum(len(block.names) for block in todo)
     progress(done, total)

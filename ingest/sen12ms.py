@@ -89,10 +89,13 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
     if test_names is not None:
         _report_absent(split, test_names, root, triplets)
     chosen = choose(triplets, test_names)
+    left_out = {}
     if len(chosen) < len(triplets):
+        left_out["known_bad"] = len(triplets) - len(chosen)
         say(f"left out: {KNOWN_BAD}, published with NaN in its S1")
     limit = effective_limit(options, len(chosen))
     if limit:
+        left_out["limit"] = len(chosen) - limit
         chosen = plan.limit(chosen, limit, options.seed)
     if not chosen:
         raise ValueError(f"--root {root}: no triplet is left")
@@ -114,9 +117,10 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
             "split": "official" if test_names is None else "list",
             "lc": not no_lc,
             "limit": limit,
+            "left_out": left_out,
         },
     )
-    make_dataset(request, options, len(triplets) - len(chosen))
+    make_dataset(request, options)
 
 
 def _say_empty(chosen: dict[str, str], limit: int | None) -> None:

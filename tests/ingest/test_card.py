@@ -1,8 +1,6 @@
 """README.md: its front matter is what the hub reads, its examples run, its counts are right."""
 
-import json
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -124,18 +122,6 @@ def test_the_archives_licence_and_citation_are_told(made_datasets, archive):
         f"- Cite: {archive['citation']}",
     ]
     assert f"```bibtex\n{archive['bibtex'].strip()}\n```" in told
-
-
-def test_what_was_left_out_as_bad_is_counted(archive_v1, fusmae_ingest, paths, tmp_path):
-    archive = shutil.copytree(archive_v1, tmp_path / "archive")
-    next(archive.glob("BigEarthNet-v1.0/*/*_B05.tif")).unlink()
-    args = ("bigearthnet", *paths(archive), "--out", tmp_path / "d", "--max-bad", 0.1)
-    result = fusmae_ingest(*args, "--on-error", "quarantine")
-    assert result.returncode == 0, result.stderr
-    text = card(tmp_path / "d")
-    assert "Bad samples: 1 of 24; `quarantine.jsonl`" in text
-    listed = json.loads((tmp_path / "d" / "croissant.json").read_text())["distribution"]
-    assert "quarantine.jsonl" in {entry["@id"] for entry in listed}
 
 
 def test_size_categories_have_the_hubs_names():

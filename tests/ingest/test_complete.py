@@ -36,8 +36,10 @@ def test_a_complete_dataset_is_told_without_unpacking(packed, tables, complete, 
     for given in (tables, tables[::-1]):
         told = ingest(*v2(packed), *metadata(given), "--out", complete)
         assert told.code == 0
-        told_whole = "already complete, 24 samples in 3 shards; no archive was unpacked again"
-        assert told.out == f"{complete}: {told_whole}\n"
+        held = "24 samples in 3 shards; nothing left out"
+        assert told.out == (
+            f"{complete}: already complete, {held}; no archive was unpacked again\n"
+        )
     assert sorted(complete.with_name("d.spool").rglob("*")) == before
     assert all(path.suffix == ".json" for path in before)
 
