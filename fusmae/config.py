@@ -5,10 +5,12 @@ ZeRO stage, precision) belongs to the DeepSpeed json.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, get_args
 
 from fusmae.sensor_config import SensorConfig, check_sensors
+from fusmae.sensors import check_bands
 from fusmae.strict_toml import as_table, build, load_recipe
 
 __all__ = [
@@ -152,18 +154,31 @@ class ModelConfig:
         return int(self.num_tokens * (1 - self.mask_ratio))
 
 
+def _listed(keys: object) -> tuple[str, ...]:
+    """Raises ValueError unless these are keys, one or more."""
+    if not isinstance(keys, list | tuple) or not all(isinstance(key, str) for key in keys):
+        raise ValueError(
+            f"subset.keys = {keys!r} must be a list of keys, or the path of a text file with a key "
+            "a line"
+        )
+    if not keys:
+        raise ValueError("subset.keys lists no key: leave it out, for the whole split")
+    return tuple(keys)
+
+
 @dataclass(frozen=True)
 class SubsetConfig:
     """Which samples of a split are used; the default is all.
 
-    `keys` is a text file of sample keys, one a line, empty for no such list; `exclude` leaves out
-    the samples with any of these flags. Of what these two leave, `fraction` is drawn with `seed`:
-    without replacement, and nested, the 1 % lying inside the 10 % of the same seed.
+    `keys` is a text file of sample keys, one a line, or a list of the keys themselves; an empty
+    text stands for none. `exclude` leaves out the samples with any of these flags. Of what these
+    two leave, `fraction` is drawn with `seed`: without replacement, and nested, the 1 % lying
+    inside the 10 % of the same seed.
     """
 
     fraction: float = 1.0
     seed: int = 0
-    keys: str = ""
+    keys: str | Path | tuple[str, ...] = ""
     exclude: tuple[Flag, ...] = ()
 
     def __post_init__(self) -> None:
@@ -173,12 +188,23 @@ class SubsetConfig:
             )
         if not 0 <= self.seed < 1 << 64:
             raise ValueError(f"subset.seed = {self.seed} must be 0 or more and below 2**64")
+        # One kind each, which can be hashed and written as JSON.
+        if isinstance(self.keys, Path):
+            object.__setattr__(self, "keys", str(self.keys))
+        elif not isinstance(self.keys, str):
+            object.__setattr__(self, "keys", _listed(self.keys))
         flags = get_args(Flag)
         if isinstance(self.exclude, str) or any(flag not in flags for flag in self.exclude):
             raise ValueError(
                 f"subset.exclude = {self.exclude!r} must be a list of flags, which are "
                 f"{', '.join(flags)}"
             )
+
+    def __str__(self) -> str:
+        """As its repr, with the number of listed keys in place of them."""
+        if isinstance(self.keys, tuple):
+            return repr(replace(self, keys=f"{len(self.keys)} keys"))
+        return repr(self)
 
     @property
     def is_whole(self) -> bool:
@@ -246,6 +272,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_positive("data", self, "cache_gb")
+        check_bands(self.bands)
         for name, choice in (("resample", Resample), ("on_bad_shard", OnBadShard)):
             known, given = get_args(choice), getattr(self, name)
             if given not in known:

@@ -4,6 +4,7 @@ The only place where bands are named. `ingest` writes arrays in this order, the
 manifest repeats it, and everything after that selects bands by name.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -175,3 +176,17 @@ CLASS_CODES: dict[str, tuple[int, ...]] = {
 def dataset_sensor(name: str) -> str:
     """The dataset's sensor behind a recipe's: `s2_20m`, a group of its bands, is `s2`'s."""
     return name.partition("_")[0]
+
+
+def check_bands(bands: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError unless this maps sensors to band names, at least one each."""
+    example = "such as {'s1': ['VV', 'VH'], 's2': ['B04']}"
+    if not isinstance(bands, Mapping):
+        raise ValueError(f"bands = {bands!r} must map a sensor to its band names, {example}")
+    for sensor, names in bands.items():
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise ValueError(f"bands[{sensor!r}] = {names!r} must be a list of names, {example}")
+        if not names:
+            raise ValueError(f"bands[{sensor!r}] names no band: leave {sensor!r} out")
+    if not bands:
+        raise ValueError(f"bands = {{}} names no band: it must, {example}")

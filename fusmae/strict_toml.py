@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import tomllib
+import types
 import typing
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -51,6 +52,14 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
             )
     if origin is dict and isinstance(value, dict):
         return {k: _convert(v, args[1], f"{path}.{k}") for k, v in value.items()}
+    if origin is types.UnionType:
+        for arm in args:
+            try:
+                return _convert(value, arm, path)
+            except ValueError:
+                continue  # what fits none is told below
+    if hint is Path and isinstance(value, Path):
+        return value
     if hint is float and type(value) in (int, float):
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
@@ -65,6 +74,13 @@ _EXAMPLES = {int: "3", float: "1e-3", bool: "true", str: "'text'"}
 def _describe(value: Any, hint: Any, path: str) -> str:
     """The name of a type, and a value of it that `--set` and a file take."""
     args = typing.get_args(hint)
+    if typing.get_origin(hint) is types.UnionType:
+        told = [_describe(value, arm, path) for arm in args if arm is not Path]
+        return ", or ".join(told)
+    if typing.get_origin(hint) is tuple and typing.get_origin(args[0]) is Literal:
+        choices = typing.get_args(args[0])
+        one = value if value in choices else choices[0]
+        return f'list of {", ".join(map(repr, choices))}: expected such as "{path}=[{one!r}]"'
     if typing.get_origin(hint) is tuple and args[0] in _EXAMPLES:
         one = repr(value) if value and type(value) is args[0] else _EXAMPLES[args[0]]
         entries = [one] if args[-1] is ... else [one] * len(args)
@@ -72,6 +88,8 @@ def _describe(value: Any, hint: Any, path: str) -> str:
     if hint in _EXAMPLES:
         key = "" if path.endswith("]") else f"{path}="  # an entry of a list has no key
         return f"{hint.__name__}: expected such as {key}{_EXAMPLES[hint]}"
+    if typing.get_origin(hint) is tuple:
+        return f"list of tables: expected [[{path}]] in the file"
     name = "table" if dataclasses.is_dataclass(hint) else getattr(hint, "__name__", str(hint))
     return f"{name}: expected a table, [{path}] in the file"
 

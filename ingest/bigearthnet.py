@@ -151,6 +151,10 @@ def bigearthnet(
         if there is not None:
             told = f"already complete, {contents_told(there)}"
             click.echo(f"{options.out}: {told}; no archive was unpacked again")
+            # What a run was killed at: the dataset was whole, and not all of these were gone.
+            for option, path in given.items():
+                if spooling.of(option).is_dir():
+                    delete_unpacked(path, option, spooling)
             return
         refuse_lack_of_room(given.items(), spooling)
         archives = {option: open_archive(path, option, spooling) for option, path in given.items()}
@@ -245,12 +249,15 @@ def _scan(
 
 
 def facts_digest(pairs: list[Pair]) -> str:
-    """A sha256 of all that lists and tables say of the pairs, and of nothing about paths."""
+    """A sha256 of all that lists and tables say of the pairs, and of nothing about paths.
+
+    Nor about the S1 patches: a pair that had none is taken in when its own is restored.
+    """
     digest = hashlib.sha256()
     told = [field.name for field in fields(Pair) if field.name not in ("s2", "s1", "map")]
     for pair in sorted(pairs, key=lambda pair: pair.name):
         facts = [getattr(pair, name) for name in told]
-        digest.update(json.dumps([*facts, pair.s1.name, pair.map is not None]).encode())
+        digest.update(json.dumps([*facts, pair.map is not None]).encode())
     return digest.hexdigest()
 
 

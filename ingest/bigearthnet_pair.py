@@ -1,6 +1,6 @@
 """One BigEarthNet pair from its files: pixels, facts and grid, every band checked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from fusmae.sensors import CLC_MAP, S1, S2_10M, S2_20M, S2_60M, ArraySpec
 
 from .bigearthnet_archive import Pair, label_file, map_file, parse_json
 from .convert import Sample
-from .geotiff import Grid, decode_band, refuse_off_earth
+from .geotiff import Grid, decode_band, nodata_value, refuse_off_earth
 from .patches import Patch
 
 Rows = Mapping[str, npt.NDArray[Any]]
@@ -41,8 +41,8 @@ def read_pair(pair: Pair, rows: Rows) -> Sample:
     Raises:
         ValueError: a file is missing or broken, a band has another shape, dtype or grid than
             its sensor or lies outside of its projection, S1 holds a non-finite pixel, a
-            sensor is nodata all over, or a label or time is not readable; the message names the
-            file.
+            sensor or a band of S1 is nodata all over, or a label or time is not readable; the
+            message names the file.
     """
     told_s1, anchor = _read_patch(pair.s1, pair.version, _S1_BANDS, rows, None)
     told_s2, _ = _read_patch(pair.s2, pair.version, _S2_BANDS, rows, anchor)
@@ -80,6 +80,7 @@ def _read_patch(
             _same_ground(grid, patch.where(file), anchor)
         last = grid
     assert anchor is not None
+    _refuse_nodata(patch, bands, rows, loaded)
     told = parse_json(loaded[-1], patch.where(files[-1])) if version == "v1" else {}
     return told, anchor
 
@@ -98,10 +99,28 @@ def _check_values(pair: Pair, rows: Rows) -> None:
         if not np.isfinite(row).all():
             where = pair.s1.where(f"{pair.s1.name}_{band}.tif")
             raise ValueError(f"{where} holds pixels that are not finite numbers")
-    # 0 is nodata in both products. The first pixel nearly always answers.
-    for patch, names in ((pair.s1, (S1.name,)), (pair.s2, ("s2_10m", "s2_20m", "s2_60m"))):
-        if not any(rows[name].flat[0] or rows[name].any() for name in names):
-            raise ValueError(f"{patch.where('')}: every pixel of every band is nodata (0)")
+
+
+def _refuse_nodata(
+    patch: Patch,
+    bands: tuple[tuple[ArraySpec, int, str], ...],
+    rows: Rows,
+    loaded: Sequence[memoryview],
+) -> None:
+    """Raises ValueError: all bands, or one that cannot be so by itself, are nodata all over."""
+    values = {
+        band: nodata_value(rows[spec.name][place], data)
+        for (spec, place, band), data in zip(bands, loaded, strict=False)
+    }
+    found = {band: value for band, value in values.items() if value is not None}
+    if len(found) == len(bands):
+        told = ", ".join(f"{value:g}" for value in sorted(set(found.values())))
+        raise ValueError(f"{patch.where('')}: every pixel of every band is nodata ({told})")
+    for band, value in found.items():
+        # Over dark water some versions of Sen2Cor write 0 in single bands of S2.
+        if value or bands is _S1_BANDS:
+            where = patch.where(f"{patch.name}_{band}.tif")
+            raise ValueError(f"{where}: every pixel is nodata ({value:g})")
 
 
 def _facts(

@@ -105,6 +105,14 @@ def main() -> None:
         _fail(f"{what}; run the same command again to go on", code, cause)
     except OSError as error:
         _fail(_system_told(error), 1, error)
+    except MemoryError as error:
+        why = f" ({error})" if str(error) else ""
+        _fail(
+            f"not enough memory{why}: make memory free, or give fewer --workers or, with a new "
+            "--out, a smaller --samples-per-shard",
+            1,
+            error,
+        )
     except (ValueError, RuntimeError) as error:
         _fail(str(error), 1, error)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fusmae.manifest import MANIFEST_NAME, Manifest
 
+from .begun import refuse_other_archives
 from .engine import Executor
 from .finish import QUARANTINE_NAME, finish
 from .layout import LOCK, SCRATCH, UNNAMED
@@ -95,6 +96,9 @@ def _make(
             store.remove_folder(SCRATCH)
             return manifest
         expected = prepare_rebuild(store, request, manifest, lost)
+    else:
+        # What a finished one holds has sums in its manifest.
+        refuse_other_archives(store, request)
     store.remove_folder(UNNAMED)
     records, bad = run_rounds(store, request, executor, progress, tolerance, expected)
     manifest = finish(store, request, records, bad, plan)

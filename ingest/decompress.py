@@ -67,9 +67,11 @@ def decompressed(archive: Path, on_compressed: Callable[[bytes], None]) -> Itera
     """The archive's content in pieces; `on_compressed` is given each piece of the file itself.
 
     Raises:
-        ValueError: the archive is damaged, cut short, or goes on after its end.
+        ValueError: the archive is damaged, cut short, or goes on after its end (gzip: with other
+            than zeros).
     """
-    new_decoder = _gzip_decoder if compression(archive) == "gzip" else _zstd_decoder
+    is_gzip = compression(archive) == "gzip"
+    new_decoder = _gzip_decoder if is_gzip else _zstd_decoder
     decoder: _Decoder | None = None
     done = 0
     with archive.open("rb", buffering=0) as file:
@@ -77,6 +79,11 @@ def decompressed(archive: Path, on_compressed: Callable[[bytes], None]) -> Itera
             on_compressed(piece)
             done += len(piece)
             while piece:
+                if is_gzip and decoder is None:
+                    # Some media are padded to whole blocks; gzip itself passes over that.
+                    piece = piece.lstrip(b"\0")
+                    if not piece:
+                        break
                 decoder = decoder or new_decoder()
                 try:
                     data = decoder.decompress(piece)

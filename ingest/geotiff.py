@@ -58,17 +58,13 @@ class Grid:
         return f"EPSG:{self.epsg} {self.bounds} at {self.gsd_m:g} m"
 
 
-def read_raster(path: Path) -> tuple[npt.NDArray[Any], Grid]:
-    """Every band of a raster file, shape (bands, height, width), native dtype, and its grid.
+def file_bytes(path: Path) -> bytes:
+    """A raster file as it lies.
 
     Raises:
         OSError: the file is there but cannot be read.
-        ValueError: the file is missing, no file or far too large, or as `decode_raster`.
+        ValueError: the file is missing, no file or far too large.
     """
-    return decode_raster(_file_bytes(path), str(path))
-
-
-def _file_bytes(path: Path) -> bytes:
     try:
         descriptor, _ = open_to_read(str(path))
         with os.fdopen(descriptor, "rb", buffering=0) as file:
@@ -120,6 +116,34 @@ def decode_band(data: Buffer, where: str, gsd_m: int, row: npt.NDArray[Any]) -> 
         raise ValueError(f"{where} has pixels of {grid.gsd_m:g} m, expected {gsd_m} m")
     row[...] = pixels[0]
     return grid
+
+
+def nodata_value(pixels: npt.NDArray[Any], data: Buffer) -> float | None:
+    """The value of all pixels where that is 0 or what the file's `data` declares as nodata.
+
+    None where they differ, or have another value. `pixels` are those of one band of the file.
+    """
+    first = pixels.flat[0]
+    # The last pixel nearly always answers.
+    if pixels.flat[-1] != first or (pixels != first).any():
+        return None
+    if first == 0:
+        return 0.0
+    return float(first) if first == _declared_nodata(data) else None
+
+
+def _declared_nodata(data: Buffer) -> float | None:
+    if not geotiff_fast.may_declare_nodata(data):
+        return None
+    import rasterio
+
+    with (
+        rasterio.Env(**_GDAL_OPTIONS),
+        rasterio.MemoryFile(bytes(data), filename="raster") as memory,
+        memory.open(driver="GTiff") as dataset,
+    ):
+        nodata: float | None = dataset.nodata
+        return nodata
 
 
 def decode_by_rasterio(data: bytes, where: str) -> tuple[npt.NDArray[Any], int, Transform]:

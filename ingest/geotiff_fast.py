@@ -141,6 +141,12 @@ def decode(data: Buffer) -> tuple[npt.NDArray[Any], int, Transform] | None:
     return pixels, header.epsg, header.transform
 
 
+def may_declare_nodata(data: Buffer) -> bool:
+    """Whether a GeoTIFF's bytes declare a nodata value; true where only rasterio can tell."""
+    directory = _locate(data)
+    return directory is None or _NODATA in directory.fields
+
+
 # Length of a file -> length of the head of the last one so long: with few exceptions the next
 # one's too, and then its bytes alone lead to what they say.
 _head_bytes: dict[int, int] = {}

@@ -11,7 +11,7 @@ from fusmae.labels import igbp_fractions, igbp_labels, igbp_single_label
 from fusmae.sensors import SEN12MS_LC, SEN12MS_S1, SEN12MS_S2, ArraySpec
 
 from .convert import Sample
-from .geotiff import Grid, read_raster, refuse_off_earth
+from .geotiff import Grid, decode_raster, file_bytes, nodata_value, refuse_off_earth
 from .sen12ms_archive import Triplet
 
 # Origins are not whole metres; files of a triplet share them to far less than this.
@@ -23,8 +23,8 @@ def read_triplet(triplet: Triplet, rows: Mapping[str, npt.NDArray[Any]]) -> Samp
 
     Raises:
         ValueError: a file is missing or broken, has another shape, dtype or grid than
-            published, S1 holds a pixel that is no finite number, or a sensor is nodata all over;
-            the message names the file.
+            published, S1 holds a pixel that is no finite number, or a sensor or a band of S1 is
+            nodata all over; the message names the file.
     """
     anchor: tuple[Path, Grid] | None = None
     for spec in (SEN12MS_S1, SEN12MS_S2, *((SEN12MS_LC,) if triplet.lc else ())):
@@ -40,23 +40,36 @@ def read_triplet(triplet: Triplet, rows: Mapping[str, npt.NDArray[Any]]) -> Samp
             )
         if spec is SEN12MS_S1 and not np.isfinite(pixels).all():
             raise ValueError(f"{path} holds pixels that are not finite numbers")
-        # The first pixel nearly always answers.
-        if not (pixels.flat[0] or pixels.any()):
-            raise ValueError(f"{path}: every pixel of every band is nodata (0)")
         rows[spec.name][...] = pixels
     assert anchor is not None
     return Sample(triplet.name, _facts(triplet, rows, anchor[1]))
 
 
 def _read(path: Path, spec: ArraySpec) -> tuple[npt.NDArray[Any], Grid]:
-    pixels, grid = read_raster(path)
+    data = file_bytes(path)
+    pixels, grid = decode_raster(data, str(path))
     dtype = np.dtype(spec.dtype)
     if pixels.shape != spec.shape or pixels.dtype != dtype or grid.gsd_m != spec.gsd_m:
         raise ValueError(
             f"{path} holds {pixels.dtype}{pixels.shape} at {grid.gsd_m:g} m, "
             f"expected {dtype}{spec.shape} at {spec.gsd_m} m"
         )
+    _refuse_nodata(path, spec, pixels, data)
     return pixels, grid
+
+
+def _refuse_nodata(path: Path, spec: ArraySpec, pixels: npt.NDArray[Any], data: bytes) -> None:
+    """Raises ValueError: all bands, or one that cannot be so by itself, are nodata all over."""
+    values = [nodata_value(band, data) for band in pixels]
+    found = {value for value in values if value is not None}
+    if None not in values:
+        told = ", ".join(f"{value:g}" for value in sorted(found))
+        raise ValueError(f"{path}: every pixel of every band is nodata ({told})")
+    # Bands of S2 and of land cover may be 0 where others are not.
+    bad = found if spec is SEN12MS_S1 else found - {0}
+    if bad:
+        band = spec.band_names[values.index(min(bad))]
+        raise ValueError(f"{path}: every pixel of {band} is nodata ({min(bad):g})")
 
 
 def _same_ground(one: Grid, other: Grid) -> bool:

@@ -56,6 +56,9 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path):
         ("[optim]\nclip_norm = -1\n", "optim.clip_norm = -1.0 must not be negative"),
         ("[model]\ndepth = -1\n", "model.depth = -1 must be more than 0"),
         ("model = 3\n", "model = 3 is not of type"),
+        ("[data]\nsources = 3\n", "list of tables: expected [[data.sources]] in the file"),
+        ('[data.subset]\nexclude = "snow"\n', "\"data.subset.exclude=['seasonal_snow']\""),
+        ("[data.subset]\nkeys = 3\n", "subset.keys = 3 is not of type str: expected such as"),
         ("[data.subset]\nfraction = 10\n", "subset.fraction = 10.0 must be above 0"),
         (
             "[data.subset]\nfracton = 0.1\n",
@@ -155,3 +158,17 @@ def test_visible_tokens_follow_mae():
 def test_a_wrong_choice_in_python_is_one_line_as_in_a_recipe(wrong, message):
     with pytest.raises(ValueError, match=message):
         DataConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("bands", "message"),
+    [
+        ({"s1": "VV"}, r"bands\['s1'\] = 'VV' must be a list of names, such as"),
+        ({"s1": ()}, r"bands\['s1'\] names no band: leave 's1' out"),
+        ({}, "bands = {} names no band"),
+        (["s1"], r"bands = \['s1'\] must map a sensor to its band names"),
+    ],
+)
+def test_bands_that_are_no_lists_are_refused_by_the_config_itself(bands, message):
+    with pytest.raises(ValueError, match=message):
+        DataConfig(bands=bands)

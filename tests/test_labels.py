@@ -5,7 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from fusmae.labels import BIGEARTHNET_19, BIGEARTHNET_43, labels_43_to_19, multi_hot
+from fusmae.labels import (
+    BIGEARTHNET_19,
+    BIGEARTHNET_43,
+    IGBP_10,
+    igbp_fractions,
+    igbp_single_label,
+    labels_43_to_19,
+    multi_hot,
+)
 
 
 def test_the_43_to_19_map_is_the_published_one(name_lists):
@@ -34,3 +42,11 @@ def test_an_unknown_label_is_an_error_that_names_it():
         labels_43_to_19(["Lava"])
     with pytest.raises(ValueError, match="'Lava'"):
         multi_hot([["Lava"]], BIGEARTHNET_19)
+
+
+def test_of_classes_that_cover_as_much_the_first_is_the_single_label():
+    # Forest (1) and urban (13) in equal parts, some grassland (10), and codes of no class.
+    fractions = igbp_fractions(np.array([[10, 1, 13], [13, 1, 255]], np.uint8))
+    assert fractions.tolist() == [2 / 6, 0, 0, 1 / 6, 0, 0, 2 / 6, 0, 0, 0]
+    assert igbp_single_label(fractions) == IGBP_10[0]
+    assert igbp_single_label(igbp_fractions(np.array([255, 0], np.uint8))) is None

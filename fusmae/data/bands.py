@@ -1,22 +1,9 @@
-"""Which arrays hold the bands that are asked for, and whether it is asked as it should be."""
+"""Which arrays hold the bands that are asked for."""
 
 from collections.abc import Mapping, Sequence
 
 from fusmae.manifest import Manifest
-
-
-def check_bands(bands: Mapping[str, Sequence[str]]) -> None:
-    """Raises ValueError unless this maps sensors to band names, at least one each."""
-    example = "such as {'s1': ['VV', 'VH'], 's2': ['B04']}"
-    if not isinstance(bands, Mapping):
-        raise ValueError(f"bands = {bands!r} must map a sensor to its band names, {example}")
-    for sensor, names in bands.items():
-        if isinstance(names, str) or not isinstance(names, Sequence):
-            raise ValueError(f"bands[{sensor!r}] = {names!r} must be a list of names, {example}")
-        if not names:
-            raise ValueError(f"bands[{sensor!r}] names no band: leave {sensor!r} out")
-    if not bands:
-        raise ValueError(f"bands = {{}} names no band: it must, {example}")
+from fusmae.sensors import check_bands
 
 
 def check_manifest(manifest: object) -> None:

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from fusmae.config import DataConfig
-from fusmae.data.opening import Device, check_rank, open_split, resolve_device
+from fusmae.data.opening import Device, check_rank, no_len, open_split, resolve_device
 from fusmae.data.order import Order
 from fusmae.data.prefetch import RemoteSource
 from fusmae.data.resume import consumed_of, describe_order
@@ -134,6 +134,16 @@ class TrainLoader:
         global_batch, _, world_size, micro_batch = self._cut
         return global_batch // (world_size * micro_batch)
 
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Before the next batch: whole steps, positions beyond them, batches beyond those."""
+        first, beyond = divmod(self._start, self.global_batch)
+        steps, batches = divmod(self._num_batches, self.micro_batches_per_step)
+        return first + steps, beyond, batches
+
+    def __len__(self) -> NoReturn:
+        raise TypeError(no_len(self))
+
     def __iter__(self) -> Self:
         return self
 
@@ -172,16 +182,12 @@ class TrainLoader:
         `consumed` counts the positions of the global batches that have been handed out whole:
         a step cut short among its micro-batches is read again.
         """
-        return self.state_after(self.num_steps)
-
-    @property
-    def num_steps(self) -> int:
-        """Whole steps handed out since the start, or since the state that was loaded."""
-        return self._num_batches // self.micro_batches_per_step
+        return self.state_after(self.place[0])
 
     def state_after(self, num_steps: int) -> dict[str, Any]:
-        """The state as it was after so many of `num_steps`."""
-        return {"consumed": self._start + num_steps * self._cut[0], **self._definition()}
+        """The state as it was after so many whole steps, from position 0 on."""
+        consumed = self._start % self.global_batch + num_steps * self.global_batch
+        return {"consumed": consumed, **self._definition()}
 
     def _definition(self) -> dict[str, Any]:
         data = self._data

@@ -7,12 +7,13 @@ device, once each `Preprocess` has brought its own to the model's bands and grid
 # B samples of a micro-batch, C channels of a sensor, S the model's grid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
 
 from fusmae.data.loader import TrainLoader
+from fusmae.data.opening import no_len
 from fusmae.data.order import fold_seed
 from fusmae.data.preprocess import Preprocess
 from fusmae.data.ring import Batch
@@ -90,8 +91,8 @@ class MixtureLoader:
         """Join loaders of one rank; a source's quota is its loader's global batch.
 
         Raises:
-            ValueError: there is no loader, something is none, or they cut a global batch into
-                different numbers of micro-batches.
+            ValueError: there is no loader, something is none, they cut a global batch into
+                different numbers of micro-batches, or do not all stand at the same one.
         """
         _check_list("a mixture", loaders, TrainLoader)
         pieces = {loader.micro_batches_per_step for loader in loaders}
@@ -100,6 +101,15 @@ class MixtureLoader:
                 f"the loaders of a mixture must make as many micro-batches of a step each, "
                 f"these make {[loader.micro_batches_per_step for loader in loaders]}"
             )
+        places = [loader.place for loader in loaders]
+        # The positions of one source alone are its own, and it may stop and go on at any.
+        if len(places) > 1 and (len(set(places)) > 1 or places[0][1]):
+            told = [f"{step} + {rest} samples + {batches}" for step, rest, batches in places]
+            raise ValueError(
+                "the loaders of a mixture must all stand at one batch of one step, these stand "
+                f"after (steps + samples + batches) {', '.join(told)}: give new loaders, and load "
+                "the mixture's state"
+            )
         self._loaders = tuple(loaders)
         quotas = [loader.global_batch for loader in loaders]
         self._global_batch = sum(quotas)
@@ -107,6 +117,9 @@ class MixtureLoader:
 
     def __repr__(self) -> str:
         return f"MixtureLoader({list(self._loaders)})"
+
+    def __len__(self) -> NoReturn:
+        raise TypeError(no_len(self))
 
     def __iter__(self) -> Iterator[MixedBatch]:
         return self
@@ -137,7 +150,7 @@ class MixtureLoader:
 
         All of the same step: where one source could not be read, others have handed out more.
         """
-        num_steps = min(loader.num_steps for loader in self._loaders)
+        num_steps = min(loader.place[0] for loader in self._loaders)
         return {"sources": [loader.state_after(num_steps) for loader in self._loaders]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What both loaders check and open before they read: the rank, the device, the split."""
+"""What the loaders have in common before they read: the rank, the device, the split."""
 
 from pathlib import Path
 
@@ -41,3 +41,12 @@ def resolve_device(device: Device) -> torch.device:
 def check_rank(rank: int, world_size: int) -> None:
     if whole("rank", rank, least=0) >= whole("world_size", world_size):
         raise ValueError(f"rank = {rank} must be from 0 to world_size - 1 = {world_size - 1}")
+
+
+def no_len(loader: object) -> str:
+    """What an endless loader says to `len`, which a `DataLoader` asks for."""
+    name = type(loader).__name__
+    return (
+        f"a {name} is endless and has no len: iterate it itself, it reads ahead by threads of its "
+        "own; for a torch DataLoader there is open_dataset(...).stream(...)"
+    )

@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from threading import Thread
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from fusmae.data.cache import Pause, UnfetchableError
 from fusmae.manifest import MANIFEST_NAME, FileRecord, ShardRecord
 
+# Of these URLs fsspec would ask again and again without a host or bucket.
+_WITH_HOST = ("http", "https", "s3", "gs")
 # One request asks for so much: large against its latency, small against a thread's memory.
 # Eight at once of 16, 8 and 4 MiB took 268, 142 and 75 MiB from HTTP.
 PIECE_BYTES = 8 << 20
@@ -53,6 +56,9 @@ class Origin:
             try:
                 import fsspec
 
+                parts = urlsplit(self.url)
+                if parts.scheme in _WITH_HOST and not parts.netloc:
+                    raise ValueError(f"it names no host or bucket, as in {parts.scheme}://NAME/ben")
                 self._opened = (os.getpid(), *fsspec.core.url_to_fs(self.url))
             except ModuleNotFoundError as error:
                 raise ValueError(

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from fusmae.config import Resample
-from fusmae.data.bands import check_bands, check_manifest
+from fusmae.data.bands import check_manifest
 from fusmae.data.transforms import check_method, resample
 from fusmae.data.whole import whole
 from fusmae.manifest import Manifest
-from fusmae.sensors import CLASS_CODES, ArraySpec
+from fusmae.sensors import CLASS_CODES, ArraySpec, check_bands
 
 
 class _ArrayBlock(nn.Module):

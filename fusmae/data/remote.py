@@ -31,7 +31,7 @@ _SPARE_SHARDS = 2
 
 
 def locate_dataset(location: str | Path, cache: Path | str) -> Path:
-    """The folder to read a dataset from: `location` itself, or the mirror of a URL.
+    """The folder to read a dataset from, absolute: `location` itself, or the mirror of a URL.
 
     Args:
         location: a folder, or a URL such as `s3://bucket/DATASET`, `gs://`, `https://` or `hf://`.
@@ -39,17 +39,18 @@ def locate_dataset(location: str | Path, cache: Path | str) -> Path:
 
     Raises:
         ValueError: the URL cannot be read, what it holds is no dataset or a broken one,
-            something else is where its mirror belongs, or `location` or `cache` is no path.
+            something else is where its mirror belongs, `location` or `cache` is no path, or
+            `cache` is or lies in a dataset.
     """
     if "://" not in str(location):
         return local_folder(location)
-    as_path("cache", cache)
+    cache_folder = _cache_folder(cache)
     origin = Origin(str(location))
     text = origin.read_manifest()
     manifest = from_json(text.decode("utf-8", "replace"), f"{origin.url}/{MANIFEST_NAME}")
     _check_paths(origin, manifest)
     name = re.sub(r"[^\w.-]", "_", manifest.name)
-    folder = Path(cache).resolve() / f"{name}-{hashlib.sha256(text).hexdigest()[:16]}"
+    folder = cache_folder / f"{name}-{hashlib.sha256(text).hexdigest()[:16]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(lock_of(folder)):  # one rank of a node fetches, the others find it done
@@ -65,7 +66,7 @@ def locate_dataset(location: str | Path, cache: Path | str) -> Path:
 
 
 def local_folder(dataset: str | Path) -> Path:
-    """The folder of a dataset that is here.
+    """The folder of a dataset that is here, as an absolute path: a later `os.chdir` moves nothing.
 
     Raises:
         ValueError: it is a URL, or no path.
@@ -74,7 +75,7 @@ def local_folder(dataset: str | Path) -> Path:
         raise ValueError(
             f"{dataset} is a URL and a folder is wanted: give locate_dataset(URL, CACHE) instead"
         )
-    return as_path("dataset", dataset)
+    return as_path("dataset", dataset).absolute()
 
 
 def as_path(name: str, value: object) -> Path:
@@ -82,6 +83,21 @@ def as_path(name: str, value: object) -> Path:
     if not isinstance(value, str | Path):
         raise ValueError(f"{name} = {value!r} must be a path, a str or a pathlib.Path")
     return Path(value)
+
+
+def _cache_folder(cache: Path | str) -> Path:
+    """The cache's resolved folder; ValueError if it would put its files into a dataset."""
+    folder = as_path("cache", cache).resolve()
+    try:
+        around = [one for one in (folder, *folder.parents) if (one / MANIFEST_NAME).exists()]
+    except OSError as error:
+        raise ValueError(f"cannot use {folder} as a cache: {error.strerror}") from None
+    if around:
+        raise ValueError(
+            f"the cache {folder} would be in the dataset {around[0]}: choose a folder outside of "
+            "it, which may lie beside it"
+        )
+    return folder
 
 
 @contextmanager

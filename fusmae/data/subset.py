@@ -31,7 +31,7 @@ def subset_ids(reader: SplitReader, config: SubsetConfig) -> Ids | None:
     chosen = np.ones(reader.num_samples, np.bool_)
     if config.keys:
         chosen[:] = False
-        chosen[_listed_ids(reader, Path(config.keys))] = True
+        chosen[_listed_ids(reader, config.keys)] = True
     for flag in config.exclude:
         chosen &= ~_flagged(reader, flag)
     if config.keys or config.exclude:
@@ -40,7 +40,7 @@ def subset_ids(reader: SplitReader, config: SubsetConfig) -> Ids | None:
     if len(pool) == 0:
         raise ValueError(
             f"no sample of split {reader.split!r} of {reader.dataset} is left by data.subset: "
-            f"keys = {config.keys!r}, exclude = {list(config.exclude)}"
+            f"{config}"
         )
     return draw_fraction(pool, config.fraction, config.seed)
 
@@ -81,25 +81,31 @@ def list_keys(reader: SplitReader, ids: Ids) -> str:
     return "".join(f"{keys[i]}\n" for i in ids.tolist())
 
 
-def _listed_ids(reader: SplitReader, path: Path) -> list[int]:
-    """The ids of the keys in a file."""
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read the list of keys {path}: {error}") from None
-    keys = [key for line in lines if (key := line.strip())]
+def _listed_ids(reader: SplitReader, listed: str | Path | tuple[str, ...]) -> list[int]:
+    """The ids of keys, or of those in a file."""
+    if isinstance(listed, tuple):
+        place, keys, how = "subset.keys", listed, ""
+    else:
+        place, keys, how = str(listed), _keys_in(Path(listed)), ", one a line"
     if len(set(keys)) < len(keys):
         twice = next(key for key, count in Counter(keys).items() if count > 1)
-        raise ValueError(f"{path} lists key {twice!r} more than once")
+        raise ValueError(f"{place} lists key {twice!r} more than once")
     rows = {key: row for row, key in enumerate(reader.keys())}
     unknown = [key for key in keys if key not in rows]
     if unknown or not keys:
         found = f"{len(unknown)} are not, such as {unknown[0]!r}" if unknown else "it has none"
         raise ValueError(
-            f"{path} must list keys of split {reader.split!r} of {reader.dataset}, one a line: "
-            f"{found}"
+            f"{place} must list keys of split {reader.split!r} of {reader.dataset}{how}: {found}"
         )
     return [rows[key] for key in keys]
+
+
+def _keys_in(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the list of keys {path}: {error}") from None
+    return tuple(key for line in lines if (key := line.strip()))
 
 
 def _flagged(reader: SplitReader, flag: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -27,6 +27,8 @@ from fusmae.manifest import Manifest, read_manifest
 from fusmae.sensors import ArraySpec
 
 _WHOLE = SubsetConfig()
+# Columns with what SEN12MS tells of classes beyond its label set; `info` names SET/label_single.
+_COLUMNS = ("label_single", "fractions")
 
 
 def open_dataset(
@@ -94,6 +96,7 @@ class DatasetView(Dataset[Sample]):
         if labels is not None and labels not in list(manifest.label_sets):
             raise ValueError(
                 f"{path} has no label set {labels!r}; it has {list(manifest.label_sets)}"
+                f"{_where_it_is(labels)}"
             )
         self._label_set = labels
 
@@ -139,6 +142,8 @@ class DatasetView(Dataset[Sample]):
             IndexError: there are not so many samples.
         """
         try:
+            if isinstance(number, bool):
+                raise TypeError  # as numpy's, whose array[True] is not array[1]
             place = range(len(self))[index(number)]
         except TypeError:
             raise TypeError(
@@ -211,13 +216,16 @@ class DatasetView(Dataset[Sample]):
         window: int = 0,
         num_threads: int = 2,
     ) -> SampleStream:
-        """The samples in a shuffled order, in batches.
+        """The samples in a shuffled order, in batches, the same on each rank of a distributed run.
+
+        Warns where there are several ranks, to which `TrainLoader` gives a share each.
 
         Args:
             batch: samples of a batch.
             seed: of the order.
-            epochs: visits of every sample, the last batch being smaller where it must; None for
-                no end. An epoch of an endless stream is `len(ds)` samples.
+            epochs: visits of every sample in an iteration, of `len(ds)` samples each. Batches run
+                on over the ends of epochs, and the last is smaller where it must. None for no end.
+                1 for a loop over epochs, with `stream.set_epoch`.
             window: shards to shuffle together; 0 for all of them, or of a URL whose cache does
                 not hold that, as many as docs/REMOTE.md says.
             num_threads: threads that read, in each process.
@@ -227,6 +235,17 @@ class DatasetView(Dataset[Sample]):
                 hold the window.
         """
         return SampleStream(self, batch, seed, epochs, window, num_threads)
+
+
+def _where_it_is(labels: object) -> str:
+    """Where to read what is no label set but looks like one."""
+    column = str(labels).rpartition("/")[2]
+    if column not in _COLUMNS:
+        return ""
+    return (
+        f". {column} is a column of samples.parquet: open the dataset without it, "
+        f"ds.reader.column({column!r}) has a value for each row of the split"
+    )
 
 
 def _rows_of(sample_ids: Sequence[int] | Tensor) -> list[int]:

@@ -41,9 +41,9 @@ STAGES = {
     "tar headers and json": ("fusmae.sample:encode_parts",),
     "hash": ("fusmae_ingest.new_file:NewFile.write",),
     "write": (
-        "fusmae_ingest.storage:_LocalFile._append",
-        "fusmae_ingest.storage:_LocalFile._open",
-        "fusmae_ingest.storage:_LocalFile._close",
+        "fusmae_ingest.storage:_LocalSink.append",
+        "fusmae_ingest.storage:_LocalSink.open",
+        "fusmae_ingest.storage:_LocalSink.close",
     ),
     "footprints": ("fusmae_ingest.geotiff:footprints",),
     "zarr encode": ("fusmae_ingest.zarr_store:_compress",),

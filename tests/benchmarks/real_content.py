@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusmae.sensors import BIGEARTHNET_ARRAYS
-from fusmae_ingest.geotiff import read_raster
+from fusmae_ingest.geotiff import Grid, decode_raster
 from fusmae_ingest.geotiff_write import write_geotiff
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -52,12 +52,16 @@ def read_pairs(archive: Path) -> Iterator[Pair]:
         arrays = {}
         for spec in BIGEARTHNET_ARRAYS:
             folder = s1 if spec.sensor == "s1" else s2
-            bands = [read_raster(folder / f"{folder.name}_{band}.tif") for band in spec.band_names]
+            bands = [_read(folder / f"{folder.name}_{band}.tif") for band in spec.band_names]
             arrays[spec.name] = np.concatenate([pixels for pixels, _ in bands])
             grid = bands[0][1]
         s2_json = json.loads((s2 / f"{s2.name}_labels_metadata.json").read_text())
         left, top = grid.transform[2], grid.transform[5]
         yield Pair(s2.name, s1.name, s2_json, s1_json, arrays, grid.epsg, left, top)
+
+
+def _read(path: Path) -> tuple[Pixels, Grid]:
+    return decode_raster(path.read_bytes(), str(path))
 
 
 def varied(pixels: Pixels, copy: int) -> Pixels:
@@ -83,7 +87,7 @@ def sen12ms_windows() -> dict[str, list[Pixels]]:
     for s1 in sorted(_SEN12MS.glob("s1_101/*.tif")):
         s2 = _SEN12MS / "s2_101" / s1.name.replace("_s1_", "_s2_")
         # B2, B3, B4 and B8 of the 13 bands.
-        images = {"s1": read_raster(s1)[0], "s2_10m": read_raster(s2)[0][[1, 2, 3, 7]]}
+        images = {"s1": _read(s1)[0], "s2_10m": _read(s2)[0][[1, 2, 3, 7]]}
         for name, image in images.items():
             for row in (0, 120):
                 windows[name] += [image[:, row : row + 120, at : at + 120] for at in (0, 120)]

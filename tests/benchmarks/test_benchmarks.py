@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("lmdb", reason="the stand-in for rico-hdl writes LMDB: pip install lmdb")
-
 HERE = Path(__file__).parent
 
 

@@ -7,8 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from fusmae.data import Order
+from fusmae.sensors import BIGEARTHNET_ARRAYS
+
+from .tiny_dataset import write_tiny_dataset
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -42,15 +46,19 @@ def test_the_readmes_ten_lines_run(programs):
     names = {}
     exec(block, names)
     shapes = {name: tuple(image.shape) for name, image in names["images"].items()}
-    assert shapes == {"s1": (64, 2, 120, 120), "s2": (64, 2, 120, 120)}
+    assert shapes == {"s1": (41, 2, 120, 120), "s2": (41, 2, 120, 120)}
+    assert names["batch"]["positions"].tolist() == list(range(2 * 41, 3 * 41))
 
 
 def test_the_programs_of_the_streaming_page_run(programs, monkeypatch):
-    subset, mixture, ranks = programs("docs/STREAMING.md")
+    subset, mixture, ranks, _ = programs("docs/STREAMING.md")
     names = {}
     exec(subset, names)
     assert len(names["half"]) == 20
     assert len(names["clear"]) == 16  # half of the 32 without snow
+    assert [sample["key"] for sample in names["three"]] == names["half"].keys_of(
+        names["half"].subset_ids[:3]
+    )
     exec(mixture, names)
     shapes = {name: tuple(image.shape) for name, image in names["images"].items()}
     assert shapes == {"s1": (64, 2, 120, 120), "s2": (64, 2, 120, 120)}
@@ -63,6 +71,22 @@ def test_the_programs_of_the_streaming_page_run(programs, monkeypatch):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", "2")
         exec(ranks, names)
-        first = 32 * rank
-        assert names["batch"].sample_ids.tolist() == order[first : first + 16]
+        ids = order[32 * rank : 32 * rank + 16]
+        assert torch.equal(names["labels"], names["ds"].labels_of(ids))
+        assert names["steps"] == 41 / 64
+        assert names["batch"].sample_ids.tolist() == ids
         assert names["images"]["s2"].shape == (16, 2, 120, 120)
+        assert names["num_seen"] == (4, 3)[rank]  # of 7
+
+
+def test_the_program_with_crops_runs_on_arrays_of_full_size(programs, tmp_path, monkeypatch):
+    *_, crops = programs("docs/STREAMING.md")
+    write_tiny_dataset(tmp_path / "full" / "ben", {"train": (8,)}, BIGEARTHNET_ARRAYS)
+    monkeypatch.chdir(tmp_path / "full")
+    names = {}
+    exec(crops, names)
+    for image in names["images"].values():
+        assert image.shape == (8, 2, 96, 96)
+    vv = names["crops"]["s1"][:, 0]
+    mean, std = names["ds"].manifest.band_statistics("s1", "VV")
+    torch.testing.assert_close(names["images"]["s1"][:, 0], (vv - mean) / std)  # not resampled

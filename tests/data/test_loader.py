@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from fusmae.config import DataConfig, SubsetConfig
 from fusmae.data import EvalLoader, MixtureLoader, Order, TrainLoader
@@ -166,6 +167,14 @@ def test_loaders_say_what_they_are(tiny_dataset):
         repr(EvalLoader(tiny_dataset, "val", DATA, 4)) == f"EvalLoader({val}, 7 samples, batch=4)"
     )
     assert repr(SplitReader(tiny_dataset, "val")) == f"SplitReader({val})"
+
+
+def test_a_dataloader_of_an_endless_loader_is_refused_with_what_to_do(tiny_dataset):
+    with train_loader(tiny_dataset) as loader:
+        for endless in (loader, MixtureLoader([loader])):
+            told = f"a {type(endless).__name__} is endless .* iterate it itself, .*stream"
+            with pytest.raises(TypeError, match=told):
+                next(iter(DataLoader(endless, batch_size=None)))
 
 
 def test_what_is_no_state_is_refused_as_such(tiny_dataset):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fusmae.config import DataConfig
-from fusmae.data import EvalLoader, TrainLoader, locate_dataset, location_of
+from fusmae.data import EvalLoader, TrainLoader, locate_dataset, location_of, open_dataset
 from fusmae.data.cache import Cache
 from fusmae.data.claim import claimed_files
 from fusmae.data.remote import _locked
@@ -96,6 +96,14 @@ def test_unfinished_mirror_that_was_copied_is_refused_with_its_url(url, precious
     shutil.copytree(locate_dataset(url, tmp_path / "cache"), precious / "ben")
     with pytest.raises(ValueError, match=rf"lacks 12 of 12 shards of split 'train'.*{url}"):
         train(precious / "ben")
+
+
+@pytest.mark.parametrize("inside", [".", "shards/new"])
+def test_cache_in_a_dataset_is_refused_before_anything_is_written(url, precious, inside):
+    before = files_below(precious)
+    with pytest.raises(ValueError, match=r"cache .* would be in the dataset .*/precious: choose"):
+        open_dataset(url, cache=precious / "precious" / inside)
+    assert files_below(precious) == before and not (precious / "precious/shards/new").exists()
 
 
 def test_cache_that_was_copied_is_not_taken_over(url, precious, tmp_path):

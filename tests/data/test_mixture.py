@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -284,6 +285,40 @@ def test_loaders_that_do_not_keep_step_are_refused(tiny_dataset):
         pytest.raises(ValueError, match=r"these make \[1, 2\]"),
     ):
         MixtureLoader([one, other])
+
+
+@pytest.mark.parametrize(
+    ("taken", "starts", "told"),
+    [
+        ((1, 0), (0, 0), "0 + 0 samples + 1, 0 + 0 samples + 0"),
+        ((2, 0), (0, 0), "1 + 0 samples + 0, 0 + 0 samples + 0"),
+        ((0, 0), (24, 0), "1 + 0 samples + 0, 0 + 0 samples + 0"),
+        ((0, 0), (3, 3), "0 + 3 samples + 0, 0 + 3 samples + 0"),
+    ],
+)
+def test_loaders_that_are_out_of_step_are_refused(datasets, taken, starts, told):
+    with (
+        TrainLoader(datasets[0], DATA, SEED, 24, 0, 1, 12, start=starts[0]) as first,
+        TrainLoader(datasets[1], DATA, SEED, 8, 0, 1, 4, start=starts[1]) as second,
+    ):
+        for loader, count in zip((first, second), taken, strict=True):
+            for _ in range(count):
+                next(loader)
+        with pytest.raises(ValueError, match=re.escape(told)):
+            MixtureLoader([first, second])
+
+
+def test_loaders_that_were_read_alike_are_a_mixture(datasets):
+    with (
+        TrainLoader(datasets[0], DATA, SEED, 24, 0, 1, 12, start=24) as first,
+        TrainLoader(datasets[1], DATA, source_seed(SEED, 1), 8, 0, 1, 4) as second,
+    ):
+        next(first), [next(second) for _ in range(3)]
+        with MixtureLoader([first, second]) as loader:
+            ahead = [read(next(loader)) for _ in range(2)]
+            assert [source["consumed"] for source in loader.state_dict()["sources"]] == [48, 16]
+    for step, places in zip((1, 2), ahead, strict=True):  # the rest of one, the first of the next
+        assert len(places) == 16 and places.items() <= expected_step(step).items()
 
 
 def test_what_is_no_list_of_loaders_is_no_mixture(tiny_dataset):

@@ -53,6 +53,9 @@ def test_changed_dataset_is_mirrored_beside_the_old_one(s3_store, tmp_path):
     [
         ("s3://datasets/nothing", "there is no s3://datasets/nothing/dataset.json"),
         ("nonsense://x/y", "nonsense://x/y: Protocol not known"),
+        ("http:///ben", "http:///ben: it names no host or bucket, as in http://NAME/ben"),
+        ("s3:///ben", "s3:///ben: it names no host or bucket"),
+        ("http://[::1/ben", r"http://\[::1/ben: Invalid IPv6 URL"),
     ],
 )
 def test_place_without_a_dataset_is_named(s3_store, tmp_path, url, told):

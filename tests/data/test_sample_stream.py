@@ -3,6 +3,7 @@
 import itertools
 import json
 import pickle
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import DataLoader
 
 from fusmae.data import Order, Preprocess, open_dataset
@@ -43,7 +45,14 @@ def test_a_stream_is_the_order_and_ends_after_its_epochs(
     positions = [p for b in batches for p in b["positions"].tolist()]
     assert positions == list(range(epochs * NUM_TRAIN))
     assert {len(b["positions"]) for b in batches[:-1]} <= {batch}
+    end = stream.state_dict()
+    assert end["consumed"] == epochs * NUM_TRAIN
     assert ids_of(stream) == order  # over again
+    for more in (0, 2):
+        resumed = view.stream(batch, SEED, epochs + more, window)
+        resumed.load_state_dict(end)
+        rest = Order((12, 12, 12, 5), SEED, window).samples(epochs * NUM_TRAIN, more * NUM_TRAIN)
+        assert ids_of(resumed) == rest.tolist()
 
 
 def test_batches_of_a_stream_are_the_samples_and_stay_the_callers(view):
@@ -178,10 +187,13 @@ def test_a_worker_resumes_from_its_own_state_and_no_other(view, monkeypatch):
     as_worker(0, 2)
     with pytest.raises(ValueError, match=r"worker \(1, 2\)'s, and this is worker \(0, 2\)"):
         next(iter(other))
-    with pytest.raises(ValueError, match="a worker's with batches of 4, these are of 5"):
-        view.stream(5, SEED).load_state_dict(state)
-    with pytest.raises(ValueError, match="its epochs end at None and these at 82"):
-        view.stream(4, SEED, epochs=2).load_state_dict(state)
+    for options, differs in (
+        ((5, SEED), "batch was 4 and is 5"),
+        ((4, SEED, 2), "epochs was None and is 2"),
+        ((5, SEED, 2), "batch was 4 and is 5; epochs was None and is 2"),
+    ):
+        with pytest.raises(ValueError, match=rf"a worker of a DataLoader saved .*: {differs}$"):
+            view.stream(*options).load_state_dict(state)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -226,6 +238,59 @@ def test_a_state_of_another_order_is_refused(view):
         view.stream(4, SEED, window=2).load_state_dict(state)
     with pytest.raises(ValueError, match="None is no state of a loader or a stream"):
         view.stream(4, SEED).load_state_dict(None)
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_more_batches_than_an_iteration_has_are_refused(view, epoch):
+    stream = view.stream(4, SEED, epochs=1)
+    stream.set_epoch(epoch)
+    assert stream.state_dict(num_batches=11)["consumed"] == (epoch + 1) * NUM_TRAIN
+    with pytest.raises(ValueError, match=r"num_batches = 12 .* has 11 from here to its end"):
+        stream.state_dict(num_batches=12)
+    list(stream)
+    with pytest.raises(ValueError, match=r"num_batches = 1 .* has 0 from here to its end"):
+        stream.state_dict(num_batches=1)
+
+
+def test_a_state_of_after_the_end_is_refused_unless_its_epoch_was_set(view):
+    state = view.stream(4, SEED).state_dict(num_batches=35)  # 140, in epoch 3
+    stream = view.stream(4, SEED, epochs=3)
+    message = r"consumed = 140 is not from 0 to 123, .*: set_epoch\(3\) before it is loaded"
+    with pytest.raises(ValueError, match=message):
+        stream.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"consumed = 140 is not from 164 to 287"):
+        stream.load_state_dict(state | {"epoch": 4})
+    with pytest.raises(ValueError, match="epoch of the state = 'x' must be a whole number"):
+        stream.load_state_dict(state | {"epoch": "x"})
+    assert stream.state_dict()["consumed"] == 0  # as it was
+    stream.set_epoch(3)
+    stream.load_state_dict(state)
+    assert ids_of(stream) == ORDER.samples(140, 6 * NUM_TRAIN - 140).tolist()
+
+
+def test_a_stream_on_several_ranks_warns_once_that_each_gets_the_same(view, monkeypatch):
+    for world_size in ("", "1", "two"):
+        monkeypatch.setenv("WORLD_SIZE", world_size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            view.stream(4)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.warns(UserWarning, match="every rank gets the same batches") as told:
+        stream = view.stream(4, epochs=1)
+        pickle.loads(pickle.dumps(stream))
+        list(stream)
+    assert [warning.filename for warning in told] == [__file__]
+
+
+def test_the_ranks_of_torch_distributed_count_before_the_environments(view, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    store = FakeStore()
+    torch.distributed.init_process_group("fake", rank=0, world_size=2, store=store)
+    try:
+        with pytest.warns(UserWarning, match="every rank gets the same batches"):
+            view.stream(4)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_numpys_whole_numbers_are_numbers_and_the_state_is_json(view):

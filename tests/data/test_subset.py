@@ -1,6 +1,6 @@
 import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusmae.config import DataConfig, SubsetConfig
-from fusmae.data import SplitReader, TrainLoader
+from fusmae.data import SplitReader, TrainLoader, open_dataset
 from fusmae.data.subset import draw_fraction, list_keys, subset_ids
 
 from .tiny_dataset import write_tiny_dataset
@@ -86,6 +86,37 @@ def test_listed_keys_are_the_subset_in_whatever_order_they_stand(reader, tiny_da
     rows = rows_of(tiny_dataset, "train")
     path.write_text("\n".join(rows[i]["key"] for i in (30, 2, 17)) + "\n\n")
     assert subset_ids(reader, SubsetConfig(keys=str(path))).tolist() == [2, 17, 30]
+
+
+def test_listed_keys_may_be_a_path_or_a_list_in_python(reader, tiny_dataset, tmp_path):
+    keys = [rows_of(tiny_dataset, "train")[i]["key"] for i in (30, 2, 17)]
+    (tmp_path / "keys.txt").write_text("\n".join(keys))
+    for listed in (tmp_path / "keys.txt", keys, tuple(keys)):
+        subset = SubsetConfig(keys=listed)
+        assert subset_ids(reader, subset).tolist() == [2, 17, 30] and hash(subset)
+        view = open_dataset(tiny_dataset, subset={"keys": listed})
+        assert [sample["key"] for sample in view] == [keys[1], keys[2], keys[0]]
+        again = SubsetConfig(**json.loads(json.dumps(asdict(subset))))
+        assert subset_ids(reader, again).tolist() == [2, 17, 30]
+    with loader(tiny_dataset, SubsetConfig(keys=keys)) as one:
+        assert one.state_dict()["subset"] == (
+            "SubsetConfig(fraction=1.0, seed=0, keys='3 keys', exclude=())"
+        )
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ([], r"subset\.keys lists no key: leave it out"),
+        ([1], r"subset\.keys = \[1\] must be a list of keys, or the path of a text file"),
+        ({"train-0-1"}, r"subset\.keys = {'train-0-1'} must be a list of keys"),
+        (["train-0-1", "train-0-1"], r"subset\.keys lists key 'train-0-1' more than once"),
+        (["val-0-1"], r"subset\.keys must list keys of split 'train' of .*: 1 are not, such as"),
+    ],
+)
+def test_what_is_no_list_of_keys_of_the_split_is_refused(reader, keys, message):
+    with pytest.raises(ValueError, match=message):
+        subset_ids(reader, SubsetConfig(keys=keys))
 
 
 def test_a_fraction_is_one_of_what_keys_and_flags_leave(reader, tiny_dataset, tmp_path):

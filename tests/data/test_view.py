@@ -1,5 +1,6 @@
 """`open_dataset`: single samples of a split, by number and by key."""
 
+import pickle
 import subprocess
 import sys
 
@@ -9,8 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from fusmae import data
-from fusmae.config import SubsetConfig
-from fusmae.data import open_dataset
+from fusmae.config import DataConfig, SubsetConfig
+from fusmae.data import TrainLoader, open_dataset
 from fusmae.evaluation.labelled import LabelChoice, read_splits
 from fusmae.evaluation.tasks import MultiLabel
 from fusmae.labels import BIGEARTHNET_19
@@ -52,6 +53,20 @@ def test_a_sample_is_found_by_its_key_and_by_a_number_from_the_end(view, samples
         view[NUM_TRAIN]
     with pytest.raises(ValueError, match=r"split 'train' of .* has no sample 'val-0-1'"):
         view.sample("val-0-1")
+
+
+def test_a_relative_path_means_what_it_meant_when_it_was_opened(
+    tiny_dataset, samples, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tiny_dataset.parent)
+    opened = [open_dataset(tiny_dataset.name), open_dataset(tiny_dataset.name, cache=tmp_path)]
+    bands = DataConfig(bands={"s1": ("VV", "VH")})
+    with TrainLoader(tiny_dataset.name, bands, SEED, 8, 0, 1, 8) as loader:
+        monkeypatch.chdir("/")
+        for view in [*opened, pickle.loads(pickle.dumps(opened[0]))]:
+            assert view[20]["key"] == samples[20]["__key__"]
+            assert view.sample(samples[40]["__key__"])["key"] == samples[40]["__key__"]
+        assert len(next(loader)) == 8
 
 
 @pytest.fixture
@@ -128,7 +143,7 @@ def test_a_key_of_no_sample_is_told_what_keys_look_like(view):
 
 
 def test_what_is_no_number_of_a_sample_is_told_what_to_write(view):
-    for number in ("train-0-0", slice(2), 1.0):
+    for number in ("train-0-0", slice(2), 1.0, True, np.True_):
         with pytest.raises(TypeError, match=r"must be ds\[NUMBER\]; by a key it is ds\.sample"):
             view[number]
     with pytest.raises(IndexError, match=r"ds\[41\]: it has 41 samples, from 0 on"):
@@ -165,6 +180,12 @@ def test_a_dataloader_batches_the_map_style_view(view, num_workers):
         ({"split": "nowhere"}, "no split 'nowhere'"),
         ({"bands": {"s2": ("B10",)}}, "no band 'B10'"),
         ({"labels": "bigearthnet-43"}, "no label set 'bigearthnet-43'; it has"),
+        (
+            {"labels": "sen12ms-igbp10/label_single"},
+            r"it has \['bigearthnet-19'\]. label_single is a column of samples\.parquet: open the "
+            r"dataset without it, ds\.reader\.column\('label_single'\) has a value for each row",
+        ),
+        ({"labels": "fractions"}, r"ds\.reader\.column\('fractions'\)"),
         ({"bands": ["s1"]}, r"bands = \['s1'\] must map a sensor to its band names, such as"),
         ({"bands": {"s2": "B05"}}, r"bands\['s2'\] = 'B05' must be a list of names"),
         ({"split": ["train"]}, r"no split \['train'\]"),
@@ -176,7 +197,16 @@ def test_a_dataloader_batches_the_map_style_view(view, num_workers):
         ({"cache_gb": "1"}, "cache_gb = '1' must be a number above 0"),
         ({"subset": 0.1}, r"subset = 0\.1 must be a dict, such as {'fraction': 0\.1}"),
         ({"subset": {"fracton": 0.1}}, r"subset\.fracton; did you mean subset\.fraction\?"),
-        ({"subset": {"exclude": "snow"}}, r"subset\.exclude = 'snow' .*"),
+        (
+            {"subset": {"exclude": "seasonal_snow"}},
+            r"subset\.exclude = 'seasonal_snow' is not of type list of 'seasonal_snow', "
+            r"'cloud_or_shadow': expected such as \"subset\.exclude=\['seasonal_snow'\]\"$",
+        ),
+        (
+            {"subset": {"keys": 3}},
+            r"subset\.keys = 3 is not of type str: expected such as subset\.keys='text', "
+            r"or list of str: expected such as \"subset\.keys=\['text'\]\"$",
+        ),
     ],
 )
 def test_what_the_dataset_does_not_have_is_refused(tiny_dataset, options, message):

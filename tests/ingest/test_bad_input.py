@@ -9,7 +9,7 @@ import pytest
 import rasterio
 
 from fusmae_ingest.dataset import refuse_other_plan
-from fusmae_ingest.geotiff import read_raster
+from fusmae_ingest.geotiff import decode_raster
 from fusmae_ingest.storage import LocalStore
 
 from .packed_archives import pack
@@ -85,7 +85,7 @@ def test_s1_on_another_grid_than_s2(archive, refused):
     folder = s1_folder(archive)
     for band in ("VV", "VH"):
         path = folder / f"{folder.name}_{band}.tif"
-        _, grid = read_raster(path)
+        _, grid = decode_raster(path.read_bytes(), path.name)
         moved = rasterio.Affine.translation(10, 0) @ rasterio.Affine(*grid.transform)
         rewrite(path, transform=moved)
     message = refused()
@@ -222,3 +222,12 @@ def test_an_output_that_is_a_file_is_refused_before_an_archive_is_unpacked(
     assert result.returncode == 1 and "give a new folder" in result.stderr
     assert (tmp_path / "thesis.tex").read_text() == "x"
     assert not (tmp_path / "thesis.tex.spool").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_blocks_beyond_the_memory_are_one_line(refused, workers):
+    # Zarr's index of such a shard alone has more bytes than a process has addresses.
+    huge = ("--samples-per-shard", 10**15, "--format", "zarr", "--workers", workers)
+    message = refused(*huge)
+    assert "not enough memory (Unable to allocate" in message
+    assert "a smaller --samples-per-shard" in message

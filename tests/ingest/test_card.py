@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas
 import pytest
@@ -13,6 +14,7 @@ import yaml
 from fusmae.manifest import read_manifest
 from fusmae_ingest.card import card_text, size_category
 from fusmae_ingest.facts import BIGEARTHNET_FACTS
+from fusmae_ingest.origins import BIGEARTHNET_V1, BIGEARTHNET_V2, SEN12MS
 
 LIBRARIES = {
     "v1": ("xarray", "pandas", "mlcroissant"),
@@ -105,6 +107,23 @@ def test_an_observed_dataset_is_not_called_simulated(made_datasets):
         BIGEARTHNET_FACTS,
     )
     assert "SIMULATED" not in text and "tags: [" in text and "simulated]" not in text
+
+
+@pytest.mark.parametrize("archive", [BIGEARTHNET_V1, BIGEARTHNET_V2, SEN12MS])
+def test_the_archives_licence_and_citation_are_told(made_datasets, archive):
+    manifest = replace(read_manifest(made_datasets["v2"]), simulated=False, source=archive)
+    text = card_text(manifest, BIGEARTHNET_FACTS)
+    licence = (front_matter(text)["license"], archive["licence"], archive["licence_url"])
+    assert front_matter(text)["pretty_name"] == archive["title"]
+    assert licence[0] == archive["licence_id"]
+    told = text.partition("## Source, licence and citation\n\n")[2].partition("\n## ")[0]
+    assert told.splitlines()[:4] == [
+        f"- Archive: <{archive['url']}>",
+        f"- Processing level: {archive['processing']}",
+        f"- Licence: [{licence[1]}]({licence[2]})",
+        f"- Cite: {archive['citation']}",
+    ]
+    assert f"```bibtex\n{archive['bibtex'].strip()}\n```" in told
 
 
 def test_what_was_left_out_as_bad_is_counted(archive_v1, fusmae_ingest, paths, tmp_path):

@@ -9,6 +9,7 @@ import pandas
 import pytest
 
 from fusmae.manifest import MANIFEST_NAME
+from fusmae_ingest import archives, bigearthnet
 
 from ..manifests import edit_manifest  # noqa: TID252
 from .packed_archives import metadata, pack, v2
@@ -51,6 +52,28 @@ def test_a_complete_dataset_that_lost_a_shard_is_mended(packed, tables, complete
     assert told.code == 0 and f"{complete}: mended" in told.out, told.err
     assert shard.read_bytes() == data
     assert "no archive was unpacked again" in ingest(*args).out
+
+
+def test_what_a_run_left_unpacked_that_was_killed_at_its_end_goes(
+    packed, tables, ingest, tmp_path, monkeypatch
+):
+    args = (*v2(packed), *metadata(tables), "--out", tmp_path / "d")
+
+    def kill(path: Path, option: str, spooling: archives.Spooling) -> None:
+        if option == "--s1":
+            raise KeyboardInterrupt
+        archives.delete_unpacked(path, option, spooling)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bigearthnet, "delete_unpacked", kill)
+        assert ingest(*args).code == 130
+    assert (tmp_path / "d.spool/s1/archive.tar").exists()
+    assert not (tmp_path / "d.spool/s2").exists()
+    kept = ingest(*args, "--keep-spool")
+    assert kept.code == 0 and (tmp_path / "d.spool/s1/archive.tar").exists()
+    told = ingest(*args)
+    assert told.code == 0 and "no archive was unpacked again" in told.out
+    assert not (tmp_path / "d.spool").exists()
 
 
 @pytest.mark.parametrize(

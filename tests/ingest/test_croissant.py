@@ -50,6 +50,13 @@ def test_mlcroissant_finds_no_fault(dataset):
     assert issues.errors == set() and issues.warnings == set()
 
 
+def test_it_says_that_it_is_croissant_1_1_and_geocroissant_1_0(dataset):
+    told = document(dataset)
+    version = "http://mlcommons.org/croissant/"
+    assert told["conformsTo"] == [f"{version}1.1", f"{version}geo/1.0"]
+    assert told["@context"]["geocr"] == "http://mlcommons.org/croissant/geo/"
+
+
 def test_the_records_of_samples_are_the_rows_of_the_table(dataset):
     table = pandas.read_parquet(dataset / "samples.parquet")
     records = list(mlcroissant.Dataset(jsonld=dataset / "croissant.json").records("samples"))

@@ -20,7 +20,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import Affine
 
 from fusmae_ingest import geotiff_fast
-from fusmae_ingest.geotiff import decode_band, decode_raster, read_raster
+from fusmae_ingest.geotiff import decode_band, decode_raster, nodata_value
 
 REAL = Path(__file__).parents[2].parent / "shared/data"
 UTM, DEGREES, LAEA = 32633, 4326, 3035
@@ -239,7 +239,7 @@ def test_every_real_file_is_read_fast_and_as_rasterio_reads_it():
         ours = by_us(data)
         assert ours is not None, f"{path} is declined"
         assert ours == by_rasterio(data), path
-        pixels, grid = read_raster(path)
+        pixels, grid = decode_raster(data, str(path))
         assert (pixels.tobytes(), grid.epsg, grid.transform) == (ours[0], ours[3], ours[4])
 
 
@@ -263,3 +263,20 @@ def test_a_band_from_memory_is_checked_against_what_its_sensor_gives():
     for size, gsd, dtype in ((21, 10, "uint16"), (20, 20, "uint16"), (20, 10, "int16")):
         with pytest.raises(ValueError, match=r"x\.tif ho.*expected|x\.tif has.*expected"):
             decode_band(data, "x.tif", gsd, np.zeros((size, size), dtype))
+
+
+@pytest.mark.parametrize("declared", [None, 0, 7])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_band_is_nodata_where_all_of_it_is_0_or_what_rasterio_finds_declared(
+    declared, compressed
+):
+    options = {} if declared is None else {"nodata": declared}
+    if compressed:
+        options["compress"] = "deflate"
+    for value in (0, 7, 8):
+        pixels = np.full((1, 20, 20), value, np.uint16)
+        data = geotiff(pixels, **options)
+        assert (geotiff_fast.decode(data) is None) == compressed
+        assert nodata_value(pixels[0], data) == (value if value in (0, declared) else None)
+        pixels[0, 9, 9] += 1
+        assert nodata_value(pixels[0], geotiff(pixels, **options)) is None

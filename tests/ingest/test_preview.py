@@ -91,22 +91,28 @@ def test_pictures_are_the_archives_pixels_between_the_percentiles_of_train(
     train = table.index[table.split == "train"]
     values = {
         band: np.sort([read(key, band) for key in train], axis=None)
-        for band in ("B02", "B03", "B04", "VV", "VH")
+        for band in ("B02", "B03", "B04", "B08", "VV", "VH")
     }
 
     def rank(band: str, share: float) -> float:
         return values[band][math.ceil(share * values[band].size) - 1]
 
-    colours = ("B04", "B03", "B02")
-    low, high = min(rank(b, 0.02) for b in colours), max(rank(b, 0.98) for b in colours)
-    medians = [(rank(band, 0.5) - low) / (high - low) for band in colours]
-    gamma = round(min(1, math.log(1 / 3) / math.log(np.mean(medians))), 2)
+    def gamma(medians: list[float]) -> float:
+        return round(min(1, math.log(1 / 3) / math.log(np.mean(medians))), 2)
+
+    ends = {band: (rank(band, 0.02), rank(band, 0.98)) for band in values}
+    true, false = ("B04", "B03", "B02"), ("B08", "B04", "B03")
+    # True colour has one stretch for all three, false colour one for each.
+    low, high = min(ends[b][0] for b in true), max(ends[b][1] for b in true)
+    places = [(rank(b, 0.5) - ends[b][0]) / (ends[b][1] - ends[b][0]) for b in false]
+    widest = gamma([(rank(b, 0.5) - low) / (high - low) for b in true])
     for sample in parse(page).samples:
         key = sample["text"].split()[0]
         for view, bands, (dark, bright), power in (
-            ("True colour", colours, (low, high), gamma),
-            ("VV", ("VV",), (rank("VV", 0.02), rank("VV", 0.98)), 1),
-            ("VH", ("VH",), (rank("VH", 0.02), rank("VH", 0.98)), 1),
+            ("True colour", true, (low, high), widest),
+            ("False colour", false, np.transpose([ends[b] for b in false]), gamma(places)),
+            ("VV", ("VV",), ends["VV"], 1),
+            ("VH", ("VH",), ends["VH"], 1),
         ):
             stack = np.stack([read(key, band) for band in bands], axis=-1).squeeze()
             expected = 255 * np.clip((stack - dark) / (bright - dark), 0, 1) ** power

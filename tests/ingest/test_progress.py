@@ -9,6 +9,7 @@ import pytest
 from fusmae_ingest import progress
 from fusmae_ingest.progress import LongWork, describe, duration
 
+from .packed_archives import pack
 from .terminal import on_terminal
 
 
@@ -109,3 +110,17 @@ def test_every_verb_that_takes_long_says_so_in_a_log(
     assert re.search(r"^Listing BigEarthNet v2: 24/24, ", result.stderr)
     result = fusmae_ingest("verify", made_datasets["v2"])
     assert re.search(r"^Verifying: (\d+)/\1, ", result.stderr)
+
+
+@pytest.mark.parametrize(("ending", "verb"), [(".tar", "Indexing"), (".tar.gz", "Unpacking")])
+def test_a_log_tells_how_far_an_archive_is_read(
+    archive_v1, ending, verb, fusmae_ingest, paths, tmp_path
+):
+    _, s2, _, s1 = paths(archive_v1)
+    given = [pack(folder, tmp_path / f"{name}{ending}") for folder, name in ((s2, "a"), (s1, "b"))]
+    args = ("bigearthnet", "--s2", given[0], "--s1", given[1], "--out", tmp_path / "d")
+    told = fusmae_ingest(*args, "--limit", 2).stderr.splitlines()
+    for path in given:
+        (line,) = (line for line in told if line.startswith(f"{verb} {path.name}: "))
+        size = path.stat().st_size / 1e6
+        assert re.search(rf": {size:.1f} MB of {size:.1f} MB, ", line), line

@@ -48,6 +48,16 @@ def nodata(bands: tuple[str, ...]) -> Callable[[Patches], None]:
     return spoil
 
 
+def declared(bands: tuple[str, ...], value: float) -> Callable[[Patches], None]:
+    """All pixels are the nodata value of which the files themselves tell."""
+
+    def spoil(patches: Patches) -> None:
+        for band in bands:
+            rewrite(patches.band(band), lambda x: np.full_like(x, value), nodata=value)
+
+    return spoil
+
+
 def move_off_earth(patches: Patches) -> None:
     for band in (*S2_BANDS, "VV", "VH"):
         with rasterio.open(patches.band(band), "r+") as file:
@@ -95,6 +105,20 @@ SPOILERS = {
     "two S1": (copy_s1, "both claim the S2 patch"),
     "S1 nodata": (nodata(("VV", "VH")), "every pixel of every band is nodata"),
     "S2 nodata": (nodata(S2_BANDS), "every pixel of every band is nodata"),
+    "S1 declared nodata": (
+        declared(("VV", "VH"), -9999),
+        "every pixel of every band is nodata (-9999)",
+    ),
+    "S2 declared nodata": (declared(S2_BANDS, 7), "every pixel of every band is nodata (7)"),
+    "a band of S1 nodata": (nodata(("VH",)), "_VH.tif: every pixel is nodata (0)"),
+    "a band of S1 declared nodata": (
+        declared(("VV",), -9999),
+        "_VV.tif: every pixel is nodata (-9999)",
+    ),
+    "a band of S2 declared nodata": (
+        declared(("B09",), 65535),
+        "_B09.tif: every pixel is nodata (65535)",
+    ),
     "shape": (
         lambda p: rewrite(p.band("B04"), lambda x: x[:, :119]),
         "expected uint16(1, 120, 120)",
@@ -134,14 +158,58 @@ def test_a_bad_pair_ends_the_run_or_is_left_out(kind, archive_v1, fusmae_ingest,
     assert str(tmp_path) not in entry["reason"]
 
 
+def test_dark_water_is_no_bad_pair(archive_v1, fusmae_ingest, paths, tmp_path):
+    """Some versions of Sen2Cor write 0 in single bands of S2 there."""
+    archive = shutil.copytree(archive_v1, tmp_path / "archive")
+    for s2 in (archive / "BigEarthNet-v1.0").glob("S2*"):
+        for band in ("B08", "B12", "B09"):
+            rewrite(s2 / f"{s2.name}_{band}.tif", np.zeros_like)
+    result = fusmae_ingest("bigearthnet", *paths(archive), "--out", tmp_path / "d")
+    assert result.returncode == 0, result.stderr
+
+
 def drop_a_band(path: Path) -> None:
     rewrite(path, lambda pixels: pixels[:12], count=12)
+
+
+def spot(pixels: np.ndarray) -> np.ndarray:
+    """One pixel that is no number."""
+    spotted = pixels.copy()
+    spotted[1, 100, 200] = np.nan
+    return spotted
 
 
 SEN12MS_SPOILERS = {
     "s1 nodata": ("s1", lambda p: rewrite(p, np.zeros_like), "every pixel of every band is nodata"),
     "s2 nodata": ("s2", lambda p: rewrite(p, np.zeros_like), "every pixel of every band is nodata"),
     "lc nodata": ("lc", lambda p: rewrite(p, np.zeros_like), "every pixel of every band is nodata"),
+    "s1 declared nodata": (
+        "s1",
+        lambda p: rewrite(p, lambda x: np.full_like(x, -9999), nodata=-9999),
+        "every pixel of every band is nodata (-9999)",
+    ),
+    "a band of s1 nodata": (
+        "s1",
+        lambda p: rewrite(p, lambda x: x * np.float32([1, 0])[:, None, None]),
+        "every pixel of VH is nodata (0)",
+    ),
+    "NaN": ("s1", lambda p: rewrite(p, spot), "pixels that are not finite numbers"),
+    "grid": (
+        "s2",
+        lambda p: rewrite(p, np.copy, transform=from_origin(6e5, 5e6, 10, 10)),
+        "the same ground",
+    ),
+    "grid of lc": (
+        "lc",
+        lambda p: rewrite(p, np.copy, transform=from_origin(6e5, 5e6, 10, 10)),
+        "the same ground",
+    ),
+    "zone": ("s2", lambda p: rewrite(p, np.copy, crs="EPSG:32601"), "the same ground"),
+    "truncated": (
+        "s2",
+        lambda p: os.truncate(p, p.stat().st_size // 2),
+        "cannot be read as a GeoTIFF",
+    ),
     "size": ("s2", lambda p: rewrite(p, lambda x: x[:, :255]), "expected uint16(13, 256, 256)"),
     "bands": ("s2", drop_a_band, "expected uint16(13, 256, 256)"),
     "dtype": ("s1", lambda p: rewrite(p, np.float64), "expected float32(2, 256, 256)"),

@@ -132,6 +132,32 @@ def test_labels_of_a_simulated_archive_are_those_of_a_recount(simulated, fusmae_
         assert store.label_single.values.tolist() == rows.label_single.tolist()
 
 
+def test_the_labels_of_the_real_land_cover_are_those_of_a_count(real, fusmae_ingest, tmp_path):
+    root, name = tmp_path / "archive", "ROIs1158_spring_{}_1_p30.tif"
+    for kind in ("s1", "lc"):
+        shutil.copytree(real / f"ROIs1158_spring/{kind}_1", root / f"ROIs1158_spring/{kind}_1")
+    lc = root / "ROIs1158_spring/lc_1" / name.format("lc")
+    with rasterio.open(lc) as file:
+        pixels, epsg, grid = file.read(), file.crs.to_epsg(), file.transform
+    # The real S2 of the triplet is not at hand.
+    s2 = root / "ROIs1158_spring/s2_1" / name.format("s2")
+    s2.parent.mkdir()
+    noise = np.random.default_rng(0).integers(1, 3000, (13, 256, 256), np.uint16)
+    write_geotiff(s2, noise, epsg, grid.c, grid.f, grid.a)
+    result = fusmae_ingest("sen12ms", "--root", root, "--out", tmp_path / "d")
+    assert result.returncode == 0, result.stderr
+    (shard,) = map(str, tmp_path.glob("d/shards/*/*.tar"))
+    (sample,) = webdataset.WebDataset(shard, shardshuffle=False).decode()
+    np.testing.assert_array_equal(sample["lc.npy"], pixels)
+    counts = [0] * 10
+    for code in pixels[0].flat:
+        counts[SIMPLIFIED[code - 1]] += 1
+    assert sum(count > 0 for count in counts) > 1
+    told = sample["json"]
+    assert told["fractions"] == [count / 256**2 for count in counts]
+    assert told["label_single"] == IGBP_10[counts.index(max(counts))]
+
+
 def test_splits_that_stay_empty_are_told_with_the_reason(pairs, simulated, fusmae_ingest, tmp_path):
     args = ("sen12ms", "--root", pairs, "--no-lc", "--out", tmp_path / "d")
     result = fusmae_ingest(*args)

@@ -158,6 +158,21 @@ def test_damage_is_one_line_and_leaves_nothing(kind, tmp_path):
         assert not (tmp_path / "spool").exists()
 
 
+@pytest.mark.parametrize("piece", [97, 1 << 18])
+def test_zeros_after_gzip_are_padding_and_nothing_else_is(archive, piece, tmp_path, monkeypatch):
+    monkeypatch.setattr(decompress, "_READ", piece)
+    whole = archive.read_bytes()
+    for data in (whole + bytes(1000) + b"garbage", whole[:-8] + bytes(1000)):
+        archive.write_bytes(data)
+        with pytest.raises(ValueError, match="download it again"):
+            spool(archive, tmp_path / "spool", no_progress)
+    archive.write_bytes(whole + bytes(1000))
+    assert spool(archive, tmp_path / "spool", no_progress).tar.read_bytes() == TAR
+    archive.write_bytes(COMPRESSED["one zstd frame"] + bytes(1000))
+    with pytest.raises(ValueError, match="download it again"):
+        spool(archive, tmp_path / "spool", no_progress)
+
+
 def test_a_flipped_bit_is_found_by_gzips_own_checksum(archive, tmp_path):
     data = bytearray(archive.read_bytes())
     data[-8] ^= 1

@@ -69,6 +69,17 @@ def test_reference_maps_are_stored_pixel_for_pixel(dataset, archive_v2):
             np.testing.assert_array_equal(sample["map.npy"], file.read())
 
 
+def test_a_map_of_other_ground_is_a_bad_pair(archive_v2, arguments, fusmae_ingest, tmp_path):
+    maps = shutil.copytree(archive_v2 / "Reference_Maps", tmp_path / "maps")
+    path = sorted(maps.rglob("*.tif"))[4]
+    with rasterio.open(path, "r+") as file:
+        file.transform = rasterio.Affine.translation(10, 0) @ file.transform
+    args = (*arguments, "--maps", maps, "--out", tmp_path / "d")
+    result = fusmae_ingest(*args)
+    assert result.returncode == 1
+    assert f"{path} lies at" in result.stderr and "cover the same ground" in result.stderr
+
+
 def test_exclude_leaves_out_flagged_patches_only(arguments, fusmae_ingest, metadata, tmp_path):
     args = (*arguments, "--exclude", "snow,cloud", "--out", tmp_path / "d")
     assert fusmae_ingest(*args).returncode == 0
