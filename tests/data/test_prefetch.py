@@ -1,6 +1,7 @@
 """Shards are fetched ahead, in the order of their use, and no longer than they are wanted."""
 
 import time
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from threading import Event, Thread
@@ -59,6 +60,25 @@ def test_shards_are_fetched_in_the_order_of_use_while_the_window_before_is_read(
         assert asked == one + two
         time.sleep(0.3)  # in which it would go on
         assert len(asked) == 6
+
+
+def test_ranks_in_step_fetch_the_shards_of_a_window_once_though_others_are_evicted(
+    store, big_window_dataset, tmp_path
+):
+    data = replace(DATA, window=3, cache_gb=limit_of(big_window_dataset, 7))
+    dataset = locate_dataset(store.url, tmp_path)
+    ranks = [TrainLoader(dataset, data, SEED, 8, rank, 2, 4, ring=1) for rank in range(2)]
+    for _ in range(30):  # three epochs and more
+        for rank in ranks:
+            next(rank)
+    for rank in ranks:
+        rank.close()
+    # Those that were read, and two more that may have been held ahead.
+    windows = windows_of(big_window_dataset, 3, -(-8 * 30 // 18) + 2)
+    needed = Counter(shard for window in windows for shard in window)
+    gets = shard_gets(store)
+    assert sum(gets.values()) > 24  # of 12: they were evicted
+    assert all(count <= needed[shard] for shard, count in gets.items())
 
 
 def test_a_closed_loader_finishes_the_pieces_under_way_and_no_shard(store, tmp_path, monkeypatch):
