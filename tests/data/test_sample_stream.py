@@ -230,6 +230,17 @@ def test_a_worker_resumes_from_each_batch_of_a_finite_stream(view, monkeypatch, 
     assert ids_of(resumed) == mine
 
 
+def test_a_worker_for_whom_there_is_no_batch_saves_a_state_of_the_end(view, monkeypatch):
+    info = SimpleNamespace(id=2, num_workers=3)
+    monkeypatch.setattr("fusmae.data.sample_stream.get_worker_info", lambda: info)
+    stream = view.stream(45, SEED, epochs=1)
+    assert list(stream) == []
+    state = stream.state_dict()
+    assert state["consumed"] == NUM_TRAIN
+    stream.load_state_dict(state)
+    assert list(stream) == []
+
+
 def test_a_state_of_another_order_is_refused(view):
     state = view.stream(4, SEED).state_dict()
     with pytest.raises(ValueError, match="seed was 5 and is 6"):
@@ -283,7 +294,7 @@ def test_a_stream_on_several_ranks_warns_once_that_each_gets_the_same(view, monk
 
 
 def test_the_ranks_of_torch_distributed_count_before_the_environments(view, monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "1")
     store = FakeStore()
     torch.distributed.init_process_group("fake", rank=0, world_size=2, store=store)
     try:
