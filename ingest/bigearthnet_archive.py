@@ -234,7 +234,7 @@ def _no_partner(name: str, s1: Archive, broken: Mapping[str, str]) -> NoPatch:
     # The place in the tile, the names' last two numbers, is the same in both mostly.
     place = name.split("_")[-2:]
     near = sorted(broken, key=lambda other: (other.split("_")[-2:] != place, other))
-    why = f"one cannot be paired: {broken[near[0]]}" if near else "is that archive complete?"
+    why = f"one cannot be paired: {broken[near[0]]}" if near else "see that this archive is whole"
     return NoPatch(str(s1), f"{absent}: {why}")
 
 

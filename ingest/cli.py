@@ -34,6 +34,7 @@ _ADVICE = {
     errno.EACCES: "change its permissions, then ",
     errno.EPERM: "change its permissions, then ",
     errno.EROFS: "make it writable or give another place, then ",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), then ",
     errno.EMFILE: "raise the limit of open files (ulimit -n), then ",
     errno.ENOMEM: "make memory free, then ",
     **dict.fromkeys(

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .storage import naming
+
 _SHORT, _LONG, _DOUBLE, _ASCII = 3, 4, 12, 2
 _FORMAT = {_SHORT: "H", _LONG: "I", _DOUBLE: "d"}
 # GDAL's default: as many rows as fit in 8 kB.
@@ -77,7 +79,8 @@ def write_geotiff(
     size = len(_directory(tags))
     offsets = tuple(int(size + sum(counts[:strip])) for strip in range(len(counts)))
     tags[5] = (273, _LONG, offsets)
-    path.write_bytes(_directory(tags) + pixels.astype(pixels.dtype.newbyteorder("<")).tobytes())
+    with naming(path):
+        path.write_bytes(_directory(tags) + pixels.astype(pixels.dtype.newbyteorder("<")).tobytes())
 
 
 def _directory(tags: list[tuple[int, int, tuple[Any, ...] | bytes]]) -> bytes:

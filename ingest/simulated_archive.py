@@ -23,6 +23,7 @@ from .geotiff_write import write_geotiff
 from .simulated_classes import CLC_CODES
 from .simulated_names import Patch, describe_patch
 from .simulated_scene import Scene, draw_land_cover, simulate_scene
+from .storage import naming
 
 # Where folders grow before they are renamed into place; swept at the start and the end.
 SCRATCH = ".simulate"
@@ -64,7 +65,9 @@ def write_patch(root: Path, version: str, seed: int, index: int) -> dict[str, An
         (_write_s2, _write_s1, _write_map)[kind](stem, patch, scene, subclass)
         if version == "v1":
             table = (_s2_json, _s1_json)[kind](patch, _labels_43(scene.cover, subclass))
-            Path(f"{stem}_labels_metadata.json").write_text(json.dumps(table))
+            labels = Path(f"{stem}_labels_metadata.json")
+            with naming(labels):
+                labels.write_text(json.dumps(table))
         _move(growing, root / folder)
     shutil.rmtree(root / SCRATCH / str(index))
     return _table_row(patch, scene.cover)

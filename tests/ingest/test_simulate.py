@@ -174,3 +174,15 @@ def test_labels_are_the_classes_that_cover_a_twentieth_of_the_map(archive_v2):
             codes, counts = np.unique(file.read(1), return_counts=True)
         large = [name_of[code] for code in codes[counts >= 0.05 * 120 * 120]]
         assert sorted(labels_43_to_19(large)) == list(row.labels)
+
+
+@pytest.mark.parametrize("kind", ["bigearthnet", "sen12ms"])
+def test_a_limit_of_file_sizes_is_told_with_the_file_and_how_to_raise_it(tmp_path, kind):
+    # Less than a band of 10 m takes.
+    command = f"ulimit -f 8; exec {sys.executable} -m fusmae_ingest.cli simulate {kind} "
+    command += f"--out {tmp_path}/a --patches 2"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(f"error: {tmp_path}/a/") and ".tif: File too large; raise the" in line
+    assert "(ulimit -f), then run the same command again to go on" in line
