@@ -1,10 +1,15 @@
 """Fixtures that several folders of tests share."""
 
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Of tests that were started in the background, where a shell has it ignored, every process that
+# they start would ignore Ctrl-C as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

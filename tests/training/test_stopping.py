@@ -46,8 +46,6 @@ def test_a_signal_to_anyone_saves_on_every_rank_and_leaves_no_orphan(
 ) -> None:
     run, number = tmp_path / "run", signal.Signals[name]
     arguments = [*options, "--out", str(run), "--set", "optim.epochs=4000"]
-    # Whoever starts the tests in the background has it ignored, and so would the command.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     launched = launch([str(tmp_path), *arguments], script=EXIT_WORKER)
     request.addfinalizer(launched.kill)  # the ranks notice
     wait_until_step(run, 3, [launched])
