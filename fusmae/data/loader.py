@@ -13,7 +13,7 @@ from fusmae.data.prefetch import RemoteSource
 from fusmae.data.resume import consumed_of, describe_order
 from fusmae.data.ring import Batch, Ring, RingOptions
 from fusmae.data.source import Source
-from fusmae.data.streams import check_read_ahead, training_source
+from fusmae.data.streams import training_source
 from fusmae.data.subset import subset_ids
 from fusmae.data.whole import whole
 
@@ -81,8 +81,7 @@ class TrainLoader:
 
         Raises:
             ValueError: a number is out of range or does not divide, the dataset is broken or
-                lacks the split, a band or the subset, CUDA is wanted where there is none, or the
-                ranks could wait for each other's room in the cache for ever.
+                lacks the split, a band or the subset, or CUDA is wanted where there is none.
         """
         check_rank(rank, world_size)
         global_batch = whole("global_batch", global_batch)
@@ -99,8 +98,6 @@ class TrainLoader:
         mirror, shards = self._reader.mirror, self._reader.record.shards
         self._window = mirror.window(shards, data.window, cache_share) if mirror else data.window
         self._order = Order(self._reader.shard_sizes, seed, self._window, subset)
-        sizes = (global_batch, world_size, micro_batch)
-        check_read_ahead(self._reader, self._order, self._window, sizes, ring)
         self._data, self._seed = data, int(seed)
         self._cache_share = cache_share
         self._source: Source | None = None

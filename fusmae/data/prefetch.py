@@ -41,7 +41,6 @@ class _Held:
     pins: Pins
     pending: set[int]
     num_unread: int
-    num_bytes: int
     bad: dict[int, str] = field(default_factory=dict)
     # Ranks in the stretch of the samples of good shards, once a bad one is found; ascending.
     good: Ids | None = None
@@ -86,11 +85,15 @@ class RemoteSource:
         # All that is open is pinned with its stretch.
         self._open_shard = functools.lru_cache(OPEN_SHARDS)(self._open)
         # Small stretches are held ahead up to half of it; the rest is for others.
-        self._ahead_bytes = int(self._mirror.cache.limit_bytes * share / 2)
+        self._cache_bytes = int(self._mirror.cache.limit_bytes * share)
         self._stopped = threading.Event()
         # Guards what follows, and tells of every change of it.
         self._changed = threading.Condition()
         self._held: list[_Held] = []
+        # Stretches that were held, until the consumer has passed them, and the samples that it
+        # waits for: first position, and one past the last.
+        self._planned: deque[tuple[Stretch, int]] = deque()
+        self._wanted = (0, 0)
         self._tasks: deque[tuple[_Held, int]] = deque()
         self._replaced: dict[int, int] = {}
         self._error: BaseException | None = None
@@ -124,6 +127,14 @@ class RemoteSource:
                 self._open_shard.cache_clear()  # which `stop` had emptied
             self._count_read(held, stop - done)
             done = stop
+
+    def want(self, position: int, count: int) -> None:
+        """As `Source.want`: stretches before these samples make room for others."""
+        with self._changed:
+            self._wanted = position, position + count
+            while self._planned and self._planned[0][0].stop <= position:
+                self._planned.popleft()
+            self._changed.notify_all()
 
     def take_num_replaced(self, position: int, count: int) -> int:
         """How many of the samples read at these positions stand in for one of a bad shard.
@@ -209,11 +220,12 @@ class RemoteSource:
                 files = [self._mirror.file(self._shards[shard]) for shard in shards]
                 num_bytes = sum(file.bytes for file in files)
                 with self._changed:
-                    while not (self._stopped.is_set() or self._may_hold(num_bytes)):
+                    while not (self._stopped.is_set() or self._may_hold(stretch, num_bytes)):
                         self._changed.wait()
+                    self._planned.append((stretch, num_bytes))
                 pins = self._mirror.cache.pin(files, self._pause, self._is_starving)
                 with self._changed:
-                    held = _Held(stretch, pins, set(shards), stretch.num_own, num_bytes)
+                    held = _Held(stretch, pins, set(shards), stretch.num_own)
                     self._held.append(held)
                     self._tasks.extend((held, shard) for shard in shards)
                     self._changed.notify_all()
@@ -228,13 +240,20 @@ class RemoteSource:
     def _is_starving(self) -> bool:
         return self._num_starving > 0
 
-    def _may_hold(self, num_bytes: int) -> bool:
-        """Whether to hold another stretch: one ahead, or enough small ones for all fetchers."""
+    def _may_hold(self, stretch: Stretch, num_bytes: int) -> bool:
+        """Whether to hold another stretch: one ahead, or enough small ones for all fetchers.
+
+        What is ahead is counted from the consumer on, not from the ring, and has to fit into the
+        cache: a rank whose ring has done with a stretch would hold the room that a later rank
+        needs for it, while its consumer waits for that rank.
+        """
+        if stretch.first < self._wanted[1]:
+            return True
         num_pending = sum(len(held.pending) for held in self._held)
-        held_bytes = sum(held.num_bytes for held in self._held)
-        return len(self._held) < 2 or (
-            num_pending < NUM_FETCHERS and held_bytes + num_bytes <= self._ahead_bytes
-        )
+        total = num_bytes + sum(planned for _, planned in self._planned)
+        if len(self._planned) < 2:
+            return not self._planned or total <= self._cache_bytes
+        return num_pending < NUM_FETCHERS and total <= self._cache_bytes // 2
 
     def _shards_in_order(self, stretch: Stretch) -> list[int]:
         """The shards of a stretch in the order of their first use."""

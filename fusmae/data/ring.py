@@ -201,13 +201,14 @@ class Ring:
             options: threads, slots and devices.
             num_real: positions from here on get weight 0; None for no padding.
         """
-        self._specs = source.arrays
+        self._source, self._specs = source, source.arrays
         self._batches = batches
         self._options = options
         self._process = os.getpid()
         self._slots: list[_Slot] = []
-        # Slots being filled, oldest first: the slot, its number of jobs, the consumer's batch.
-        self._ahead: deque[tuple[_Slot, int, Batch]] = deque()
+        # Slots being filled, oldest first: the slot, its number of jobs, the first position, the
+        # consumer's batch.
+        self._ahead: deque[tuple[_Slot, int, int, Batch]] = deque()
         self._held: _Slot | None = None
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         stopped = Event()
@@ -249,7 +250,7 @@ class Ring:
                 on_device = empty_batch(self._specs, size, self._options.device)
         step = -(-size // self._options.num_threads)
         starts = range(0, size, step)
-        self._ahead.append((slot, len(starts), on_device or host))
+        self._ahead.append((slot, len(starts), position, on_device or host))
         for start in starts:
             stop = min(start + step, size)
             device_rows = on_device.rows(start, stop) if on_device else None
@@ -276,7 +277,8 @@ class Ring:
             self._held = None
         if not self._ahead:
             return None
-        slot, num_jobs, batch = self._ahead.popleft()
+        slot, num_jobs, position, batch = self._ahead.popleft()
+        self._source.want(position, len(batch))
         for _ in range(num_jobs):
             error = slot.filled.get()
             if error is not None:

@@ -17,7 +17,7 @@ Samples = Callable[[int, int], Ids]
 
 
 class Source(Protocol):
-    """Called by the ring's reading threads, all but `arrays`."""
+    """`read` is called by the ring's reading threads, the rest by the consumer's."""
 
     @property
     def arrays(self) -> tuple[ArraySpec, ...]:
@@ -26,6 +26,9 @@ class Source(Protocol):
     def read(self, position: int, ids: Ids, out: Mapping[str, npt.NDArray[Any]]) -> None:
         """Read the samples from `position` on: `ids` is filled with theirs, (n,), and each array
         of `out` with their pixels, (n, bands, size_px, size_px)."""
+
+    def want(self, position: int, count: int) -> None:
+        """Learn which samples the consumer waits for now; the threads read ahead of these."""
 
     def stop(self) -> None:
         """Make reads that wait for something raise. May be called again."""
@@ -52,6 +55,9 @@ class LocalSource:
             self._reader.read_into(ids, out, self._on_demand.open)
         else:
             self._reader.read_into(ids, out)
+
+    def want(self, position: int, count: int) -> None:
+        """As `Source.want`, of no use here."""
 
     def stop(self) -> None:
         """As `Source.stop`; a request that the store has not answered ends first."""
