@@ -110,6 +110,16 @@ def test_a_cpu_has_a_wait_for_data_and_no_share_of_a_peak() -> None:
     assert speed["samples_per_s"] * speed["step_s"] == pytest.approx(8)
 
 
+def test_what_is_done_apart_is_not_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0, 17.0, 20.0, 20.0])  # made, apart from 10 to 17, read and begun anew
+    monkeypatch.setattr("fusmae.training.metrics.time.perf_counter", lambda: next(clock))
+    watch = Stopwatch(torch.device("cpu"))
+    with watch.apart():
+        pass
+    watch.add(26, flops=1)
+    assert watch.read()["samples_per_s"] == 2.0
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_a_busy_gpu_does_not_wait_while_the_host_does() -> None:
