@@ -37,12 +37,9 @@ def require_output_room(store: Store, request: Request, todo: Sequence[Block]) -
     """
     count = sum(len(block.names) for block in todo)
     shards, zarr = (count * size for size in _bytes_a_sample(request))
-    told = f"Converting {counted(count, 'sample')}: " + " and ".join(
-        [
-            *[f"{_mb(shards)} of shards"] * bool(shards),
-            *[f"at most {_mb(zarr)} of zarr"] * bool(zarr),
-        ]
-    )
+    parts = {f"{_mb(shards)} of shards": shards, f"at most {_mb(zarr)} of zarr": zarr}
+    sizes_told = " and ".join(part for part, size in parts.items() if size)
+    told = f"Converting {counted(count, 'sample')}: {sizes_told}"
     if not isinstance(store, LocalStore):
         say(told)
         return
