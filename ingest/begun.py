@@ -12,7 +12,7 @@ import numpy as np
 
 from .layout import SCRATCH
 from .request import Request
-from .storage import Store, write_file
+from .storage import Store, read_json_object, write_file
 
 _PATH = f"{SCRATCH}/begun.json"
 # Another archive differs in all of its samples. What is mended differs in few, and may go on.
@@ -28,7 +28,7 @@ def refuse_other_archives(store: Store, request: Request) -> None:
         ValueError: one holds other pixels or facts than noted; the message names it.
         OSError: an archive cannot be read, or the note not be written.
     """
-    noted = _read(store)
+    noted = read_json_object(store, _PATH)
     if noted is None:
         write_file(store, _PATH, json.dumps(_sums(request, _spread(request))).encode())
         return
@@ -40,15 +40,6 @@ def refuse_other_archives(store: Store, request: Request) -> None:
             f"--out {store} was begun with other archives ({other[0]} held other pixels or labels "
             "then): use the same to go on, or a new folder"
         )
-
-
-def _read(store: Store) -> dict[str, str] | None:
-    """The note, None where there is none or it is cut short."""
-    try:
-        noted = json.loads(store.read(_PATH)) if store.exists(_PATH) else None
-    except ValueError:
-        return None
-    return noted if isinstance(noted, dict) else None
 
 
 def _spread(request: Request) -> list[str]:

@@ -26,7 +26,7 @@ from .record import forget_bad, forget_records
 from .request import Request
 from .rounds import Tolerance, allowed, run_rounds, too_many_told, way_out
 from .samples_table import TABLE_NAME
-from .storage import LocalStore, Store, manifest_of, write_file
+from .storage import LocalStore, Store, manifest_of, read_json_object, write_file
 
 
 def build(
@@ -226,11 +226,8 @@ def refuse_quarantine(store: Store, manifest: Manifest, tolerance: Tolerance) ->
 
 def _write_or_check_plan(store: Store, plan: dict[str, Any]) -> None:
     path = f"{SCRATCH}/plan.json"
-    try:
-        old = json.loads(store.read(path)) if store.exists(path) else None
-    except ValueError:
-        old = None
-    if isinstance(old, dict) and old:
+    old = read_json_object(store, path)
+    if old:
         refuse_other_plan(store, old, plan)
     else:
         # None yet, or cut short, so that nobody knows what is beside it was made with.

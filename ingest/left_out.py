@@ -1,4 +1,4 @@
-"""What a dataset lacks of its archive, and why: for a run's last line, the card and `info`.
+"""What a dataset lacks of its archive, and why: for the end of a run, the card and `info`.
 
 All of it stands in the manifest: a run notes the counts in its plan, under `left_out`.
 """

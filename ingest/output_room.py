@@ -15,7 +15,7 @@ from .wording import counted, say
 _JSON_BYTES = 3 * TAR_BLOCK
 
 
-def sample_bytes(request: Request) -> tuple[int, int]:
+def _bytes_a_sample(request: Request) -> tuple[int, int]:
     """(bytes of a sample in a shard, at most so many in the zarr arrays); 0 for what is not asked.
 
     Pixels in zarr are compressed, so that nobody knows how far before they are read.
@@ -36,13 +36,10 @@ def require_output_room(store: Store, request: Request, todo: Sequence[Block]) -
         ValueError: what is written for sure does not fit.
     """
     count = sum(len(block.names) for block in todo)
-    shards, zarr = (count * size for size in sample_bytes(request))
-    told = f"Converting {counted(count, 'sample')}: " + " and ".join(
-        [
-            *[f"{_mb(shards)} of shards"] * bool(shards),
-            *[f"at most {_mb(zarr)} of zarr"] * bool(zarr),
-        ]
-    )
+    shards, zarr = (count * size for size in _bytes_a_sample(request))
+    parts = {f"{_mb(shards)} of shards": shards, f"at most {_mb(zarr)} of zarr": zarr}
+    sizes_told = " and ".join(part for part, size in parts.items() if size)
+    told = f"Converting {counted(count, 'sample')}: {sizes_told}"
     if not isinstance(store, LocalStore):
         say(told)
         return

@@ -61,7 +61,7 @@ def make_page(root: Path, manifest: Manifest, split: str, count: int) -> str:
 
 
 def _refuse_changed_tables(root: Path, manifest: Manifest) -> None:
-    """Raises ValueError: a table is not what was written. Pixels are checked as they are read."""
+    """Raises ValueError: a table is not what was written. Pixels are for `verify` to compare."""
     store = LocalStore(str(root))
     for file in manifest.files:
         told = check_file(store, file) if file.path.endswith((".parquet", ".jsonl")) else None

@@ -6,6 +6,7 @@ Everything ingest writes goes through a `Store`: a local folder here, an object 
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, from_json
 
@@ -79,6 +80,15 @@ def write_file(store: Store, path: str, data: bytes) -> FileRecord:
         file.write(data)
     assert file.record is not None
     return file.record
+
+
+def read_json_object(store: Store, path: str) -> dict[str, Any] | None:
+    """The JSON object in a file, None where there is no file or it is cut short."""
+    try:
+        table = json.loads(store.read(path)) if store.exists(path) else None
+    except ValueError:
+        return None
+    return table if isinstance(table, dict) else None
 
 
 def manifest_of(store: Store) -> Manifest:

@@ -73,15 +73,11 @@ def test_another_sen12ms_of_the_same_names_is_not_mixed_in(fusmae_ingest, tmp_pa
     assert told.returncode == 1 and "was begun with other archives (ROIs" in told.stderr
 
 
-def lose(s1: Path) -> None:
-    shutil.rmtree(s1)
-
-
 def cut_json(s1: Path) -> None:
     os.truncate(s1 / f"{s1.name}_labels_metadata.json", 40)
 
 
-@pytest.mark.parametrize("spoil", [lose, cut_json])
+@pytest.mark.parametrize("spoil", [shutil.rmtree, cut_json])
 def test_a_pair_without_its_s1_is_taken_in_when_that_is_restored(
     archive_v1, whole, spoil, fusmae_ingest, paths, tmp_path
 ):

@@ -1,4 +1,4 @@
-"""What a dataset lacks of its archive: the run's last line, the card and `info` say the same."""
+"""What a dataset lacks of its archive: the end of the run, the card and `info` say the same."""
 
 import json
 import shutil

@@ -7,7 +7,7 @@ import pytest
 
 from .conftest import BOTH
 
-ONE_SHARD = ("--samples-per-shard", 4)
+FOUR_A_SHARD = ("--samples-per-shard", 4)
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def set_free(monkeypatch):
 @pytest.fixture
 def run(archive_v1, fusmae_ingest, paths, tmp_path):
     def run_(*options):
-        args = ("bigearthnet", *paths(archive_v1), "--out", tmp_path / "d", *ONE_SHARD)
+        args = ("bigearthnet", *paths(archive_v1), "--out", tmp_path / "d", *FOUR_A_SHARD)
         return fusmae_ingest(*args, *options)
 
     return run_

@@ -216,7 +216,7 @@ def test_a_dataset_that_does_not_say_how_it_was_made_is_refused(
     assert result.returncode == 1 and "options.plan" in result.stderr
 
 
-@pytest.mark.parametrize("file", ["blocks/*.json", "bad/*.json", "plan.json"])
+@pytest.mark.parametrize("file", ["blocks/*.json", "bad/*.json", "plan.json", "begun.json"])
 def test_what_is_cut_short_beside_the_blocks_counts_as_not_done(
     spoilt, made, fusmae_ingest, paths, tmp_path, monkeypatch, file
 ):
