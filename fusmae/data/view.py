@@ -5,6 +5,7 @@ For code that is not ours: numpy and torch are enough, except where keys or flag
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from operator import index
 from pathlib import Path
@@ -65,6 +66,9 @@ def open_dataset(
         subset = build(SubsetConfig, dict(subset), "subset.")
     if not isinstance(subset, SubsetConfig):
         raise ValueError(f"subset = {subset!r} must be a dict, such as {{'fraction': 0.1}}")
+    if subset.keys and not isinstance(subset.keys, tuple):
+        # As the dataset's: a worker process, whose folder may be another, reads the file again.
+        subset = replace(subset, keys=Path(subset.keys).absolute())
     folder = local_folder(path) if cache is None else locate_dataset(path, cache)
     return DatasetView(folder, split, bands, labels, subset, cache_gb)
 
