@@ -100,7 +100,7 @@ class DatasetView(Dataset[Sample]):
         if labels is not None and labels not in list(manifest.label_sets):
             raise ValueError(
                 f"{path} has no label set {labels!r}; it has {list(manifest.label_sets)}"
-                f"{_where_it_is(labels)}"
+                f"{_where_it_is(labels, self.reader)}"
             )
         self._label_set = labels
 
@@ -241,10 +241,14 @@ class DatasetView(Dataset[Sample]):
         return SampleStream(self, batch, seed, epochs, window, num_threads)
 
 
-def _where_it_is(labels: object) -> str:
-    """Where to read what is no label set but looks like one."""
+def _where_it_is(labels: object, reader: SplitReader) -> str:
+    """Where to read what is no label set but looks like one; "" where the dataset has it not."""
     column = str(labels).rpartition("/")[2]
-    if column not in _COLUMNS:
+    try:
+        is_there = column in _COLUMNS and column in reader.column_names()
+    except ValueError:  # what there is cannot be told
+        is_there = False
+    if not is_there:
         return ""
     return (
         f". {column} is a column of samples.parquet: open the dataset without it, "
