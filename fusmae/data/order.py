@@ -101,11 +101,6 @@ class Order:
         """Samples of one epoch."""
         return len(self._ids)
 
-    @property
-    def shard_counts(self) -> Ids:
-        """Samples of an epoch that lie in each shard, (shards,)."""
-        return np.bincount(self._shard_of_id, minlength=self._num_shards)
-
     def samples(self, start: int, count: int) -> Ids:
         """The sample ids at positions start ... start + count - 1, shape (count,).
 

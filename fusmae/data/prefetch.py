@@ -90,10 +90,10 @@ class RemoteSource:
         # Guards what follows, and tells of every change of it.
         self._changed = threading.Condition()
         self._held: list[_Held] = []
-        # Stretches that were held, until the consumer has passed them, and the samples that it
-        # waits for: first position, and one past the last.
+        # Stretches that are held or soon will be, each with its bytes, until the consumer has
+        # passed them; and the position after the samples that it waits for.
         self._planned: deque[tuple[Stretch, int]] = deque()
-        self._wanted = (0, 0)
+        self._wanted_stop = 0
         self._tasks: deque[tuple[_Held, int]] = deque()
         self._replaced: dict[int, int] = {}
         self._error: BaseException | None = None
@@ -131,7 +131,7 @@ class RemoteSource:
     def want(self, position: int, count: int) -> None:
         """As `Source.want`: stretches before these samples make room for others."""
         with self._changed:
-            self._wanted = position, position + count
+            self._wanted_stop = position + count
             while self._planned and self._planned[0][0].stop <= position:
                 self._planned.popleft()
             self._changed.notify_all()
@@ -247,7 +247,7 @@ class RemoteSource:
         cache: a rank whose ring has done with a stretch would hold the room that a later rank
         needs for it, while its consumer waits for that rank.
         """
-        if stretch.first < self._wanted[1]:
+        if stretch.first < self._wanted_stop:
             return True
         num_pending = sum(len(held.pending) for held in self._held)
         total = num_bytes + sum(planned for _, planned in self._planned)

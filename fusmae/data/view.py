@@ -5,6 +5,7 @@ For code that is not ours: numpy and torch are enough, except where keys or flag
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from operator import index
 from pathlib import Path
@@ -65,6 +66,9 @@ def open_dataset(
         subset = build(SubsetConfig, dict(subset), "subset.")
     if not isinstance(subset, SubsetConfig):
         raise ValueError(f"subset = {subset!r} must be a dict, such as {{'fraction': 0.1}}")
+    if subset.keys and not isinstance(subset.keys, tuple):
+        # As the dataset's: a worker process, whose folder may be another, reads the file again.
+        subset = replace(subset, keys=Path(subset.keys).absolute())
     folder = local_folder(path) if cache is None else locate_dataset(path, cache)
     return DatasetView(folder, split, bands, labels, subset, cache_gb)
 
@@ -96,7 +100,7 @@ class DatasetView(Dataset[Sample]):
         if labels is not None and labels not in list(manifest.label_sets):
             raise ValueError(
                 f"{path} has no label set {labels!r}; it has {list(manifest.label_sets)}"
-                f"{_where_it_is(labels)}"
+                f"{_where_it_is(labels, self.reader)}"
             )
         self._label_set = labels
 
@@ -237,10 +241,14 @@ class DatasetView(Dataset[Sample]):
         return SampleStream(self, batch, seed, epochs, window, num_threads)
 
 
-def _where_it_is(labels: object) -> str:
-    """Where to read what is no label set but looks like one."""
+def _where_it_is(labels: object, reader: SplitReader) -> str:
+    """Where to read what is no label set but looks like one; "" where the dataset has it not."""
     column = str(labels).rpartition("/")[2]
-    if column not in _COLUMNS:
+    try:
+        is_there = column in _COLUMNS and column in reader.column_names()
+    except ValueError:  # what there is cannot be told
+        is_there = False
+    if not is_there:
         return ""
     return (
         f". {column} is a column of samples.parquet: open the dataset without it, "

@@ -1,6 +1,8 @@
 import json
 import os
+import pickle
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -102,6 +104,16 @@ def test_listed_keys_may_be_a_path_or_a_list_in_python(reader, tiny_dataset, tmp
         assert one.state_dict()["subset"] == (
             "SubsetConfig(fraction=1.0, seed=0, keys='3 keys', exclude=())"
         )
+
+
+def test_a_relative_file_of_keys_is_found_from_another_folder(tiny_dataset, tmp_path, monkeypatch):
+    (tmp_path / "keys.txt").write_text("train-0-2\ntrain-0-1\n")
+    monkeypatch.chdir(tmp_path)
+    for subset in ({"keys": "keys.txt"}, SubsetConfig(keys=Path("keys.txt"))):
+        view = pickle.dumps(open_dataset(tiny_dataset, subset=subset))
+        with monkeypatch.context() as elsewhere:
+            elsewhere.chdir("/")
+            assert [sample["key"] for sample in pickle.loads(view)] == ["train-0-1", "train-0-2"]
 
 
 @pytest.mark.parametrize(

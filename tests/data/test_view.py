@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -180,12 +182,6 @@ def test_a_dataloader_batches_the_map_style_view(view, num_workers):
         ({"split": "nowhere"}, "no split 'nowhere'"),
         ({"bands": {"s2": ("B10",)}}, "no band 'B10'"),
         ({"labels": "bigearthnet-43"}, "no label set 'bigearthnet-43'; it has"),
-        (
-            {"labels": "sen12ms-igbp10/label_single"},
-            r"it has \['bigearthnet-19'\]. label_single is a column of samples\.parquet: open the "
-            r"dataset without it, ds\.reader\.column\('label_single'\) has a value for each row",
-        ),
-        ({"labels": "fractions"}, r"ds\.reader\.column\('fractions'\)"),
         ({"bands": ["s1"]}, r"bands = \['s1'\] must map a sensor to its band names, such as"),
         ({"bands": {"s2": "B05"}}, r"bands\['s2'\] = 'B05' must be a list of names"),
         ({"split": ["train"]}, r"no split \['train'\]"),
@@ -212,6 +208,26 @@ def test_a_dataloader_batches_the_map_style_view(view, num_workers):
 def test_what_the_dataset_does_not_have_is_refused(tiny_dataset, options, message):
     with pytest.raises(ValueError, match=message):
         open_dataset(**{"path": tiny_dataset, **options})
+
+
+def test_what_is_a_column_and_no_label_set_is_told_where_it_is_and_only_there(tmp_path):
+    dataset = write_tiny_dataset(tmp_path, {"train": (2,)})
+    table = tmp_path / "samples.parquet"
+    for name, column in (("sen12ms-igbp10/label_single", "label_single"), ("fractions",) * 2):
+        nothing = rf"no label set '{name}'; it has \['bigearthnet-19'\]$"
+        with pytest.raises(ValueError, match=nothing):
+            open_dataset(dataset, labels=name)
+        pq.write_table(pq.read_table(table).append_column(column, pa.array([3, 4])), table)
+        told = (
+            rf"it has \['bigearthnet-19'\]. {column} is a column of samples\.parquet: open the "
+            rf"dataset without it, ds\.reader\.column\('{column}'\) has a value for each row"
+        )
+        with pytest.raises(ValueError, match=told):
+            open_dataset(dataset, labels=name)
+        assert open_dataset(dataset).reader.column(column) == [3, 4]
+    table.unlink()
+    with pytest.raises(ValueError, match=nothing):
+        open_dataset(dataset, labels=name)
 
 
 PROGRAM = """
