@@ -116,7 +116,7 @@ class Manifest:
         Raises:
             ValueError: the dataset has no such split.
         """
-        if name not in list(self.splits):  # of a list, whose name may be of any kind
+        if name not in list(self.splits):  # a list may be asked for any name, hashable or not
             raise ValueError(f"there is no split {name!r}; the dataset has {list(self.splits)}")
         return self.splits[name]
 
