@@ -110,6 +110,11 @@ class Manifest:
     def layout(self) -> ShardLayout:
         return ShardLayout(self.arrays)
 
+    @property
+    def num_samples(self) -> int:
+        """Those of all splits."""
+        return sum(split.num_samples for split in self.splits.values())
+
     def split(self, name: str) -> SplitRecord:
         """The record of one split.
 

@@ -51,7 +51,7 @@ def _front_matter(manifest: Manifest, facts: Sequence[Fact]) -> str:
         f"pretty_name: {json.dumps(manifest.source['title'], ensure_ascii=False)}",
         f"license: {manifest.source['licence_id']}",
         *(["library_name: webdataset"] if has_shards else []),
-        f"size_categories: [{size_category(_num_samples(manifest))}]",
+        f"size_categories: [{size_category(manifest.num_samples)}]",
         f"task_categories: [{', '.join(tasks)}]",
         f"tags: [{', '.join(tags)}]",
         *_configs(manifest, has_shards),
@@ -88,10 +88,6 @@ def size_category(num_samples: int) -> str:
         if num_samples < 10 ** (3 + i):
             return f"{bounds[i - 1]}<n<{upper}" if i else f"n<{upper}"
     return "10M<n<100M"
-
-
-def _num_samples(manifest: Manifest) -> int:
-    return sum(split.num_samples for split in manifest.splits.values())
 
 
 def _simulated(manifest: Manifest) -> str:

@@ -214,7 +214,7 @@ def _in_words(key: str, value: Any) -> str:
 def refuse_quarantine(store: Store, manifest: Manifest, tolerance: Tolerance) -> None:
     """Raises ValueError: a finished dataset lacks more bad samples than are allowed now."""
     total = plan_of(store, manifest)["num_samples"]
-    num_bad = total - sum(split.num_samples for split in manifest.splits.values())
+    num_bad = total - manifest.num_samples
     if num_bad > allowed(total, tolerance):
         first = json.loads(store.read(QUARANTINE_NAME).splitlines()[0])
         raise ValueError(

@@ -217,9 +217,8 @@ def _state_told(store: Store) -> str:
 
 def contents_told(manifest: Manifest) -> str:
     """Such as `24 samples in 3 shards; left out: 70 by --limit 24`."""
-    splits = manifest.splits.values()
-    samples = counted(sum(split.num_samples for split in splits), "sample")
-    num_shards = sum(len(split.shards) for split in splits)
+    samples = counted(manifest.num_samples, "sample")
+    num_shards = sum(len(split.shards) for split in manifest.splits.values())
     held = f"{samples} in {counted(num_shards, 'shard')}" if num_shards else samples
     left_out = left_out_told(manifest)
     return f"{held}; left out: {', '.join(left_out)}" if left_out else f"{held}; nothing left out"

@@ -17,8 +17,7 @@ def left_out_counts(manifest: Manifest) -> dict[str, int | None]:
     counts: dict[str, int | None] = {"without_s2": plan.get("without_s2", 0), **(noted or {})}
     if noted is None:
         counts |= {name: None for name in ("exclude", "limit") if plan.get(name)}
-    num_samples = sum(split.num_samples for split in manifest.splits.values())
-    counts["bad"] = plan["num_samples"] - num_samples
+    counts["bad"] = plan["num_samples"] - manifest.num_samples
     return {reason: count for reason, count in counts.items() if count != 0}
 
 

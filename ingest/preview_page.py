@@ -71,7 +71,7 @@ def _refuse_changed_tables(root: Path, manifest: Manifest) -> None:
 
 def _header(manifest: Manifest) -> str:
     source = manifest.source
-    total = sum(split.num_samples for split in manifest.splits.values())
+    total = manifest.num_samples
     bands = "; ".join(f"{spec.long_name}: {', '.join(spec.band_names)}" for spec in manifest.arrays)
     facts = {
         "Source": f"{source['title']}, {source['url']}",

@@ -88,7 +88,7 @@ def verify(
     if problems:
         num = counted(len(problems), "problem")
         raise ValueError(f"{dataset} has {num}, listed above{_advice(store, manifest, problems)}")
-    total = sum(split.num_samples for split in manifest.splits.values())
+    total = manifest.num_samples
     compared = f", {len(check.places(total)):,} compared with their sources" if check else ""
     click.echo(f"{dataset}: {counted(total, 'sample')} verified{compared}")
 

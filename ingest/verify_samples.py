@@ -138,7 +138,7 @@ def _blocks(
     facts: Sequence[Fact],
     sources: SourceCheck | None,
 ) -> Iterator[StoredBlock]:
-    total = sum(split.num_samples for split in manifest.splits.values())
+    total = manifest.num_samples
     chosen = sources.places(total) if sources else np.empty(0, np.int64)
     begin = 0
     for name, split in manifest.splits.items():
