@@ -33,6 +33,8 @@ READ_DELAYS_S = (*DELAYS_S, 16.0, *(30.0,) * 9)
 PATIENCE_S = 300.0
 # After so long without an answer somebody who waits is told why.
 TELL_S = 3.0
+# HTTP answers that another request would not change: not authorised, forbidden, gone.
+_REFUSED = (401, 403, 410)
 # Whole fetches of a file whose sha256 is wrong.
 _NUM_FETCHES = 3
 
@@ -145,6 +147,8 @@ class Origin:
                 raise
             except Exception as error:  # packages behind fsspec have exceptions of their own
                 reason = _text(error)
+                if _status(error) in _REFUSED:
+                    raise PermissionError(reason) from None
                 most = len(DELAYS_S) if isinstance(error, _ShortError) else len(delays_s)
             waited_s = time.monotonic() - started_s
             if number > most or waited_s >= PATIENCE_S:
@@ -206,6 +210,16 @@ def _in_time(read: Callable[[], bytes]) -> bytes:
 
     Thread(target=ask, name="fusmae-ask", daemon=True).start()
     return answer.result(TIMEOUT_S)
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status in an error of aiohttp, gcsfs or huggingface_hub."""
+    answer = getattr(error, "response", None)
+    for holder, name in ((error, "status"), (answer, "status_code"), (error, "code")):
+        status = getattr(holder, name, None)
+        if isinstance(status, int):
+            return status
+    return None
 
 
 def _text(error: Exception) -> str:

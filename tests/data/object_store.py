@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Any, Self
 
 # What becomes of the n-th GET (from 0) of an object: "" or one of
-# "500", "stall" (silence as long as the store lasts), "cut" (the connection ends early),
-# "short" and "flip" (a wrong body).
+# "500" or another status, "stall" (silence as long as the store lasts), "cut" (the connection
+# ends early), "short" and "flip" (a wrong body).
 Fault = Callable[[str, int], str]
 _CHUNK_BYTES = 64 << 10
 
@@ -112,8 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.owner.stopped.wait()
             self.close_connection = True
             return
-        if fault == "500":
-            self._send(500, {}, b"<Error><Code>InternalError</Code></Error>", "")
+        if fault.isdecimal():
+            self._send(int(fault), {}, b"<Error><Code>InternalError</Code></Error>", "")
             return
         forwarded = self._from_server if isinstance(self.owner.behind, tuple) else self._from_disk
         self._send(*forwarded(), fault)

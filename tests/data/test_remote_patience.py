@@ -119,3 +119,31 @@ def test_each_outage_of_a_store_is_told_once_and_survived(
             with pytest.warns(UserWarning) as warned:
                 view[row]
             assert len(told(warned)) == 1
+
+
+@pytest.mark.parametrize("status", ["401", "403", "410"])
+def test_an_http_server_that_refuses_is_asked_once(big_window_dataset, tmp_path, status):
+    with LoopbackStore(big_window_dataset) as store:
+        dataset = locate_dataset(store.url, tmp_path)
+        store.fault = lambda path, number: status
+        told = rf"cannot read {store.url}/shards/train/\S+: {status}"
+        with pytest.raises(ValueError, match=told):
+            open_dataset(dataset, "train")[0]
+        assert sum(store.gets[path] for path in store.gets if path.endswith(".tar")) == 1
+        with pytest.raises(ValueError, match=rf"cannot read {store.url}/dataset.json: {status}"):
+            locate_dataset(store.url, tmp_path / "other")
+
+
+@pytest.mark.parametrize("form", ["gcsfs", "huggingface_hub"])
+def test_refusals_are_known_in_the_forms_that_packages_raise_them_in(dead_store, form, monkeypatch):
+    class HttpError(Exception):
+        code = "403" if form == "huggingface_hub" else 403  # S3's are names
+        response = SimpleNamespace(status_code=403)
+
+    def read(*_):
+        raise HttpError("forbidden")
+
+    monkeypatch.setattr(dead_store.origin, "_read", read)
+    with pytest.raises(UnfetchableError, match=r"cannot read s3://datasets/many/a.tar: forbidden"):
+        dead_store.fetch(is_read=True)
+    assert dead_store.pauses == []
