@@ -95,6 +95,13 @@ class ShardLayout:
             position += TAR_BLOCK + size + _padding(size)
         return offsets
 
+    @property
+    def json_offset(self) -> int:
+        """Distance in bytes from a sample's first byte to the text of its KEY.json."""
+        last = self.arrays[-1]
+        end = self.offsets[last.name] + array_bytes(last)
+        return end + _padding(end) + TAR_BLOCK
+
 
 def encode(
     layout: ShardLayout,

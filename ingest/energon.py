@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fusmae.manifest import Manifest, ShardRecord
-from fusmae.sample import TAR_BLOCK, TAR_END, ShardLayout, array_bytes, encode_info, npy_header
+from fusmae.sample import TAR_END, ShardLayout, array_bytes, encode_info, npy_header
 
 from .card_reading import brace_url
 from .record import BlockRecord
@@ -98,16 +98,14 @@ def _split_table(manifest: Manifest) -> str:
     return "\n".join([*lines, "exclude: []"]) + "\n"
 
 
-def _members(layout: ShardLayout) -> tuple[list[tuple[str, int, int]], int]:
-    """(name, offset, bytes) of each array's file in a sample, and the offset of its JSON."""
+def _members(layout: ShardLayout) -> list[tuple[str, int, int]]:
+    """(name, offset, bytes) of each array's file in a sample."""
     members = []
-    end = 0
     for spec in layout.arrays:
         header = len(npy_header(spec))
         start, size = layout.offsets[spec.name] - header, header + array_bytes(spec)
         members.append((f"{spec.name}.npy", start, size))
-        end = start + size
-    return members, end + -end % TAR_BLOCK + TAR_BLOCK
+    return members
 
 
 def _index(
@@ -164,7 +162,7 @@ def _sample_rows(
 def _part_rows(
     layout: ShardLayout, shards: Sequence[Sequence[dict[str, Any]]]
 ) -> Iterator[tuple[int, int, str, int, int]]:
-    members, json_start = _members(layout)
+    members, json_start = _members(layout), layout.json_offset
     for shard, rows in enumerate(shards):
         for index, row in enumerate(rows):
             offset = row["offset"]

@@ -11,8 +11,8 @@ from .request import Request
 from .storage import LocalStore, Store
 from .wording import counted, say
 
-# KEY.json: its tar header, and text that fills one or two of tar's blocks.
-_JSON_BYTES = 3 * TAR_BLOCK
+# The text of KEY.json fills one or two of tar's blocks.
+_JSON_BYTES = 2 * TAR_BLOCK
 
 
 def _bytes_a_sample(request: Request) -> tuple[int, int]:
@@ -21,8 +21,7 @@ def _bytes_a_sample(request: Request) -> tuple[int, int]:
     Pixels in zarr are compressed, so that nobody knows how far before they are read.
     """
     specs = request.arrays
-    offset = ShardLayout(specs).offsets[specs[-1].name]
-    whole = -(-(offset + array_bytes(specs[-1])) // TAR_BLOCK) * TAR_BLOCK + _JSON_BYTES
+    whole = ShardLayout(specs).json_offset + _JSON_BYTES
     pixels = sum(array_bytes(spec) for spec in specs)
     return whole * ("shards" in request.formats), pixels * ("zarr" in request.formats)
 

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fusmae.manifest import Manifest
-from fusmae.sample import array_bytes
 
 from .layout import store_path
 from .zarr_store import open_array
@@ -95,8 +94,7 @@ def _from_shard(
     assert record.index is not None
     index, path = root / record.index.path, root / record.shards[row["shard"]].path
     offsets = manifest.layout.offsets
-    last = manifest.arrays[-1]
-    size = offsets[last.name] + array_bytes(last)
+    size = manifest.layout.json_offset
     try:
         start = int(np.load(index, mmap_mode="r")[place])
         with path.open("rb") as file:

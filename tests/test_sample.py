@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusmae.sample import TAR_END, ShardLayout, decode, encode
+from fusmae.sample import TAR_END, ShardLayout, decode, encode, encode_info
 from fusmae.sensors import BIGEARTHNET_ARRAYS, CLC_MAP, ArraySpec, Band
 
 LAYOUT = ShardLayout((*BIGEARTHNET_ARRAYS, CLC_MAP))
@@ -53,6 +53,8 @@ def test_constant_offsets_point_at_every_arrays_pixels(shapes, dtype, info):
         for name, offset in layout.offsets.items():
             pixels = arrays[name].tobytes()
             assert data[start + offset : start + offset + len(pixels)] == pixels
+    text = encode_info(info)
+    assert data[layout.json_offset : layout.json_offset + len(text)] == text
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert len(tar.getmembers()) == 2 * (len(shapes) + 1)
 

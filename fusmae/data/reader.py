@@ -23,7 +23,7 @@ from fusmae.data.remote import SAMPLES_NAME, local_folder, mirror_of
 from fusmae.data.shard import OPEN_SHARDS, OpenShard, replaced, version_at
 from fusmae.data.table import column_names, read_column
 from fusmae.manifest import REPAIR, read_manifest
-from fusmae.sample import TAR_BLOCK, array_bytes
+from fusmae.sample import TAR_BLOCK
 
 
 class SplitReader:
@@ -68,8 +68,7 @@ class SplitReader:
             raise ValueError(f"cannot read arrays {wanted}: {dataset} has {known}")
         self.arrays = tuple(spec for spec in layout.arrays if spec.name in wanted)
         self._runs = array_runs(self.arrays, layout.offsets)
-        self._json_start = layout.offsets[known[-1]] + array_bytes(layout.arrays[-1])
-        self._json_start += -self._json_start % TAR_BLOCK
+        self._json_offset = layout.json_offset
         self._ends = np.cumsum([shard.num_samples for shard in self.record.shards])
         self._offsets = self._read_index()
         # A shard may be opened long after the index was read, and more than once: it must be the
@@ -213,12 +212,13 @@ class SplitReader:
         """
         (shard_index,), (start,) = self._locate(np.array([sample_id], np.int64))
         shard = self._shard(shard_index)
+        text_start = start + self._json_offset
         header = bytearray(TAR_BLOCK)
-        shard.read([header], TAR_BLOCK, start + self._json_start)
+        shard.read([header], TAR_BLOCK, text_start - TAR_BLOCK)
         try:
             member = tarfile.TarInfo.frombuf(bytes(header), "utf-8", "strict")
             text = bytearray(member.size)
-            shard.read([text], len(text), start + self._json_start + TAR_BLOCK)
+            shard.read([text], len(text), text_start)
             table: dict[str, Any] = json.loads(text)
         except (tarfile.HeaderError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(
