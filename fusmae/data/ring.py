@@ -21,6 +21,8 @@ from fusmae.data.source import Source
 from fusmae.data.whole import whole
 from fusmae.sensors import ArraySpec
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -81,12 +83,14 @@ class RingOptions:
     ring: batches in memory at once, with the one that the consumer holds.
     pin: page-locked host memory, without which copies to a GPU do not overlap with anything.
     device: where the consumer wants the batches.
+    own: each batch is the consumer's own, in memory of its own; on a GPU it always is.
     """
 
     num_threads: int
     ring: int
     pin: bool
     device: torch.device
+    own: bool = False
 
     def __post_init__(self) -> None:
         whole("num_threads", self.num_threads)
@@ -100,10 +104,11 @@ class RingOptions:
 class _Slot:
     """One place of the ring: a host batch and, for a GPU, what copies it there.
 
-    `copied` marks the end of the last copy out of `host`, which may be overwritten after it.
+    `host` is None where each batch is the consumer's own. `copied` marks the end of the last copy
+    out of it, after which it may be overwritten.
     """
 
-    def __init__(self, host: Batch, device: torch.device) -> None:
+    def __init__(self, host: Batch | None, device: torch.device) -> None:
         self.host = host
         self.filled: SimpleQueue[BaseException | None] = SimpleQueue()
         self.stream: torch.cuda.Stream | None = None
@@ -229,9 +234,9 @@ class Ring:
             raise
 
     def _start(self, batch: int) -> None:
-        cpu, options = torch.device("cpu"), self._options
+        options = self._options
         for _ in range(options.ring):
-            host = empty_batch(self._specs, batch, cpu, options.pin)
+            host = None if options.own else empty_batch(self._specs, batch, _CPU, options.pin)
             self._slots.append(_Slot(host, options.device))
         for thread in self._threads:
             thread.start()
@@ -243,14 +248,14 @@ class Ring:
         position, size = next(self._batches, (0, 0))
         if size == 0:
             return
-        host = slot.host.rows(0, size)
+        host = slot.host or empty_batch(self._specs, size, _CPU)
         on_device = None
         if slot.stream is not None:
             with torch.cuda.stream(slot.stream):
                 on_device = empty_batch(self._specs, size, self._options.device)
         step = -(-size // self._options.num_threads)
         starts = range(0, size, step)
-        self._ahead.append((slot, len(starts), position, on_device or host))
+        self._ahead.append((slot, len(starts), position, on_device or host.rows(0, size)))
         for start in starts:
             stop = min(start + step, size)
             device_rows = on_device.rows(start, stop) if on_device else None
@@ -259,8 +264,8 @@ class Ring:
     def next_batch(self) -> Batch | None:
         """The next batch, or None after the last one.
 
-        On a CPU its tensors are views of a slot, overwritten from the next call on; on a GPU
-        they are the caller's own, ready for work on the current stream.
+        On a CPU its tensors are views of a slot, overwritten from the next call on, unless the
+        options say `own`; on a GPU they are the caller's own, ready for work on the current stream.
 
         Whoever catches what it raises, Ctrl-C among it, closes the ring: the batch that was
         waited for is lost.

@@ -167,12 +167,12 @@ class SampleStream(IterableDataset[Sample]):
 
     def _batches(self, position: int, epoch: int, worker: tuple[int, int]) -> Iterator[Sample]:
         step, (first, stop) = worker[1] * self._batch, self._ends(epoch)
-        options = RingOptions(self._num_threads, _RING, False, torch.device("cpu"))
+        options = RingOptions(self._num_threads, _RING, False, torch.device("cpu"), own=True)
         source = LocalSource(self._view.reader, self._order().samples)
         ring = Ring(source, self._cuts(position, stop, step), self._batch, options)
         try:
             while (batch := ring.next_batch()) is not None:
-                sample = self._own(batch)
+                sample = self._sample(batch)
                 position = _clamp(position + step, stop)
                 if epoch == self._epoch:  # else another was set, which holds
                     self._stand_at(position, worker)
@@ -203,11 +203,9 @@ class SampleStream(IterableDataset[Sample]):
             yield position, _clamp(position + self._batch, stop) - position
             position += step
 
-    def _own(self, batch: Batch) -> Sample:
-        """A copy: the next batch overwrites this one's tensors."""
-        sample = StreamBatch({name: array.clone() for name, array in batch.arrays.items()})
-        sample["positions"] = batch.positions.clone()
-        sample["sample_ids"] = batch.sample_ids.clone()
+    def _sample(self, batch: Batch) -> Sample:
+        sample = StreamBatch(batch.arrays)
+        sample["positions"], sample["sample_ids"] = batch.positions, batch.sample_ids
         if self._view.classes:
             sample["labels"] = self._view.labels_of(batch.sample_ids.tolist())
             if self._view.reader.mirror and get_worker_info():

@@ -76,7 +76,7 @@ def ours(data: Path, workers: int, window: int = 0) -> Epochs:
 
 
 def stream(data: Path, workers: int) -> Epochs:
-    """`ds.stream`: the same order and threads, and each batch a copy that the caller may keep."""
+    """`ds.stream`: the same order and threads, and each batch the caller's own."""
     view = open_dataset(data / "dataset", SPLIT)
     batches = (
         Batch(

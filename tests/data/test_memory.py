@@ -23,7 +23,7 @@ BATCH_BYTES = BATCH * sum(array_bytes(spec) for spec in BIGEARTHNET_ARRAYS)
 # Threads' stacks, the order, the interpreter's own. Measured: at most 0.3 MB beside the batches
 # after an epoch, 0.02 MB more after nine; to keep one sample of a batch would make 26 MB.
 SLACK_BYTES = 10**6
-# Makes glibc give back what is freed: its heaps keep up to 5 MB of a stream's copies otherwise.
+# Makes glibc give back what is freed: its heaps keep up to 5 MB of a stream's batches otherwise.
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
 
 PROGRAM = """
@@ -72,5 +72,7 @@ def test_memory_is_that_of_the_ring_and_does_not_grow_over_epochs(genuine_sizes,
         env={**os.environ, **MALLOC},
     )
     before, first, *later = json.loads(done.stdout or "[]") or pytest.fail(done.stderr)
-    assert first - before <= num_batches * BATCH_BYTES + SLACK_BYTES
-    assert max(later) - first <= SLACK_BYTES
+    assert max(first, *later) - before <= num_batches * BATCH_BYTES + SLACK_BYTES
+    # A stream's batches are new each time: how much of those ahead is read by now varies.
+    if kind == "loader":
+        assert max(later) - first <= SLACK_BYTES
