@@ -11,7 +11,7 @@ from torch.utils.data import get_worker_info
 
 from fusmae.data.cache import Pause, Pins
 from fusmae.data.remote import Mirror
-from fusmae.data.shard import OPEN_SHARDS, OpenShard
+from fusmae.data.shard import OpenShard, most_open
 from fusmae.manifest import ShardRecord
 
 # What is kept open is pinned, and no room for anybody else: an eighth of the cache.
@@ -103,7 +103,7 @@ class OnDemand:
     def _make_room(self, num_bytes: int, most_bytes: int) -> None:
         """Close what was not used for longest, until so many bytes may be opened."""
         while self._open and (
-            len(self._open) >= OPEN_SHARDS
+            len(self._open) >= most_open(len(self._shards))
             or num_bytes + sum(self._shards[shard].bytes for shard in self._open) > most_bytes
         ):
             self._close_one()

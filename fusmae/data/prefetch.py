@@ -20,7 +20,7 @@ import numpy.typing as npt
 from fusmae.data.cache import POLL_S, Pins
 from fusmae.data.cached_file import why_bad
 from fusmae.data.reader import SplitReader
-from fusmae.data.shard import OPEN_SHARDS, OpenShard
+from fusmae.data.shard import OpenShard, most_open
 from fusmae.data.source import Ids, Samples
 from fusmae.data.stretches import Stretch
 from fusmae.sensors import ArraySpec
@@ -83,7 +83,7 @@ class RemoteSource:
         self._shards = reader.record.shards
         self._mirror.cache.check_disk([self._mirror.file(shard) for shard in self._shards])
         # All that is open is pinned with its stretch.
-        self._open_shard = functools.lru_cache(OPEN_SHARDS)(self._open)
+        self._open_shard = functools.lru_cache(most_open(len(self._shards)))(self._open)
         # Small stretches are held ahead up to half of it; the rest is for others.
         self._cache_bytes = int(self._mirror.cache.limit_bytes * share)
         self._stopped = threading.Event()

@@ -20,7 +20,7 @@ from fusmae.config import DataConfig
 from fusmae.data.on_demand import OnDemand
 from fusmae.data.read_plan import array_runs
 from fusmae.data.remote import SAMPLES_NAME, local_folder, mirror_of
-from fusmae.data.shard import OPEN_SHARDS, OpenShard, replaced, version_at
+from fusmae.data.shard import OpenShard, most_open, replaced, version_at
 from fusmae.data.table import column_names, read_column
 from fusmae.manifest import REPAIR, read_manifest
 from fusmae.sample import TAR_BLOCK
@@ -80,7 +80,7 @@ class SplitReader:
             on_demand = OnDemand(self.mirror, self.record.shards)
             self._shard, self._close_shards = on_demand.open, on_demand.close
         else:
-            cached = functools.lru_cache(OPEN_SHARDS)(self._open)
+            cached = functools.lru_cache(most_open(len(shards)))(self._open)
             self._shard, self._close_shards = cached, cached.cache_clear
 
     def __repr__(self) -> str:

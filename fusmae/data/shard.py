@@ -1,17 +1,33 @@
 """An open shard: bytes at offsets into given buffers, or an error that names the file."""
 
+import errno
 import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fusmae.manifest import REPAIR, ShardRecord
 
-# A quarter of the 1,024 files that Linux lets a process open by default.
-OPEN_SHARDS = 256
+# What a process asks of the system for its files, if its shards are many: Linux lets it open
+# 1,024 by default, but most have more for the asking. A reader keeps an eighth of it open.
+_FILES, _PART_KEPT = 8192, 8
 # What tells a file from another in its place, and from itself before somebody wrote to it:
 # device, inode, bytes, time of the last write in ns.
 Version = tuple[int, int, int, int]
+
+
+def most_open(num_shards: int) -> int:
+    """How many shards a reader of so many keeps open: all, if the system allows as much.
+
+    Shuffled samples of a shard that is closed cost another opening, a fifth of their time from a
+    hot cache (docs/LOG.md) and a round trip from a network's disk.
+    """
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit // _PART_KEPT < num_shards and limit < _FILES:
+        limit = min(_FILES, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    return max(1, min(num_shards, limit // _PART_KEPT))
 
 
 def version_at(path: Path) -> Version | None:
@@ -35,8 +51,10 @@ class OpenShard:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             self.fd = -1
-            repair = f": {REPAIR}" if isinstance(error, FileNotFoundError) else ""
-            raise ValueError(f"cannot open shard {path}: {error.strerror}{repair}") from None
+            advice = f": {REPAIR}" if isinstance(error, FileNotFoundError) else ""
+            if error.errno == errno.EMFILE:
+                advice = ": raise `ulimit -n`, or close loaders and views that are not needed"
+            raise ValueError(f"cannot open shard {path}: {error.strerror}{advice}") from None
         status = os.fstat(self.fd)
         self.version = _version(status)
         self._written_ns = status.st_mtime_ns

@@ -1,7 +1,9 @@
 import hashlib
 import shutil
+import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,37 @@ def test_arrays_read_are_those_that_plain_webdataset_reads(tiny_dataset):
     assert count == reader.num_samples
 
 
+_LIMITED = """
+import resource, sys
+from fusmae.data import open_dataset
+from fusmae.data.shard import most_open
+
+limits = int(sys.argv[2]), int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+print(most_open(20), *resource.getrlimit(resource.RLIMIT_NOFILE))
+views = []
+try:
+    while True:
+        views.append(open_dataset(sys.argv[1], "train"))
+        for i in range(len(views[-1])):
+            views[-1][i]
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_limit_of_open_files_is_raised_where_the_system_allows_it_and_told_where_not(tiny_dataset):
+    limited = [sys.executable, "-c", _LIMITED, str(tiny_dataset)]
+    run = partial(subprocess.run, capture_output=True, text=True, timeout=60, check=True)
+    few, told = run([*limited, "64", "64"]).stdout.splitlines()
+    assert few == "8 64 64"
+    assert "train-00000" in told and told.endswith(
+        "Too many open files: raise `ulimit -n`, or close loaders and views that are not needed"
+    )
+    assert run([*limited, "64", "300"]).stdout.startswith("20 300 300\n")
+    assert run([*limited, "200", "300"]).stdout.startswith("20 200 300\n")  # is enough
+
+
 def test_repeated_ids_fill_a_row_each(tiny_dataset):
     reader = SplitReader(tiny_dataset, "val")
     rows = rows_for(reader, 3)
@@ -86,7 +119,7 @@ def test_repeated_ids_fill_a_row_each(tiny_dataset):
 
 def test_many_threads_read_what_one_reads(tiny_dataset, monkeypatch):
     # Two open shards for four in use: shards are closed and reopened under the readers.
-    monkeypatch.setattr("fusmae.data.reader.OPEN_SHARDS", 2)
+    monkeypatch.setattr("fusmae.data.reader.most_open", lambda num_shards: 2)
     reader = SplitReader(tiny_dataset, "train", ["s1"])
     samples = decoded(tiny_dataset, "train")
     wrong = []
