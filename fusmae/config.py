@@ -332,6 +332,7 @@ class RunConfig:
     Biases project `wandb`, empty for none.
     Every `picture_every_epochs` RUN/pictures gets a reconstruction, and every `probe_every_epochs`
     `metrics.jsonl` a kNN score on `probe_samples` of each split, 0 for never.
+    `read_threads` read the samples on each rank: where the disk lets them wait, more are faster.
     """
 
     save_every_steps: int = 1000
@@ -350,12 +351,14 @@ class RunConfig:
     picture_every_epochs: float = 0.0
     probe_every_epochs: float = 0.0
     probe_samples: int = 1000
+    read_threads: int = 2
 
     def __post_init__(self) -> None:
         _check_not_negative("run", self, "validate_every_steps", "save_every_minutes")
         _check_not_negative("run", self, "keep_every_steps")
         _check_not_negative("run", self, "picture_every_epochs", "probe_every_epochs")
         _check_positive("run", self, "val_samples", "probe_samples", "max_skips_in_a_row")
+        _check_positive("run", self, "read_threads")
         _check_positive("run", self, "save_every_steps", "keep_checkpoints", "log_every_steps")
 
 

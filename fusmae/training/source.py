@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fusmae.config import DataConfig, PretrainRecipe
+from fusmae.config import DataConfig, PretrainRecipe, RunConfig
 from fusmae.data import MixedPreprocess, MixtureLoader, Preprocess, SplitReader, TrainLoader
 from fusmae.data.mixture import cut_quotas, source_seed
 from fusmae.data.subset import list_keys, subset_ids
@@ -66,9 +66,14 @@ def _read_source(path: Path, data: DataConfig, quota: int) -> Source:
 
 
 def open_stream(
-    sources: Sequence[Source], seed: int, ranks: Ranks, micro_batch: int, device: torch.device
+    sources: Sequence[Source],
+    seed: int,
+    ranks: Ranks,
+    micro_batch: int,
+    device: torch.device,
+    num_threads: int = RunConfig.read_threads,
 ) -> MixtureLoader:
-    """One rank's endless stream of the sources' samples, on `device`.
+    """One rank's endless stream of the sources' samples, on `device`; `num_threads` read each.
 
     Raises:
         ValueError: the quotas do not divide, or a dataset is broken.
@@ -84,6 +89,7 @@ def open_stream(
             rank=ranks.rank,
             world_size=ranks.world_size,
             micro_batch=share,
+            num_threads=num_threads,
             pin=device.type == "cuda",
             device=device,
             cache_share=1 / len(sources),

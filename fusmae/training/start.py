@@ -34,7 +34,9 @@ def build(run: Run, device: torch.device) -> tuple[Engine, MixedPreprocess, Mixt
         compile_model(model)
     engine = Engine(model, recipe.optim, run.plan)
     with on_this_rank(run.ranks.rank):
-        loader = open_stream(run.sources, recipe.seed, run.ranks, run.plan.micro_batch, device)
+        threads = recipe.run.read_threads
+        micro_batch = run.plan.micro_batch
+        loader = open_stream(run.sources, recipe.seed, run.ranks, micro_batch, device, threads)
     preprocess = make_preprocess(run.sources, recipe.model.sizes_px(recipe.data.bands))
     if recipe.run.compile:
         for one in preprocess.sources:

@@ -1,10 +1,14 @@
-"""The recipes that are shipped say what they claim."""
+"""The recipes that are shipped say what they claim, and what they say reaches the loader."""
 
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from fusmae.config import PretrainRecipe, load_recipe
+from fusmae.training import start
+from fusmae.training.run import read_run
 
 RECIPES = Path(__file__).resolve().parents[2] / "train" / "recipes"
 
@@ -31,3 +35,16 @@ def test_variants_differ_from_the_paper_only_in_what_they_say() -> None:
     assert b200 == paper
     sizes = ("model.image_px=224", "model.patch_px=16")
     assert load_recipe(PretrainRecipe, RECIPES / "native.toml", sizes) == paper
+
+
+def test_the_recipes_threads_read_on_each_rank(
+    recipe: Path, tiny_dataset: Path, ds_json: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = ["run.read_threads=3"]
+    run = read_run(recipe, [str(tiny_dataset)], tmp_path, tmp_path / "out", ds_json, changes)
+    monkeypatch.setattr(start, "Engine", lambda *_: None)
+    _, _, loader = start.build(run, torch.device("cpu"))
+    next(loader)
+    reading = [thread for thread in threading.enumerate() if thread.name.startswith("fusmae-read-")]
+    loader.close()
+    assert len(reading) == 3
