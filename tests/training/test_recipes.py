@@ -40,6 +40,8 @@ def test_variants_differ_from_the_paper_only_in_what_they_say() -> None:
 def test_the_recipes_threads_read_on_each_rank(
     recipe: Path, tiny_dataset: Path, ds_json: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
     changes = ["run.read_threads=3"]
     run = read_run(recipe, [str(tiny_dataset)], tmp_path, tmp_path / "out", ds_json, changes)
     monkeypatch.setattr(start, "Engine", lambda *_: None)
