@@ -1,7 +1,8 @@
 """The samples of the loader benchmark, once in the format of each system, made once.
 
 Everything lies in one folder: `archive` (GeoTIFFs in the layout of BigEarthNet v1), `dataset`
-(ours, from `fusmae-ingest`; webdataset reads the same shards), `mds`, `litdata`, and `truth.json`,
+(ours, from `fusmae-ingest`; webdataset reads the same shards), `many` (ours in many shards),
+`mds`, `litdata`, and `truth.json`,
 the digests of the pixels as they were generated, before anything had stored them. All hold
 the arrays at native resolution in their own dtype, and the sample's number as its label.
 """
@@ -40,6 +41,8 @@ SAMPLE_BYTES = sum(
 )
 # 16 shards for 4,000 samples: enough to permute, and 8 for each of 2 workers.
 SAMPLES_PER_SHARD = 256
+# 334 shards, of which the paper's train split of BigEarthNet has 346.
+_SAMPLES_IN_MANY = 12
 SPLIT = "train"
 # Shards and chunks of the peers, bytes: as large as ours.
 _CHUNK_BYTES = SAMPLES_PER_SHARD * SAMPLE_BYTES
@@ -69,7 +72,9 @@ def _simulate(out: Path) -> Path:
     return out
 
 
-def _write_dataset(folder: Path) -> None:
+def _write_dataset(
+    folder: Path, into: str = "dataset", samples_per_shard: int = SAMPLES_PER_SHARD
+) -> None:
     archive, lists = folder / "archive", folder / "lists"
     lists.mkdir(exist_ok=True)
     names = [path.name for path in sorted((archive / S2_ROOT).iterdir())]
@@ -79,8 +84,8 @@ def _write_dataset(folder: Path) -> None:
     command = [sys.executable, "-m", "fusmae_ingest.cli", "bigearthnet"]
     command += ["--s2", str(archive / S2_ROOT), "--s1", str(archive / S1_ROOT)]
     command += ["--split", "official", "--split-lists", str(lists)]
-    command += ["--samples-per-shard", str(SAMPLES_PER_SHARD), "--workers", "2"]
-    subprocess.run([*command, "--out", str(folder / "dataset")], check=True, capture_output=True)
+    command += ["--samples-per-shard", str(samples_per_shard), "--workers", "2"]
+    subprocess.run([*command, "--out", str(folder / into)], check=True, capture_output=True)
 
 
 def _write_truth(folder: Path, pairs: list[Pair], num_samples: int) -> None:
@@ -140,14 +145,22 @@ def _write_litdata(folder: Path) -> None:
     )
 
 
-# By the folder of the format.
-_WRITERS: dict[str, Callable[[Path], None]] = {"mds": _write_mds, "litdata": _write_litdata}
+def _write_many(folder: Path) -> None:
+    _write_dataset(folder, "many", _SAMPLES_IN_MANY)
+
+
+# By the folder of the format, with a file that says that it is whole.
+_WRITERS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "many": (_write_many, "dataset.json"),
+    "mds": (_write_mds, "index.json"),
+    "litdata": (_write_litdata, "index.json"),
+}
 
 
 def prepare(folder: Path, num_samples: int, formats: set[str]) -> dict[str, Any]:
     """Make what is not there yet, and return the truth: samples, digest, content.
 
-    `formats` are the folders of the peers' formats that are wanted beside ours.
+    `formats` are the folders that are wanted beside `dataset`.
 
     Raises:
         ValueError: the folder holds another number of samples.
@@ -168,10 +181,11 @@ def prepare(folder: Path, num_samples: int, formats: set[str]) -> dict[str, Any]
             "name another folder, or delete it"
         )
     for name in formats & set(_WRITERS):
-        if not (folder / name / "index.json").is_file():
+        write, whole = _WRITERS[name]
+        if not (folder / name / whole).is_file():
             shutil.rmtree(folder / name, ignore_errors=True)
             (folder / name).mkdir()
-            _WRITERS[name](folder)
+            write(folder)
     return told
 
 

@@ -58,10 +58,10 @@ def cut_epochs(batches: Iterator[Batch], num_samples: int) -> Epochs:
         yield epoch(end)
 
 
-def ours(data: Path, workers: int, window: int = 0) -> Epochs:
+def ours(data: Path, workers: int, window: int = 0, stored: str = "dataset") -> Epochs:
     pin = torch.cuda.is_available()
     loader = TrainLoader(
-        data / "dataset",
+        data / stored,
         DataConfig(split=SPLIT, window=window),
         SEED,
         BATCH,
@@ -218,6 +218,7 @@ GLOBAL = "global"
 SMALL_BUFFER = 200
 OURS = {
     "ours": System(ours, "dataset", GLOBAL),
+    "ours, many shards": System(partial(ours, stored="many"), "many", GLOBAL),
     "ours by ds.stream": System(stream, "dataset", GLOBAL),
     "ours, window of 4 shards": System(partial(ours, window=4), "dataset", "4 shards together"),
 }

@@ -17,7 +17,7 @@ from fusmae.data import Batch
 HERE = Path(__file__).parent
 NUM_SAMPLES = 40
 # Measured in one case only.
-SYSTEM = "ours, window of 4 shards"
+SYSTEM = "ours, many shards"
 
 
 @pytest.fixture
