@@ -173,7 +173,8 @@ class SubsetConfig:
     `keys` is a text file of sample keys, one a line, or a list of the keys themselves; an empty
     text stands for none. `exclude` leaves out the samples with any of these flags. Of what these
     two leave, `fraction` is drawn with `seed`: without replacement, and nested, the 1 % lying
-    inside the 10 % of the same seed.
+    inside the 10 % of the same seed. A recipe's `exclude` holds for validation too, the other
+    fields for the samples to train on alone.
     """
 
     fraction: float = 1.0

@@ -50,10 +50,13 @@ def info(dataset: str, as_json: bool) -> None:
 def summary(manifest: Manifest) -> dict[str, Any]:
     """What `info` tells, of plain types; sizes in bytes, statistics in stored units.
 
+    `sample_bytes` are the pixels of all arrays, `gpu_read_sample_bytes` those of
+    `gpu_read_arrays`: the measurements, which pretraining reads, without class maps.
     `gpu_read_bytes_per_s` is what one GPU read from storage at `MEASURED_SAMPLES_PER_S`.
     `left_out` has samples by reason, as in `left_out_counts`. Class codes have no mean: it is None.
     """
-    sample_bytes = sum(array_bytes(spec) for spec in manifest.arrays)
+    measured = [spec for spec in manifest.arrays if spec.is_measured]
+    read_bytes = sum(array_bytes(spec) for spec in measured)
     return {
         "name": manifest.name,
         "format_version": manifest.format_version,
@@ -63,8 +66,10 @@ def summary(manifest: Manifest) -> dict[str, Any]:
         "split_rule": manifest.options["plan"]["split"],
         "seed": manifest.seed,
         "left_out": left_out_counts(manifest),
-        "sample_bytes": sample_bytes,
-        "gpu_read_bytes_per_s": sample_bytes * MEASURED_SAMPLES_PER_S,
+        "sample_bytes": sum(array_bytes(spec) for spec in manifest.arrays),
+        "gpu_read_arrays": [spec.name for spec in measured],
+        "gpu_read_sample_bytes": read_bytes,
+        "gpu_read_bytes_per_s": read_bytes * MEASURED_SAMPLES_PER_S,
         "splits": {
             name: {
                 "samples": split.num_samples,
@@ -139,8 +144,9 @@ def _lines(told: dict[str, Any], left_out: list[str]) -> Iterator[str]:
     for name, classes in told["label_sets"].items():
         yield f"Label set {name}: {len(classes)} classes"
     yield (
-        f"One GPU reads {told['sample_bytes']:,} bytes x {MEASURED_SAMPLES_PER_S:,} samples/s = "
-        f"{told['gpu_read_bytes_per_s'] / 1e9:.2f} GB/s (measured: ViT-B compiled on an H200)"
+        f"One GPU reads {told['gpu_read_sample_bytes']:,} bytes x {MEASURED_SAMPLES_PER_S:,} "
+        f"samples/s = {told['gpu_read_bytes_per_s'] / 1e9:.2f} GB/s of "
+        f"{', '.join(told['gpu_read_arrays'])} (measured: ViT-B compiled on an H200)"
     )
 
 

@@ -1,6 +1,7 @@
 """`fusmae-ingest verify`: every byte and every sample of a dataset against its manifest."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,13 +13,18 @@ from .archives import Spooling, refuse_spool_place, spool_folder
 from .options import SOURCE_PATH, workers_option
 from .pool import run_in_order
 from .progress import LongWork
-from .storage import Store, manifest_of, open_store
+from .storage import Store, manifest_of, open_store, read_json_object
 from .verify_block import check_file
 from .verify_samples import SourceCheck, num_blocks, sample_problems
 from .verify_source import forget_sources, open_sources
 from .wording import counted, say
 
 Progress = Callable[[int, int], None]
+
+# What the mirror of a URL has beside the dataset's files (docs/REMOTE.md): its URL, where it was
+# made, and a lock; and beside shards those that are being fetched, or why they could not be.
+_ORIGIN, _MADE_AT, _LOCK = "origin.json", "cached-at", "lock"
+_UNFETCHED = (".part", ".bad")
 
 _EXAMPLES = """
 \b
@@ -64,7 +70,8 @@ def verify(
 
     DATASET is a folder or a URL. Compared with its manifest: sizes and sha256 of all files;
     every sample's key, shapes, facts and place in the index; zarr pixels equal to the shards';
-    counts and statistics of the manifest from tables and pixels.
+    counts and statistics of the manifest from tables and pixels. Of the mirror of a URL that
+    lacks some: sizes and sha256 of the files that are here.
     """
     for option, value in (("--samples", samples), ("--spool", spool)):
         if value is not None and not sources:
@@ -76,7 +83,12 @@ def verify(
         given = [("--source", path) for path in sources]
         refuse_spool_place(folder, [*given, ("the dataset", dataset)])
     spooling = Spooling(folder, keep=False, check_md5=False)
-    check = None
+    lacking, check = _lacking(store, manifest), None
+    if lacking and sources:
+        raise ValueError(
+            f"{dataset} lacks {counted(len(lacking), 'file')} of {_origin(store)}, and only a "
+            "whole dataset is compared with --source: give the one that this is a mirror of"
+        )
     with spooling:
         if sources:
             check = SourceCheck(open_sources(sources, spooling, manifest), samples)
@@ -88,6 +100,13 @@ def verify(
     if problems:
         num = counted(len(problems), "problem")
         raise ValueError(f"{dataset} has {num}, listed above{_advice(store, manifest, problems)}")
+    if lacking:
+        here = counted(len(all_files(manifest)) - len(lacking), "file")
+        click.echo(
+            f"{dataset}: sizes and sha256 of {here} verified; {len(lacking):,} are only at "
+            f"{_origin(store)}"
+        )
+        return
     total = manifest.num_samples
     compared = f", {len(check.places(total)):,} compared with their sources" if check else ""
     click.echo(f"{dataset}: {counted(total, 'sample')} verified{compared}")
@@ -99,10 +118,25 @@ def _advice(store: Store, manifest: Manifest, problems: Sequence[str]) -> str:
     paths = (MANIFEST_NAME, *(file.path for file in all_files(manifest)))
     if not any(f"{store}/{path}" in named for path in paths):
         return ""
+    if origin := _origin(store):
+        return f"; to mend it, remove the damaged files and read {origin}, or copy them from there"
     return (
         "; to mend it, remove the damaged files and give the command that made the dataset again: "
         "it makes what is missing, the same to the byte"
     )
+
+
+def _origin(store: Store) -> str:
+    """The URL that a mirror, or a copy of one, is of; "" for another dataset."""
+    return str((read_json_object(store, _ORIGIN) or {}).get("url", ""))
+
+
+def _lacking(store: Store, manifest: Manifest) -> set[str]:
+    """The files that a mirror has not fetched; of a dataset, and of its copy, they are missing."""
+    place = os.fsencode(Path(str(store)).resolve())
+    if not (store.exists(_MADE_AT) and store.read(_MADE_AT) == place and _origin(store)):
+        return set()
+    return {file.path for file in all_files(manifest)} - set(store.sizes())
 
 
 def find_problems(
@@ -114,6 +148,8 @@ def find_problems(
 ) -> Iterator[str]:
     """A line for everything about the dataset that is not as its manifest says.
 
+    Of a mirror that lacks files: for those that are here, and by size and sha256 alone.
+
     `progress(done, total)` counts files, and blocks of samples, which are a shard each.
 
     Raises:
@@ -122,9 +158,12 @@ def find_problems(
     shards = {shard.path for split in manifest.splits.values() for shard in split.shards}
     files: list[FileRecord] = []
     tars: list[FileRecord] = []
+    lacking = _lacking(store, manifest)
     for file in all_files(manifest):
-        (tars if file.path in shards else files).append(file)
-    done, total = itertools.count(1), len(files) + num_blocks(manifest)
+        if file.path not in lacking:
+            (tars if file.path in shards else files).append(file)
+    done = itertools.count(1)
+    total = len(files) + (len(tars) if lacking else num_blocks(manifest))
 
     progress(0, total)
 
@@ -134,7 +173,7 @@ def find_problems(
     early = list(_listing_problems(store, [*files, *tars]))
     early += _hash_problems(store, files, tick, workers)
     yield from early
-    if not early:
+    if not (early or lacking):
         yield from sample_problems(store, manifest, tick, workers, sources)
         return
     # What samples are cannot be told from files that are not what was written.
@@ -145,6 +184,8 @@ def find_problems(
 
 def _listing_problems(store: Store, files: Sequence[FileRecord]) -> Iterator[str]:
     there, known = store.sizes(), {file.path for file in files} | {MANIFEST_NAME}
+    if _origin(store):
+        known |= {_ORIGIN, _MADE_AT, _LOCK, *(p for p in there if p.endswith(_UNFETCHED))}
     yield from (f"{store}/{file.path}: missing" for file in files if file.path not in there)
     yield from (f"{store}/{p}: not in the manifest; remove it" for p in there if p not in known)
 

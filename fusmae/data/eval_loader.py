@@ -10,6 +10,7 @@ from fusmae.config import DataConfig
 from fusmae.data.opening import Device, check_rank, open_split, resolve_device
 from fusmae.data.ring import Batch, Ring, RingOptions
 from fusmae.data.streams import evaluation_source
+from fusmae.data.subset import evaluated_ids
 from fusmae.data.whole import whole
 
 
@@ -40,11 +41,13 @@ class EvalLoader:
         Args:
             dataset: the folder that holds `dataset.json`; a URL's comes from `locate_dataset`.
             split: the split to visit; `data.split` is the one to train on.
-            data: the bands; only arrays with these bands are read.
+            data: the bands, only arrays with these are read; and `data.subset.exclude`, whose
+                samples are left out. The subset's other fields are of training alone.
             batch: samples of a batch.
             rank: this process's number, from 0 to world_size - 1.
             world_size: how many processes share the samples.
-            sample_ids: the samples to visit, in this order; None for the whole split.
+            sample_ids: the samples to visit, in this order, excluded or not; None for the
+                whole split without what is excluded.
             num_threads: threads that read.
             ring: batches in memory at once, with the one that the caller holds.
             pin: whether host memory is page-locked, which fast copies to a GPU need.
@@ -52,13 +55,16 @@ class EvalLoader:
 
         Raises:
             ValueError: a number is out of range, there is no sample, the dataset is broken or
-                lacks the split, a band or a sample, or CUDA is wanted where there is none.
+                lacks the split, a band, a sample or an excluded flag, or CUDA is wanted where
+                there is none.
         """
         check_rank(rank, world_size)
         self._options = RingOptions(num_threads, ring, pin, resolve_device(device))
         self._reader = open_split(dataset, split, data)
         last = self._reader.num_samples - 1
-        ids = np.arange(last + 1) if sample_ids is None else np.asarray(sample_ids)
+        if sample_ids is None:
+            sample_ids = evaluated_ids(self._reader, data.subset)
+        ids = np.asarray(sample_ids)
         are_whole = ids.ndim == 1 and ids.dtype.kind in "iu"  # a mask is neither
         if not are_whole or len(ids) == 0 or ids.min() < 0 or ids.max() > last:
             raise ValueError(

@@ -10,7 +10,7 @@ import functools
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,11 +98,14 @@ class RemoteSource:
         self._replaced: dict[int, int] = {}
         self._error: BaseException | None = None
         self._num_starving = 0
-        threading.Thread(
-            target=self._plan, args=(stretches,), name="fusmae-plan", daemon=True
-        ).start()
-        for number in range(NUM_FETCHERS):
-            threading.Thread(target=self._fetch, name=f"fusmae-fetch-{number}", daemon=True).start()
+        work: dict[str, Callable[[], None]] = {"plan": functools.partial(self._plan, stretches)}
+        work |= {f"fetch-{number}": self._fetch for number in range(NUM_FETCHERS)}
+        try:
+            for name, target in work.items():
+                threading.Thread(target=target, name=f"fusmae-{name}", daemon=True).start()
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def arrays(self) -> tuple[ArraySpec, ...]:

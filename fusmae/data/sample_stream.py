@@ -74,7 +74,7 @@ class SampleStream(IterableDataset[Sample]):
         # next iteration starts; in a worker its next batch, with (its number, how many).
         self._place: tuple[int, tuple[int, int] | None] = (0, None)
         self._is_loaded = False  # the next iteration starts at `_place`
-        self._order()  # refuses what is out of range
+        self._definition = self._describe()  # refuses what is out of range
         if _num_ranks() > 1:
             warnings.warn(
                 "every rank gets the same batches of a stream: TrainLoader(..., rank=..., "
@@ -88,6 +88,7 @@ class SampleStream(IterableDataset[Sample]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
+        self._definition = self._describe()  # the dataset was opened anew
         self._share()  # with workers of this copy; what came to a worker is shared already
 
     def _share(self) -> None:
@@ -239,7 +240,7 @@ class SampleStream(IterableDataset[Sample]):
                 "end; count those of one iteration"
             )
         consumed = _clamp(position + num_batches * self._batch, stop)
-        state = {"consumed": consumed, "epoch": self._epoch, **self._definition()}
+        state = {"consumed": consumed, "epoch": self._epoch, **self._definition}
         return state | ({"worker": [*worker, self._batch, self._epochs]} if worker else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -254,7 +255,7 @@ class SampleStream(IterableDataset[Sample]):
                 named; or to a worker with batches of another size or other epochs; or it lies
                 beyond the end.
         """
-        consumed = consumed_of(state, self._definition())
+        consumed = consumed_of(state, self._definition)
         saved = state.get("worker")
         epoch = self._epoch
         if saved or not self._is_in(epoch, consumed):
@@ -284,7 +285,7 @@ class SampleStream(IterableDataset[Sample]):
                 f"with which it was saved: {'; '.join(differs)}"
             )
 
-    def _definition(self) -> dict[str, Any]:
+    def _describe(self) -> dict[str, Any]:
         view = self._view
         return describe_order(view.reader, self._order(), self._seed, self._window, view.subset)
 

@@ -45,6 +45,18 @@ def subset_ids(reader: SplitReader, config: SubsetConfig) -> Ids | None:
     return draw_fraction(pool, config.fraction, config.seed)
 
 
+def evaluated_ids(reader: SplitReader, config: SubsetConfig) -> Ids:
+    """The ascending ids of the samples of a split to evaluate: those that no flag excludes.
+
+    `exclude` holds for every split that is read; the other fields are of training's samples alone.
+
+    Raises:
+        ValueError: as `subset_ids`.
+    """
+    ids = subset_ids(reader, SubsetConfig(exclude=config.exclude))
+    return np.arange(reader.num_samples) if ids is None else ids
+
+
 def draw_fraction(pool: Ids, fraction: float, seed: int) -> Ids:
     """round(fraction * len(pool)) of the ids, at least one, ascending.
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fusmae.config import PretrainRecipe
 from fusmae.data import EvalLoader, SplitReader
+from fusmae.data.order import Ids
+from fusmae.data.subset import evaluated_ids
 from fusmae.evaluation.features import encoder_features
 from fusmae.evaluation.knn import knn_scores
 from fusmae.evaluation.labelled import smallest_label_set
@@ -76,11 +77,10 @@ class Online:
             raise ValueError(
                 f"{self.dataset} has no labels for a probe: set run.probe_every_epochs = 0"
             )
-        known = self.manifest.split(self.recipe.data.split).num_samples
-        if self.probe_steps and min(known, config.probe_samples) < _NEIGHBOURS:
+        if self.probe_steps and (known := len(self._ids(self.recipe.data.split))) < _NEIGHBOURS:
             raise ValueError(
-                f"a probe needs {_NEIGHBOURS} labelled samples, and has "
-                f"{min(known, config.probe_samples)}: raise run.probe_samples"
+                f"a probe needs {_NEIGHBOURS} labelled samples, and has {known}: "
+                "raise run.probe_samples"
             )
 
     def is_due(self, step: int) -> bool:
@@ -150,7 +150,8 @@ class Online:
 
     def probe(self, weights: Weights, stop: Stop) -> float:
         """Macro mAP of the val split's first samples, to whose labels the neighbours among the
-        train split's first ones vote, in [0, 1]; of the smallest label set.
+        train split's first ones vote, in [0, 1]; of the smallest label set, and without samples
+        that the recipe excludes.
 
         Samples stand in a random order in a split, so the first ones are a fair draw; their number
         is small, and the score is to be compared with others of this run alone.
@@ -174,17 +175,22 @@ class Online:
         model.load_state_dict(dict(weights))
         return model
 
-    def _count(self, split: str) -> int:
-        return min(self.recipe.run.probe_samples, self.manifest.split(split).num_samples)
+    def _ids(self, split: str) -> Ids:
+        ids = evaluated_ids(SplitReader(self.dataset, split), self.recipe.sources[0].subset)
+        return ids[: self.recipe.run.probe_samples]
 
     def _features(self, model: FusMAE, split: str, stop: Stop) -> Tensor:
         """(N, D) on the CPU, nothing masked."""
         extract = encoder_features(
             model.encoder, preprocess_of(self.recipe, self.dataset), self.device
         )
-        ids = np.arange(self._count(split))
         batches = EvalLoader(
-            self.dataset, split, self.recipe.data, _BATCH, sample_ids=ids, device=self.device
+            self.dataset,
+            split,
+            self.recipe.data,
+            _BATCH,
+            sample_ids=self._ids(split),
+            device=self.device,
         )
         features = []
         for batch in batches:
@@ -194,5 +200,6 @@ class Online:
         return torch.cat(features)
 
     def _labels(self, split: str, label_set: str) -> Tensor:
-        names = SplitReader(self.dataset, split).labels(label_set)[: self._count(split)]
+        labels = SplitReader(self.dataset, split).labels(label_set)
+        names = [labels[i] for i in self._ids(split).tolist()]
         return torch.from_numpy(multi_hot(names, self.manifest.label_sets[label_set])).float()

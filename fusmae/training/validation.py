@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 
 from fusmae.config import PretrainRecipe
-from fusmae.data import EvalLoader
+from fusmae.data import EvalLoader, SplitReader
+from fusmae.data.subset import evaluated_ids
 from fusmae.model import draw_masks
 from fusmae.training.engine import Engine
 from fusmae.training.ranks import Ranks, on_this_rank
@@ -16,6 +16,8 @@ from fusmae.training.trackers import Trackers
 
 class Validation:
     """The first `run.val_samples` of `run.val_split` of a run's first dataset.
+
+    Samples that its subset excludes are left out; its fraction and keys are of training alone.
 
     Masks are those of the recipe's seed at positions 0, 1, ...; no sensor is left out.
     """
@@ -28,9 +30,9 @@ class Validation:
         micro_batch: int,
         device: torch.device,
     ) -> None:
-        """Raises ValueError if the dataset has no such split."""
+        """Raises ValueError if the dataset has no such split or cannot tell what is excluded."""
         source, split = sources[0], recipe.run.val_split
-        count = min(recipe.run.val_samples, source.manifest.split(split).num_samples)
+        ids = evaluated_ids(SplitReader(source.path, split), source.data.subset)
         self._recipe = recipe
         self._rank = ranks.rank
         self._loader = EvalLoader(
@@ -40,7 +42,7 @@ class Validation:
             micro_batch,
             rank=ranks.rank,
             world_size=ranks.world_size,
-            sample_ids=np.arange(count),
+            sample_ids=ids[: recipe.run.val_samples],
             pin=device.type == "cuda",
             device=device,
         )

@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusmae.config import DataConfig
-from fusmae.data import EvalLoader
+from fusmae.config import DataConfig, SubsetConfig
+from fusmae.data import EvalLoader, open_dataset
 
 DATA = DataConfig()
 NUM_TRAIN = 41
@@ -61,3 +64,32 @@ def test_evaluation_of_unknown_samples_is_refused(tiny_dataset, sample_ids):
 def test_what_are_no_sample_ids_is_not_taken_for_some(tiny_dataset, sample_ids):
     with pytest.raises(ValueError, match="needs sample ids from 0 to 40, got"):
         EvalLoader(tiny_dataset, "train", DATA, 4, sample_ids=sample_ids)
+
+
+def ids_of(dataset, split, subset, **options):
+    loader = EvalLoader(dataset, split, replace(DATA, subset=subset), 4, **options)
+    ids = [i for batch in loader for i in batch.sample_ids.tolist()]
+    assert len(ids) == loader.num_samples
+    return ids
+
+
+def test_what_is_excluded_is_left_out_of_an_evaluation_and_nothing_else_is(tiny_dataset):
+    rows = pq.read_table(tiny_dataset / "samples.parquet").to_pylist()
+    rows = [row for row in rows if row["split"] == "val"]
+    clear = [i for i, row in enumerate(rows) if not row["seasonal_snow"]]
+    assert 0 < len(clear) < len(rows)
+    # Fraction and keys are of training's samples: the keys are not even of this split.
+    subset = SubsetConfig(0.1, keys=("train-0-1",), exclude=("seasonal_snow",))
+    assert ids_of(tiny_dataset, "val", subset) == clear
+    assert ids_of(tiny_dataset, "val", replace(subset, exclude=())) == list(range(len(rows)))
+
+
+def test_samples_that_are_named_are_evaluated_excluded_or_not(tiny_dataset):
+    subset = SubsetConfig(exclude=("seasonal_snow",))
+    snowy = np.setdiff1d(np.arange(41), open_dataset(tiny_dataset, subset=subset).subset_ids)
+    assert ids_of(tiny_dataset, "train", subset, sample_ids=snowy) == snowy.tolist() != []
+
+
+def test_an_evaluation_that_cannot_tell_what_is_excluded_is_refused(tiny_dataset):
+    with pytest.raises(ValueError, match="cloud_or_shadow is unknown for 12 of 12 samples"):
+        ids_of(tiny_dataset, "test", SubsetConfig(exclude=("cloud_or_shadow",)))

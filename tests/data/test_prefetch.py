@@ -1,5 +1,6 @@
 """Shards are fetched ahead, in the order of their use, and no longer than they are wanted."""
 
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -79,6 +80,36 @@ def test_ranks_in_step_fetch_the_shards_of_a_window_once_though_others_are_evict
     gets = shard_gets(store)
     assert sum(gets.values()) > 24  # of 12: they were evicted
     assert all(count <= needed[shard] for shard, count in gets.items())
+
+
+@pytest.mark.parametrize("name", ["fusmae-plan", "fusmae-fetch-3"])
+def test_a_thread_that_cannot_be_started_ends_those_that_were_and_lets_go_of_shards(
+    store, big_window_dataset, tmp_path, monkeypatch, name
+):
+    begin = threading.Thread.start
+
+    def start(thread):
+        if thread.name == name:
+            if name != "fusmae-plan":
+                until(lambda: shard_gets(store))  # the first window is pinned
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    # Room for the shards of one window and one more.
+    data = replace(DATA, window=3, cache_gb=limit_of(big_window_dataset, 4))
+    dataset = locate_dataset(store.url, tmp_path)
+    first, second = windows_of(big_window_dataset, 3, 2)
+    assert not set(first) & set(second)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        loader = TrainLoader(dataset, data, SEED, 2, 0, 1, 2)
+        with pytest.raises(RuntimeError, match="can't start new thread") as kept:
+            next(loader)
+    assert_threads_end("fusmae-")
+    position = len(first) * 6 + 3  # in the second window
+    with TrainLoader(dataset, data, SEED, 2, 0, 1, 2, start=position) as loader:
+        next(loader)
+    del kept  # nothing of it was needed to let go
 
 
 def test_a_closed_loader_finishes_the_pieces_under_way_and_no_shard(store, tmp_path, monkeypatch):

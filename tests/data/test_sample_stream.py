@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader
 
 from fusmae.data import Order, Preprocess, open_dataset
 
+from .tiny_dataset import write_tiny_dataset
+
 SEED = 5
 NUM_TRAIN = 41
 ORDER = Order((12, 12, 12, 5), SEED)
@@ -319,6 +321,32 @@ def test_view_and_stream_can_be_sent_to_another_process(view):
     next(iter(stream))
     copied = pickle.loads(pickle.dumps(stream))
     assert ids_of(itertools.islice(copied, 2)) == ORDER.samples(4, 8).tolist()
+
+
+def test_a_stream_that_is_sent_belongs_to_the_dataset_that_is_opened_there(tmp_path):
+    folder = write_tiny_dataset(tmp_path, {"train": (6, 6)})
+    stream = open_dataset(folder).stream(4, SEED)
+    sent, state = pickle.dumps(stream), stream.state_dict()
+    assert pickle.loads(sent).state_dict() == state
+    write_tiny_dataset(folder, {"train": (6, 6)}, seed=1)
+    with pytest.raises(ValueError, match="the shards have other contents"):
+        pickle.loads(sent).load_state_dict(state)
+
+
+def test_states_after_each_batch_build_no_order_of_their_own(tiny_dataset, monkeypatch):
+    built = []
+
+    def counted(*arguments):
+        built.append(arguments)
+        return Order(*arguments)
+
+    monkeypatch.setattr("fusmae.data.sample_stream.Order", counted)
+    stream = open_dataset(tiny_dataset, subset={"fraction": 0.5}).stream(4, SEED, epochs=1)
+    sent = len(pickle.dumps(stream))
+    states = [stream.state_dict() for _ in stream]
+    assert [state["consumed"] for state in states] == [4, 8, 12, 16, 20]
+    assert len(built) <= 2  # the stream's, and one to read by
+    assert len(pickle.dumps(stream)) <= sent + 100  # no order goes to workers
 
 
 def test_batches_go_through_the_device_transforms_as_they_are(view):

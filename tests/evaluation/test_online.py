@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from fusmae.config import DataConfig, ModelConfig, PretrainRecipe, RunConfig
+from fusmae.config import DataConfig, ModelConfig, PretrainRecipe, RunConfig, SubsetConfig
 from fusmae.data import open_dataset
 from fusmae.evaluation.online import Online
 from fusmae.evaluation.reconstruction import preprocess_of
@@ -43,9 +43,10 @@ def model():
     return FusMAE(MODEL, {sensor: len(names) for sensor, names in BANDS.items()}).eval()
 
 
-def samples_of(online, model, split, count):
+def samples_of(online, model, split, count, exclude=()):
     """Mean tokens and labels of the first samples, one after the other."""
-    data = open_dataset(online.dataset, split, labels="bigearthnet-19")
+    subset = {"exclude": list(exclude)}
+    data = open_dataset(online.dataset, split, labels="bigearthnet-19", subset=subset)
     preprocess, features = preprocess_of(online.recipe, online.dataset), []
     for i in range(count):
         arrays = {name: torch.as_tensor(data[i][name])[None] for name in data.bands}
@@ -55,9 +56,18 @@ def samples_of(online, model, split, count):
     return np.stack(features), np.stack([data[i]["labels"] for i in range(count)])
 
 
-def test_the_score_is_that_of_neighbours_counted_by_hand(online, model):
-    known, votes = samples_of(online, model, "train", 30)
-    queries, truth = samples_of(online, model, "val", 15)
+# Snow is on every fifth sample.
+@pytest.mark.parametrize(
+    ("exclude", "num_known", "num_queries"), [((), 30, 15), (("seasonal_snow",), 30, 12)]
+)
+def test_the_score_is_that_of_neighbours_counted_by_hand(
+    online, model, exclude, num_known, num_queries
+):
+    # A fraction is of training's samples alone.
+    data = DataConfig(bands=BANDS, subset=SubsetConfig(0.5, exclude=exclude))
+    online = dataclasses.replace(online, recipe=dataclasses.replace(online.recipe, data=data))
+    known, votes = samples_of(online, model, "train", num_known, exclude)
+    queries, truth = samples_of(online, model, "val", num_queries, exclude)
     mean, std = known.mean(0), np.sqrt(known.var(0) + 1e-6)
     unit = [(x - mean) / std for x in (known, queries)]
     known, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in unit)

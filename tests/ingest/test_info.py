@@ -3,8 +3,11 @@
 import json
 import sys
 
+import numpy as np
 import pandas
 import pytest
+
+from fusmae.sample import decode
 
 from .terminal import on_terminal
 
@@ -34,6 +37,22 @@ def test_json_counts_what_the_tables_and_files_hold(made_datasets, fusmae_ingest
         assert band["mean"] == (statistics["mean"][i] if is_measured else None)
     for labels, classes in told["label_sets"].items():
         assert list(told["class_counts"][labels]) == classes
+
+
+@pytest.mark.parametrize(("name", "class_map"), [("v2", "map"), ("sen12ms", "lc")])
+def test_what_a_gpu_asks_of_the_storage_is_without_class_maps(
+    made_datasets, fusmae_ingest, name, class_map
+):
+    shard = next(iter(sorted(made_datasets[name].glob("shards/train/*.tar"))))
+    sample = next(iter(decode(shard.read_bytes())))
+    sizes = {key: x.nbytes for key, x in sample.items() if isinstance(x, np.ndarray)}
+    told = json.loads(fusmae_ingest("info", made_datasets[name], "--json").stdout)
+    assert told["sample_bytes"] == sum(sizes.values())
+    assert sizes.pop(class_map) > 0 and set(told["gpu_read_arrays"]) == set(sizes)
+    read, listed = sum(sizes.values()), ", ".join(told["gpu_read_arrays"])
+    assert told["gpu_read_sample_bytes"] == read
+    shown = fusmae_ingest("info", made_datasets[name]).stdout
+    assert f"{read:,} bytes x 5,913 samples/s = {read * 5913 / 1e9:.2f} GB/s of {listed} (" in shown
 
 
 def test_a_file_gets_one_line_a_row_without_boxes(made_datasets, fusmae_ingest):

@@ -10,7 +10,6 @@ import pytest
 import rasterio
 import webdataset
 
-from fusmae.sample import decode
 from fusmae_ingest.bigearthnet_archive import detect_version
 from fusmae_ingest.patches import Archive, FolderArchive
 from fusmae_ingest.tar_archive import TarArchive
@@ -103,14 +102,6 @@ def test_the_simulation_is_said_wherever_it_shows(dataset, fusmae_ingest):
     assert "simulated-bigearthnet-v2" in shown and "Simulated" in shown
     assert "Simulated" in (dataset / "README.md").read_text()
     assert all("simulated" in path.name for path in dataset.glob("shards/*/*.tar"))
-
-
-def test_info_says_what_a_gpu_asks_of_the_storage(dataset, fusmae_ingest):
-    shard = next(iter(sorted(dataset.glob("shards/train/*.tar"))))
-    sample = next(iter(decode(shard.read_bytes())))
-    pixels = sum(array.nbytes for array in sample.values() if isinstance(array, np.ndarray))
-    shown = " ".join(fusmae_ingest("info", dataset).stdout.split())
-    assert f"{pixels:,} bytes x 5,913 samples/s = {pixels * 5913 / 1e9:.2f} GB/s" in shown
 
 
 def test_info_names_dtypes_as_numpy_does_and_gives_class_codes_no_mean(dataset, fusmae_ingest):

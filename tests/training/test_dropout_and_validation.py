@@ -2,14 +2,20 @@
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from fusmae.config import PretrainRecipe, RunConfig, SubsetConfig, load_recipe
 from fusmae.data import Preprocess, open_dataset
 from fusmae.evaluation.reconstruction import load_pretrained
 from fusmae.model import draw_masks, draw_sensors
+from fusmae.training.ranks import Ranks
+from fusmae.training.source import read_sources
+from fusmae.training.validation import Validation
 
 from .conftest import SCRIPT, TOTAL_STEPS, InProcess, start_ranks, wait_for
 from .script import alone, lines_of, wait_until_step
@@ -67,6 +73,45 @@ def test_validation_is_the_mean_over_its_samples_on_any_number_of_ranks(
     with torch.no_grad():
         losses = pretrained.model(images, masks)
     assert expected[-1]["val"] == pytest.approx({k: v.item() for k, v in losses.items()}, rel=1e-5)
+
+
+class MeanPixels:
+    """An engine of one rank whose losses are the images' means."""
+
+    device = torch.device("cpu")
+
+    def is_any(self, asked: bool) -> bool:
+        return asked
+
+    def losses(self, images: dict[str, torch.Tensor], masks: Any) -> dict[str, torch.Tensor]:
+        means = {sensor: image.double().mean() for sensor, image in images.items()}
+        return means | {"loss": torch.stack(list(means.values())).sum()}
+
+    def sum_over_ranks(self, values: list[torch.Tensor]) -> list[float]:
+        return [value.item() for value in values]
+
+
+@pytest.mark.parametrize("val_samples", [1024, 5])
+def test_validation_leaves_out_what_training_excludes_and_takes_no_fraction(
+    recipe: Path, tiny_dataset: Path, val_samples: int
+) -> None:
+    config = load_recipe(PretrainRecipe, recipe)
+    exclude = ("seasonal_snow",)
+    data = replace(config.data, subset=SubsetConfig(0.1, exclude=exclude))
+    config = replace(config, data=data, run=RunConfig(val_split="train", val_samples=val_samples))
+    sources = read_sources(config, [tiny_dataset])
+    engine: Any = MeanPixels()
+    validation = Validation(config, sources, Ranks(0, 0, 1, 1), 4, engine.device)
+    ds = open_dataset(tiny_dataset, "train", subset={"exclude": list(exclude)})
+    assert len(ds) < 41
+    arrays = {
+        name: torch.stack([torch.as_tensor(ds[i][name]) for i in range(min(val_samples, len(ds)))])
+        for name in ds.bands
+    }
+    sizes_px = config.model.sizes_px(data.bands)
+    images = Preprocess(ds.manifest, data.bands, sizes_px, data.resample)(arrays)
+    expected = {name: loss.item() for name, loss in engine.losses(images, None).items()}
+    assert validation.losses(engine, lambda: False) == pytest.approx(expected, rel=1e-5)
 
 
 def test_sensor_dropout_under_offload_is_refused(
