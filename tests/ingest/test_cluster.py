@@ -1,4 +1,4 @@
-"""Blocks on a real Dask cluster of two worker processes on the loopback, one of them killed."""
+"""Blocks on a real Dask cluster of two worker processes on the loopback, one of them lost."""
 
 import os
 import shutil
@@ -75,8 +75,9 @@ def start(*args: object, cwd: Path | None = None) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.parametrize("end", ["killed", "retired"])
 def test_a_cluster_that_loses_a_worker_ends_in_the_bytes_of_a_serial_run(
-    cluster, whole, archive_v1, paths, tmp_path
+    cluster, whole, archive_v1, paths, tmp_path, end
 ):
     gate = tmp_path / "gate"
     with Client(cluster) as client:
@@ -90,11 +91,16 @@ def test_a_cluster_that_loses_a_worker_ends_in_the_bytes_of_a_serial_run(
     num_done = len(list((tmp_path / "d").glob(".ingest/blocks/*")))
     num_blocks = sum(path.startswith("shards/") and path.endswith(".tar") for path in whole)
     assert num_done == 2 and num_blocks > 4
-    psutil.Process(pids[0]).kill()
+    if end == "killed":
+        psutil.Process(pids[0]).kill()
+    else:
+        # As at the end of its `--lifetime`.
+        with Client(cluster) as client:
+            client.retire_workers(names=[next(iter(cluster.workers))])
     (gate / "open").touch()
     _, stderr = process.communicate(timeout=240)
     assert process.returncode == 0, stderr
-    assert pids[0] not in workers_of(cluster)
+    wait_until(lambda: not psutil.pid_exists(pids[0]))
     assert tree(tmp_path / "d") == whole
 
 
