@@ -23,11 +23,11 @@ from .spool import (
     delete_spool,
     is_spooled,
     kept_spool,
-    require_room,
     spool,
 )
 from .spool_lock import SpoolLock, holds_other_files
-from .storage import local_path, refuse_inside_dataset
+from .spool_room import require_room
+from .storage import LocalStore, Store, local_path, refuse_inside_dataset
 from .tar_archive import TarArchive
 from .wording import say
 
@@ -172,13 +172,18 @@ def _say_idle(options: Sequence[str], why: str) -> None:
         say(f"note: {', '.join(options)} {do} nothing here: {why}")
 
 
-def refuse_lack_of_room(archives: Iterable[tuple[str, Path]], spooling: Spooling) -> None:
+def refuse_lack_of_room(
+    archives: Iterable[tuple[str, Path]], spooling: Spooling, shards: Store | None = None
+) -> None:
     """Look for the room of all archives, (option, path), before the first is unpacked.
 
+    `shards` is where shards of all their samples will be written, None where none are.
+
     Raises:
-        ValueError: there is not enough; or one of them is damaged.
+        ValueError: there is not enough for sure; or an archive is damaged.
     """
-    require_room({spooling.of(option): path for option, path in archives if path.is_file()})
+    files = {spooling.of(option): path for option, path in archives if path.is_file()}
+    require_room(files, shards if isinstance(shards, LocalStore) else None)
 
 
 def open_archive(path: Path, option: str, spooling: Spooling) -> Archive:

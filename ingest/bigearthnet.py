@@ -154,7 +154,8 @@ def bigearthnet(
                 if spooling.of(option).is_dir():
                     delete_unpacked(path, option, spooling)
             return
-        refuse_lack_of_room(given.items(), spooling)
+        all_shards = "shards" in options.formats and options.limit is None
+        refuse_lack_of_room(given.items(), spooling, store if all_shards else None)
         archives = {option: open_archive(path, option, spooling) for option, path in given.items()}
         make_dataset(_request(options, asked, archives), options)
         for option, path in given.items():

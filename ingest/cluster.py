@@ -30,8 +30,6 @@ from .wording import say
 _LOGGERS = ("distributed", "distributed.client", "tornado.application")
 # A scheduler answers in milliseconds, and one that is busy with a big graph in a few seconds.
 _ANSWER_S = 10
-# Workers of a batch system may wait in its queue while the scheduler is already up.
-_WAIT_FOR_WORKERS_S = 600
 # Between two messages about workers that do not come.
 _SAY_AGAIN_S = 30
 # As often as dask's own `as_completed` looks.
@@ -45,18 +43,19 @@ def run_on_cluster(
 ) -> Iterator[int]:
     """As `engine.run_blocks`, on the workers of the scheduler at `address`.
 
-    The blocks of a worker that dies are given to others.
+    The blocks of a worker that dies or retires are given to others. Blocks are there before any
+    worker has to be: an adaptive cluster starts workers for them, and a batch system's may wait in
+    its queue, for as long as it takes.
 
     Raises:
         ValueError: a sample is bad, a worker does not see the dataset or the archives, or no
             scheduler answers at the address.
         OSError: a file cannot be written.
-        RuntimeError: no worker came, the scheduler is gone, a worker lacks a package, or a block
-            took down every worker that it was given to.
+        RuntimeError: the scheduler is gone, a worker lacks a package, or a block took down every
+            worker that it was given to.
     """
     check_scheduler(address)
     with Client(address) as client:
-        _wait_for_workers(client, address)
         size = {
             client.submit(_parcel(job), pure=False, retries=_RETRIES): len(job.sources)
             for job in jobs
@@ -155,30 +154,10 @@ async def _kind(address: str) -> Any:
         comm.abort()
 
 
-def _wait_for_workers(client: Any, address: str) -> None:
-    """Raises RuntimeError: none came within `_WAIT_FOR_WORKERS_S`."""
-    deadline = time.monotonic() + _WAIT_FOR_WORKERS_S
-    while not client.nthreads():
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise RuntimeError(
-                f"--scheduler {address}: no worker within {_WAIT_FOR_WORKERS_S} s; start some with "
-                f"`dask worker {address}`, then run the same command again"
-            )
-        say(
-            f"no worker yet at {address}; waiting up to {left:.0f} s for one "
-            f"(`dask worker {address}` starts it)"
-        )
-        try:
-            client.wait_for_workers(1, timeout=min(left, _SAY_AGAIN_S))
-        except TimeoutError:
-            continue
-
-
 def _as_they_end(client: Any, address: str, blocks: Collection[Any]) -> Iterator[Any]:
-    """Each of these futures when it has ended; says so while no worker is left for the others."""
+    """Each of these futures when it has ended; says so while there is no worker for the others."""
     ended = as_completed(blocks)
-    say_at = time.monotonic() + _SAY_AGAIN_S
+    say_at = time.monotonic()
     while not ended.is_empty():
         if ended.has_ready():
             yield ended.next()
@@ -187,5 +166,5 @@ def _as_they_end(client: Any, address: str, blocks: Collection[Any]) -> Iterator
             time.sleep(_LOOK_S)
         else:
             if not client.nthreads():
-                say(f"no worker left at {address}; waiting for one")
+                say(f"no worker at {address}; waiting for one (`dask worker {address}` starts it)")
             say_at = time.monotonic() + _SAY_AGAIN_S

@@ -169,6 +169,7 @@ _OPTIONS = {
     "lc": "land cover (--no-lc)",
     "metadata": "--metadata",
     "split_lists": "--split-lists",
+    "split_list": "test patches of --split",
     "--s2": "--s2",
     "--s1": "--s1",
     "--maps": "--maps",
@@ -176,7 +177,7 @@ _OPTIONS = {
     "num_samples": "samples in all",
 }
 # Of these the plan keeps a digest, which tells a reader nothing.
-_DIGESTS = ("metadata", "split_lists")
+_DIGESTS = ("metadata", "split_lists", "split_list")
 
 
 def refuse_other_plan(store: Store, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -194,7 +195,9 @@ def refuse_other_plan(store: Store, old: dict[str, Any], new: dict[str, Any]) ->
         f"{_OPTIONS[key]}: {_in_words(key, old[key])} then, {_in_words(key, new.get(key))} now"
         for key in options
     )
-    changes = changes or "the archives, or what tables say of their samples, are others now"
+    changes = (
+        changes or "the archives, or what tables or lists say of their samples, are others now"
+    )
     raise ValueError(
         f"--out {store} was begun with other options or archives ({changes}): use the same to go "
         "on, or a new folder"

@@ -6,6 +6,7 @@ What the archive is, is told by its first bytes, not by its name. Gzip goes thro
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -100,12 +101,20 @@ def decompressed(archive: Path, on_compressed: Callable[[bytes], None]) -> Itera
         raise ValueError(f"{archive} is cut short, after {done} bytes: download it again")
 
 
-def unpacked_size(archive: Path) -> tuple[int, bool]:
-    """(bytes of the archive's content, whether that is known and not an estimate).
+@dataclass(frozen=True)
+class UnpackedSize:
+    """Bytes of an archive's content: not fewer than `least`, `likely` so many."""
+
+    least: int
+    likely: int
+
+
+def unpacked_size(archive: Path) -> UnpackedSize:
+    """How large the archive's content is.
 
     It is known where the first 16 MiB are all. Zstandard archives that were made from a file say
-    the size in their first frame, as v2's do, but not whether another frame follows; else the
-    rest is taken to shrink as the first 16 MiB do.
+    the size in their first frame, as v2's do, and only another frame makes it more. Else it is at
+    least the archive's own, and the rest is taken to shrink as the first 16 MiB do.
 
     Raises:
         ValueError: see `decompressed`.
@@ -121,14 +130,16 @@ def unpacked_size(archive: Path) -> tuple[int, bool]:
         given += len(data)
         if given >= _SAMPLE:
             break
-    if taken < size and compression(archive) == "zstd":
+    if taken == size:
+        return UnpackedSize(given, given)
+    if compression(archive) == "zstd":
         with archive.open("rb") as file:
             # Not less than the header of a frame that has just been decompressed.
             said = zstandard.frame_content_size(file.read(_FRAME_HEADER))
         # A frame that ended in the sample, or of less than the file, is the first of several.
         if said >= size and said > given:
-            return said, False
-    return size * given // taken, taken == size
+            return UnpackedSize(said, said)
+    return UnpackedSize(size, size * given // taken)
 
 
 def _gzip_decoder() -> _Decoder:

@@ -7,6 +7,7 @@ Requests that fail in passing are repeated by fsspec's packages (s3fs and botoco
 
 import errno
 import hashlib
+import io
 import os
 import urllib.parse
 import uuid
@@ -236,16 +237,17 @@ class _ObjectSink:
         self._path = path
 
     def open(self) -> None:
-        self._content = bytearray()
+        # Its `getvalue` gives its own bytes, where `bytes(bytearray)` would be a second copy.
+        self._content = io.BytesIO()
 
     def append(self, parts: Sequence[Part]) -> None:
         for part in parts:
-            self._content += part
+            self._content.write(part)
 
     def close(self, complete: bool, before_naming: Callable[[], None]) -> None:
         if complete:
             before_naming()
-            self._store.put(self._path, bytes(self._content))
+            self._store.put(self._path, self._content.getvalue())
         del self._content
 
 

@@ -32,6 +32,9 @@ from .wording import LEAVE_OUT, counted, say
 
 _LABEL_SET = "sen12ms-igbp10"
 
+# Of a sha256, as a message names it.
+_DIGITS = 16
+
 _LC_PROCESSING = " MODIS MCD12Q1 land cover of 2016, from 500 m to the 10 m grid."
 
 # What `fusmae.splits.sen12ms_split` gives each split.
@@ -89,6 +92,12 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
     if test_names is not None:
         _report_absent(split, test_names, root, triplets)
     chosen = choose(triplets, test_names)
+    rule = {"split": "official"}
+    if test_names is not None:
+        _warn_of_cut_scenes(split, chosen)
+        # Of a list only what it does here, so that one with patches of elsewhere is the same.
+        listed = {name: told for name, told in chosen.items() if told == "test"}
+        rule = {"split": "list", "split_list": plan.names_digest(listed)[:_DIGITS]}
     left_out = {}
     if len(chosen) < len(triplets):
         left_out["known_bad"] = len(triplets) - len(chosen)
@@ -114,7 +123,7 @@ def sen12ms(options: DatasetOptions, root: Path, split: str, no_lc: bool) -> Non
         samples_per_shard=options.samples_per_shard,
         seed=options.seed,
         options={
-            "split": "official" if test_names is None else "list",
+            **rule,
             "lc": not no_lc,
             "limit": limit,
             "left_out": left_out,
@@ -155,6 +164,20 @@ def _report_absent(split: str, names: set[str], root: Path, triplets: list[Tripl
         say(
             f"warning: {len(absent):,} of the {len(names):,} patches of --split {split} are not in "
             f"{root}; the first: {absent[0]}"
+        )
+
+
+def _warn_of_cut_scenes(split: str, split_of: dict[str, str]) -> None:
+    """Say which scenes are in test and in another split: their patches share pixels."""
+    scenes: dict[str, set[str]] = {}
+    for name, told in split_of.items():
+        scenes.setdefault(name.rpartition("_p")[0], set()).add(told)
+    cut = sorted(scene for scene, splits in scenes.items() if {"test"} < splits)
+    if cut:
+        say(
+            f"warning: --split {split} cuts {counted(len(cut), 'scene')}, in test and in train or "
+            f"val: patches side by side overlap by half, so test pixels are there too; the first: "
+            f"{cut[0]}"
         )
 
 

@@ -13,9 +13,8 @@ holds its lock (`spool_lock`) until it ends.
 import errno
 import hashlib
 import os
-import shutil
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +36,10 @@ PUBLISHED_MD5 = {
     "Reference_Maps.tar.zst": "95d85a222fa983faddcac51a19f28917",
 }
 
-TAR_NAME, _PARTIAL, _INDEX = "archive.tar", "archive.tar.partial", "index"
+TAR_NAME, PARTIAL, _INDEX = "archive.tar", "archive.tar.partial", "index"
 # Pieces of about 0.4 MB that hashing and writing may lie behind reading.
 _BEHIND = 16
-_MAKE_ROOM = "make room there, or give a tar that is unpacked elsewhere"
+MAKE_ROOM = "make room there, or give a tar that is unpacked elsewhere"
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,6 @@ def spool(archive: Path, lock: SpoolLock, progress: Progress, check_md5: bool = 
         if not is_spooled(archive, folder):
             if compressed:
                 _sweep(folder)
-                require_room({folder: archive})
                 _unpack(archive, folder, progress, check_md5)
             else:
                 index_tar(archive, folder / _INDEX, progress)
@@ -143,13 +141,13 @@ def _origin(archive: Path, stat: os.stat_result, md5: str) -> dict[str, Any]:
 def _sweep(folder: Path) -> None:
     # The index first: a tar without one is no spool.
     remove_index(folder / _INDEX)
-    for name in (_PARTIAL, TAR_NAME):
+    for name in (PARTIAL, TAR_NAME):
         (folder / name).unlink(missing_ok=True)
 
 
 def _unpack(archive: Path, folder: Path, progress: Progress, check_md5: bool) -> str:
     """Make the tar and its index; the archive's md5."""
-    partial, tar = folder / _PARTIAL, folder / TAR_NAME
+    partial, tar = folder / PARTIAL, folder / TAR_NAME
     # Before the archive is opened: another file that takes its name from here on is noticed.
     builder, stat = IndexBuilder(archive), archive.stat()
     try:
@@ -165,7 +163,7 @@ def _unpack(archive: Path, folder: Path, progress: Progress, check_md5: bool) ->
         _sweep(folder)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ValueError(
-                f"{folder}: {error.strerror}, and {_unpacks_to(archive)}: {_MAKE_ROOM}"
+                f"{folder}: {error.strerror}, and {unpacks_to(archive)}: {MAKE_ROOM}"
             ) from None
         raise
     return md5
@@ -258,29 +256,8 @@ def _compare_md5(archive: Path, md5: str, check: bool) -> bool:
     return True
 
 
-def require_room(places: Mapping[Path, Path]) -> None:
-    """Look whether all archives that are still to be unpacked, folder -> archive, fit on the disks.
-
-    Raises:
-        ValueError: they do not; or one is damaged, see `unpacked_size`.
-    """
-    on_device: dict[int, dict[Path, Path]] = {}
-    free: dict[int, int] = {}
-    for folder, archive in places.items():
-        if compression(archive) is not None and not is_spooled(archive, folder):
-            disk = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-            on_device.setdefault(disk.stat().st_dev, {})[folder] = archive
-            free[disk.stat().st_dev] = shutil.disk_usage(disk).free
-    for device, group in on_device.items():
-        # What is swept before.
-        left = (folder / name for folder in group for name in (_PARTIAL, TAR_NAME))
-        room = free[device] + sum(path.stat().st_size for path in left if path.is_file())
-        if room < sum(unpacked_size(archive)[0] for archive in group.values()):
-            needs = ", ".join(map(_unpacks_to, group.values()))
-            where = next(iter(group))
-            raise ValueError(f"{where} has {room / 1e6:,.0f} MB free, but {needs}: {_MAKE_ROOM}")
-
-
-def _unpacks_to(archive: Path) -> str:
-    size, known = unpacked_size(archive)
-    return f"{archive.name} unpacks to {'' if known else 'about '}{size / 1e6:,.0f} MB"
+def unpacks_to(archive: Path) -> str:
+    """Such as `BigEarthNet-S2.tar.zst unpacks to about 60,000 MB`."""
+    size = unpacked_size(archive)
+    about = "" if size.least == size.likely else "about "
+    return f"{archive.name} unpacks to {about}{size.likely / 1e6:,.0f} MB"

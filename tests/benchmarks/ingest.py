@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import machine
+from ingest_stages import SAMPLES_PER_SHARD
 from real_content import REAL_V1, S1_ROOT, S2_ROOT, read_pairs, write_archive
 
 HERE = Path(__file__).parent
@@ -61,8 +62,7 @@ def command_of(system: str, archive: Path, out: Path, workers: int) -> list[str]
     command = [sys.executable, "-m", "fusmae_ingest.cli", "bigearthnet"]
     command += ["--s2", f"{archive / S2_ROOT}{ending}", "--s1", f"{archive / S1_ROOT}{ending}"]
     command += ["--out", str(out), "--workers", str(workers)]
-    # Blocks for every worker even in short runs; the default's 1,024 would leave one idle.
-    command += ["--samples-per-shard", "256"]
+    command += ["--samples-per-shard", SAMPLES_PER_SHARD]
     for name in formats:
         command += ["--format", name]
     return command
@@ -216,7 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
             "workers": options.workers,
             "content": f"varied copies of {len(pairs)} "
             + ("real BigEarthNet v1 pairs" if real else "SIMULATED pairs, real ones being absent"),
-            "samples_per_shard": "256 (ours), 1024 (rasterio loop)",
+            "samples_per_shard": f"{SAMPLES_PER_SHARD} (ours), 1024 (rasterio loop)",
             "source": "files in the page cache; from tars: two plain tars, indexed in each run",
             "cpu": "user and system seconds of the process and all its children",
         },

@@ -22,6 +22,9 @@ from typing import Any
 
 from real_content import S1_ROOT, S2_ROOT
 
+# Blocks for every worker even in short runs; the default's 1,024 would leave one idle.
+SAMPLES_PER_SHARD = "256"
+
 # Stage -> what does it: `module:function`, `module:class.method`, or `module:*` for all public
 # functions of a module. A name that is gone is an error: the table has to follow the code.
 STAGES = {
@@ -127,7 +130,7 @@ def measure(archive: Path, out: Path, formats: list[str], tars: bool) -> dict[st
     install(clock)
     ending = ".tar" if tars else ""
     command = ["--s2", f"{archive / S2_ROOT}{ending}", "--s1", f"{archive / S1_ROOT}{ending}"]
-    command += ["--out", str(out)]
+    command += ["--out", str(out), "--samples-per-shard", SAMPLES_PER_SHARD]
     for name in formats:
         command += ["--format", name]
     clock.enter("rest")

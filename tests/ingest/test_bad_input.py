@@ -197,7 +197,10 @@ def test_other_archives_are_told_without_digests(tmp_path):
     old = {"seed": 0, "samples": "ab12", "facts": "cd34", "num_samples": 7}
     store = LocalStore(str(tmp_path))
     for new, told in (
-        ({"facts": "ef56"}, "(the archives, or what tables say of their samples, are others now)"),
+        (
+            {"facts": "ef56"},
+            "(the archives, or what tables or lists say of their samples, are others now)",
+        ),
         ({"samples": "ef56", "num_samples": 5}, "(samples in all: 7 then, 5 now)"),
         ({"num_samples": 5, "seed": 1}, "(--seed: 0 then, 1 now)"),
     ):

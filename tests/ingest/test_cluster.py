@@ -1,18 +1,15 @@
-"""Blocks on a real Dask cluster of two worker processes on the loopback, one of them killed."""
+"""Blocks on a real Dask cluster of two worker processes on the loopback, one of them lost."""
 
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import psutil
 import pytest
 from distributed import Client, LocalCluster
 
+from .clusters import hold_blocks, start, two_workers, wait_until, workers_of
 from .conftest import OPTIONS
 from .stopping import told
 from .trees import tree
@@ -20,63 +17,13 @@ from .trees import tree
 
 @pytest.fixture
 def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address=None,
-    ) as made:
+    with two_workers() as made:
         yield made
 
 
-def workers_of(cluster) -> list[int]:
-    return [worker.process.process.pid for worker in cluster.workers.values() if worker.process]
-
-
-def wait_until(condition: Callable[[], object], process: subprocess.Popen | None = None) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert process is None or process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def hold_blocks(client: Client, gate: Path, num_free: int) -> None:
-    """Each worker stops in its block after the first `num_free`, its pixels read and nothing
-    written, says so with a file `gate/PID`, and goes on when there is `gate/open`."""
-    gate.mkdir()
-
-    def install(gate: str, num_free: int) -> None:
-        import os
-        import time
-        from pathlib import Path
-
-        from fusmae_ingest import convert
-
-        read, left = convert._read, [num_free]
-
-        def held(*args):
-            result = read(*args)
-            left[0] -= 1
-            if left[0] < 0:
-                Path(gate, str(os.getpid())).touch()
-                while not Path(gate, "open").exists():
-                    time.sleep(0.01)
-            return result
-
-        convert._read = held
-
-    client.run(install, str(gate), num_free)
-
-
-def start(*args: object, cwd: Path | None = None) -> subprocess.Popen:
-    command = [sys.executable, "-m", "fusmae_ingest.cli", *map(str, args)]
-    return subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True)
-
-
+@pytest.mark.parametrize("end", ["killed", "retired"])
 def test_a_cluster_that_loses_a_worker_ends_in_the_bytes_of_a_serial_run(
-    cluster, whole, archive_v1, paths, tmp_path
+    cluster, whole, archive_v1, paths, tmp_path, end
 ):
     gate = tmp_path / "gate"
     with Client(cluster) as client:
@@ -90,11 +37,16 @@ def test_a_cluster_that_loses_a_worker_ends_in_the_bytes_of_a_serial_run(
     num_done = len(list((tmp_path / "d").glob(".ingest/blocks/*")))
     num_blocks = sum(path.startswith("shards/") and path.endswith(".tar") for path in whole)
     assert num_done == 2 and num_blocks > 4
-    psutil.Process(pids[0]).kill()
+    if end == "killed":
+        psutil.Process(pids[0]).kill()
+    else:
+        # As at the end of its `--lifetime`.
+        with Client(cluster) as client:
+            client.retire_workers(names=[next(iter(cluster.workers))])
     (gate / "open").touch()
     _, stderr = process.communicate(timeout=240)
     assert process.returncode == 0, stderr
-    assert pids[0] not in workers_of(cluster)
+    wait_until(lambda: not psutil.pid_exists(pids[0]))
     assert tree(tmp_path / "d") == whole
 
 

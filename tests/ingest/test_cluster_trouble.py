@@ -130,21 +130,9 @@ def test_without_dask_the_extra_to_install_is_named(archive_v1, paths, tmp_path)
     assert "pip install 'fusmae[cluster]'" in refused(result)
 
 
-def test_waiting_for_workers_is_said_at_once_and_again_and_has_an_end(empty, monkeypatch, capsys):
-    monkeypatch.setattr(subject, "_WAIT_FOR_WORKERS_S", 1.1)
-    monkeypatch.setattr(subject, "_SAY_AGAIN_S", 0.5)
-    address = empty.scheduler_address
-    with pytest.raises(RuntimeError, match="no worker within"):
-        list(subject.run_on_cluster(address, [], print))
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == (
-        f"no worker yet at {address}; waiting up to 1 s for one (`dask worker {address}` starts it)"
-    )
-    # On a busy machine a wait takes longer than it was given.
-    assert 2 <= len(lines) <= 3
-
-
-def test_workers_that_are_gone_in_the_middle_are_told_until_others_come(empty, monkeypatch, capsys):
+def test_workers_that_are_not_there_are_told_at_once_and_again_until_one_comes(
+    empty, monkeypatch, capsys
+):
     monkeypatch.setattr(subject, "_SAY_AGAIN_S", 0.3)
     address = empty.scheduler_address
     with Client(address) as client:
@@ -154,8 +142,10 @@ def test_workers_that_are_gone_in_the_middle_are_told_until_others_come(empty, m
         (ended,) = subject._as_they_end(client, address, [waiting])
         assert ended.result() == 3
         timer.join()
-    assert f"no worker left at {address}; waiting for one" in capsys.readouterr().err
     empty.scale(0)
+    told = f"no worker at {address}; waiting for one (`dask worker {address}` starts it)"
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 2 and set(lines) == {told}
 
 
 def test_a_scheduler_that_dies_is_one_line_and_a_rerun_goes_on(

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -128,7 +127,29 @@ def test_an_archive_that_is_not_the_published_one_is_refused_unless_asked_for(
     assert fusmae_ingest(*args, "--any-archive").returncode == 0
 
 
-def test_killed_while_unpacking_or_converting_a_rerun_ends_in_the_same_bytes(
+# Ends as by SIGKILL in the nth call of one of its functions.
+KILLED = """
+import os, signal, sys
+from importlib import import_module
+from fusmae_ingest import cli
+
+place, name, left = sys.argv.pop(1), sys.argv.pop(1), int(sys.argv.pop(1))
+module = import_module(f"fusmae_ingest.{place}")
+real = getattr(module, name)
+
+def call(*args):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args)
+
+setattr(module, name, call)
+cli.main()
+"""
+
+
+def test_killed_while_unpacking_and_while_converting_a_rerun_ends_in_the_same_bytes(
     case, fusmae_ingest, tmp_path
 ):
     version, archive, expected = case
@@ -137,17 +158,17 @@ def test_killed_while_unpacking_or_converting_a_rerun_ends_in_the_same_bytes(
         for option, folder in folders(archive, version).items()
     }
     args = [*arguments(given, archive), "--out", tmp_path / "d", *OPTIONS]
-    command = [sys.executable, "-m", "fusmae_ingest.cli", *map(str, args)]
-    moments = ("d.spool/s2/archive.tar.partial", "d.spool/s1/archive.tar", "d/.ingest/blocks/*")
-    killed = 0
-    for moment in moments:
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while process.poll() is None and not list(tmp_path.glob(moment)):
-            assert time.monotonic() < deadline
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-    assert killed
+    unpacked = {f"d.spool/{option[2:]}/archive.tar" for option in given}
+    for moment, left in (
+        (("spool", "_write", 3), {"d.spool/s2/archive.tar.partial"}),
+        (("bigearthnet", "make_dataset", 1), unpacked),
+        (("engine", "convert", 2), unpacked),
+    ):
+        command = [sys.executable, "-c", KILLED, *map(str, (*moment, *args))]
+        assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+        found = (tmp_path / "d.spool").rglob("archive.tar*")
+        assert {str(path.relative_to(tmp_path)) for path in found} == left
+    assert len(list((tmp_path / "d").glob(".ingest/blocks/*"))) == 1
     result = fusmae_ingest(*args)
     assert result.returncode == 0, result.stderr
     assert tree(tmp_path / "d") == expected

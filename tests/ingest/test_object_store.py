@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
 from moto.s3.responses import S3Response
@@ -47,6 +48,23 @@ def test_a_dataset_in_s3_is_the_one_on_disk_byte_for_byte_and_verifies(
     assert "already complete" in fusmae_ingest(*args).stdout
     other = fusmae_ingest(*args, "--seed", 1)
     assert other.returncode == 1 and "--seed: 0 then, 1 now" in other.stderr
+
+
+def test_a_file_is_held_in_memory_once(monkeypatch):
+    store, part, seen = open_store("s3://datasets/d"), bytes(1 << 20), []
+
+    def put(path: str, data: bytes) -> None:
+        seen.append((len(data), tracemalloc.get_traced_memory()[1]))
+
+    monkeypatch.setattr(store, "put", put)
+    tracemalloc.start()
+    with store.create("file") as file:
+        for _ in range(64):
+            file.write(part)
+    tracemalloc.stop()
+    ((size, peak),) = seen
+    # Besides, what the buffer grows ahead.
+    assert size == 64 << 20 and peak < 1.3 * size
 
 
 def test_verify_names_an_object_that_was_changed(s3, on_disk, fusmae_ingest):

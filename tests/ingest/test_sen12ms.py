@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import xarray
 from fusmae.labels import IGBP_10
 from fusmae.splits import SEN12MS_HOLD_OUT, sen12ms_split
 from fusmae_ingest.geotiff_write import write_geotiff
+
+from ..manifests import edit_manifest  # noqa: TID252
 
 # The simplified scheme code by code, 1 to 17, written out as in schmitt-muc/SEN12MS.
 SIMPLIFIED = [0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 5, 7, 8, 9]
@@ -208,6 +211,41 @@ def test_a_list_of_ones_own_makes_the_test_split(pairs, fusmae_ingest, tmp_path)
     (tmp_path / "test.txt").write_text("p31\n")
     result = fusmae_ingest(*args, "--out", tmp_path / "e")
     assert result.returncode == 1 and "'p31'" in result.stderr
+
+
+def test_another_list_on_the_same_output_is_told_and_an_older_dataset_knows_none(
+    simulated, fusmae_ingest, tmp_path
+):
+    scenes = sorted({path.name.rpartition("_p")[0] for path in simulated.glob("*/s2_*/*.tif")})
+    lists = [tmp_path / f"{n}.txt" for n in range(2)]
+    for scene, path in zip(scenes, lists, strict=False):
+        path.write_text("\n".join(p.name for p in simulated.glob(f"*/s2_*/{scene}_p*.tif")))
+    args = ("sen12ms", "--root", simulated, "--out", tmp_path / "d", "--split")
+    result = fusmae_ingest(*args, lists[0])
+    assert result.returncode == 0 and "warning" not in result.stderr
+    other = fusmae_ingest(*args, lists[1])
+    assert other.returncode == 1
+    assert re.search(
+        r"\(test patches of --split: contents \w+ then, contents \w+ now\)", other.stderr
+    )
+    official = fusmae_ingest(*args, "official")
+    assert "--split: list then, official now" in official.stderr
+    edit_manifest(tmp_path / "d", lambda table: table["options"]["plan"].pop("split_list"))
+    assert "already complete" in fusmae_ingest(*args, lists[0]).stdout
+    assert (
+        "what tables or lists say of their samples, are others now"
+        in fusmae_ingest(*args, lists[1]).stderr
+    )
+
+
+def test_a_list_that_cuts_scenes_gets_a_warning_with_their_number(pairs, fusmae_ingest, tmp_path):
+    (tmp_path / "test.txt").write_text("ROIs1158_spring_s2_101_p31.tif\n")
+    args = ("sen12ms", "--root", pairs, "--no-lc", "--split", tmp_path / "test.txt")
+    result = fusmae_ingest(*args, "--out", tmp_path / "d")
+    assert result.returncode == 0
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert "test.txt cuts 1 scene, in test and in train or val" in line
+    assert line.endswith("the first: ROIs1158_spring_101")
 
 
 def test_the_geotiff_writer_gives_the_bytes_of_every_real_file(real, tmp_path):

@@ -18,12 +18,14 @@ JOBQUEUE = """
 from distributed import LocalCluster
 
 class SLURMCluster(LocalCluster):
-    def __init__(self, cores, memory, walltime, queue):
+    def __init__(self, cores, memory, walltime, queue, worker_extra_args):
         options = {"threads_per_worker": cores, "memory_limit": memory}
+        for name, value in zip(worker_extra_args[::2], worker_extra_args[1::2], strict=True):
+            options[name.removeprefix("--").replace("-", "_")] = value
         super().__init__(n_workers=0, host="127.0.0.1", dashboard_address=None, **options)
 
-    def scale(self, jobs):
-        super().scale(min(jobs, 2))
+    def adapt(self, minimum, maximum):
+        super().adapt(minimum=minimum, maximum=min(maximum, 2))
 """
 
 

@@ -1,19 +1,16 @@
 """Published archives to spools: every compression and every damage."""
 
-import collections
 import errno
 import gzip
 import hashlib
 import os
 import random
 import re
-import shutil
 
 import pytest
 
 from fusmae_ingest import decompress
 from fusmae_ingest import spool as module
-from fusmae_ingest.decompress import unpacked_size
 from fusmae_ingest.spool import PUBLISHED_MD5
 
 from .spools import (
@@ -26,7 +23,6 @@ from .spools import (
     make_tar,
     no_progress,
     spool,
-    zstd,
 )
 
 
@@ -193,65 +189,6 @@ def test_other_compressions_are_refused_by_name(start, tmp_path):
 def test_an_archive_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no\.tar: No such file"):
         spool(tmp_path / "no.tar", tmp_path / "spool", no_progress)
-
-
-# Room on the disk --------------------------------------------------------------------------
-
-
-def set_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
-    usage = collections.namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, free))
-
-
-def test_the_size_is_told_exactly_or_guessed_from_the_start(tmp_path, monkeypatch):
-    monkeypatch.setattr(decompress, "_READ", 512)
-    path = tmp_path / "a"
-    path.write_bytes(COMPRESSED["one zstd frame"])
-    monkeypatch.setattr(decompress, "_SAMPLE", 4000)
-    assert unpacked_size(path) == (len(TAR), True)
-    # Exact, but for a frame that may follow.
-    text = random.Random(0).randbytes(200_000).hex().encode()
-    path.write_bytes(zstd(text))
-    assert unpacked_size(path) == (len(text), False)
-    # The first frame says more than the file has bytes, and is not all.
-    path.write_bytes(zstd(bytes(300_000)) + zstd(text))
-    assert path.stat().st_size < 300_000 < unpacked_size(path)[0]
-    assert not unpacked_size(path)[1]
-    for kind in ("one gzip member", "gzip members", "zstd frames", "zstd of unknown size"):
-        path.write_bytes(COMPRESSED[kind])
-        size, known = unpacked_size(path)
-        assert not known or size == len(TAR)
-        assert size == pytest.approx(len(TAR), rel=0.5)
-    monkeypatch.setattr(decompress, "_SAMPLE", 1 << 30)
-    assert unpacked_size(path) == (len(TAR), True)
-
-
-def test_a_disk_without_room_is_refused_before_anything_is_written(archive, tmp_path, monkeypatch):
-    set_free(monkeypatch, len(TAR) - 1)
-    with pytest.raises(ValueError, match=r"\d+ MB free, but mine\.tar\.gz unpacks to \d+ MB"):
-        spool(archive, tmp_path / "spool", no_progress)
-    assert not (tmp_path / "spool").exists()
-    set_free(monkeypatch, len(TAR))
-    spool(archive, tmp_path / "spool", no_progress)
-
-
-def test_room_is_asked_for_all_archives_and_counts_what_will_be_swept(tmp_path, monkeypatch):
-    archives = {tmp_path / "spool" / name: tmp_path / f"{name}.tar.gz" for name in ("s2", "s1")}
-    for path in archives.values():
-        path.write_bytes(COMPRESSED["one gzip member"])
-    set_free(monkeypatch, 2 * len(TAR) - 1)
-    told = r"s2 has \d+ MB free, but s2\.tar\.gz unpacks to \d+ MB, s1\.tar\.gz unpacks to \d+ MB"
-    with pytest.raises(ValueError, match=told):
-        module.require_room(archives)
-    assert not (tmp_path / "spool").exists()
-    # A killed run's tar gives its room back; a whole spool needs none.
-    (tmp_path / "spool" / "s1").mkdir(parents=True)
-    (tmp_path / "spool" / "s1" / "archive.tar.partial").write_bytes(b"x")
-    module.require_room(archives)
-    shutil.rmtree(tmp_path / "spool")
-    spool(tmp_path / "s1.tar.gz", tmp_path / "spool" / "s1", no_progress)
-    set_free(monkeypatch, len(TAR))
-    module.require_room(archives)
 
 
 def test_a_disk_that_fills_up_gives_back_its_room(archive, tmp_path, monkeypatch):
