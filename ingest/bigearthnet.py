@@ -114,6 +114,11 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
     is_flag=True,
     help="Take an archive of a published name whose md5 is another, such as one packed anew.",
 )
+@click.option(
+    "--partial",
+    is_flag=True,
+    help="Leave out pairs without an S2 patch: the S2 archive is a part of the published one.",
+)
 @dataset_options
 def bigearthnet(
     options: DatasetOptions,
@@ -127,10 +132,11 @@ def bigearthnet(
     spool: Path | None,
     keep_spool: bool,
     any_archive: bool,
+    partial: bool,
 ) -> None:
     """Make a dataset of BigEarthNet-MM: shards, zarr or both."""
     given = {"--s2": s2, "--s1": s1, **({"--maps": maps} if maps else {})}
-    asked = Asked(given, metadata, split, split_lists, _excluded(exclude))
+    asked = Asked(given, metadata, split, split_lists, _excluded(exclude), partial)
     store = open_store(options.out)
     folder = spool_folder(options.out, spool)
     # Before an archive of 60 GB is unpacked.
@@ -235,7 +241,11 @@ def _request(options: DatasetOptions, asked: Asked, archives: dict[str, Archive]
 def _scan(
     asked: Asked, archives: dict[str, Archive], version: str, tolerant: bool
 ) -> tuple[list[Pair], int]:
-    """The pairs, and the number of those whose S2 patch is not there; says that there are such."""
+    """The pairs, and the number of those whose S2 patch is not there.
+
+    Raises:
+        ValueError: there are such without `--partial`; or an archive or a table is broken.
+    """
     optical, radar, lists = archives["--s2"], archives["--s1"], asked.split_lists
     with LongWork(f"Listing BigEarthNet {version}") as work:
         if version == "v1":
@@ -244,11 +254,14 @@ def _scan(
             maps = archives.get("--maps")
             pairs, absent = scan_v2(optical, radar, asked.metadata, maps, lists, work.update)
     if absent:
-        told = "S1 patches" if version == "v1" else "patches of the tables"
-        say(
-            f"warning: {told} without an S2 patch in {optical}: {len(absent):,}; is it complete? "
-            f"The first: {', '.join(absent[:_NUM_NAMED])}"
-        )
+        kind = "S1 patches" if version == "v1" else "patches of the tables"
+        first = ", ".join(absent[:_NUM_NAMED])
+        told = f"{kind} without an S2 patch in {optical}: {len(absent):,}; the first: {first}"
+        if not asked.partial:
+            raise ValueError(f"{told}; complete the archive, or leave them out with --partial")
+        say(f"warning: {told}")
+    elif asked.partial:
+        say(f"note: --partial does nothing here: no S2 patch is missing in {optical}")
     return pairs, len(absent)
 
 

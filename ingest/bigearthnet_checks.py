@@ -35,6 +35,7 @@ class Asked:
     split: str | None
     split_lists: Path | None
     excluded: frozenset[str]
+    partial: bool
 
 
 def check_early(asked: Asked) -> str | None:

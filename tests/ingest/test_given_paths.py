@@ -43,7 +43,7 @@ def test_a_relative_path_is_told_as_one(here, fusmae_ingest):
     assert "error: --root t holds no SEN12MS patches" in result.stderr
     shutil.rmtree(Path(band).parent)
     result = fusmae_ingest(*GIVEN, "--out", "f")
-    assert "warning: S1 patches without an S2 patch in a/BigEarthNet-v1.0: 1;" in result.stderr
+    assert "error: S1 patches without an S2 patch in a/BigEarthNet-v1.0: 1;" in result.stderr
 
 
 @pytest.mark.parametrize("folder", ["data", ""])

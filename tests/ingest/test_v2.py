@@ -132,12 +132,14 @@ def test_a_broken_row_and_an_absent_folder_are_said(archive_v2, fusmae_ingest, p
     shutil.rmtree(gone)
     (next(copy.glob("BigEarthNet-S2/*")) / ".ipynb_checkpoints").mkdir()
     tables = [item for path in sorted(copy.glob("*.parquet")) for item in ("--metadata", path)]
-    result = fusmae_ingest("bigearthnet", *paths(copy), *tables, "--out", tmp_path / "d")
-    assert (
-        result.returncode == 0
-        and "warning: patches of the tables without an S2 patch in" in result.stderr
-    )
-    assert f"The first: {gone.name}" in result.stderr
+    command = ["bigearthnet", *paths(copy), *tables, "--out", tmp_path / "d"]
+    told = f"patches of the tables without an S2 patch in {copy / 'BigEarthNet-S2'}: 1; the first: "
+    result = fusmae_ingest(*command)
+    line = result.stderr.splitlines()[-1]
+    assert result.returncode == 1 and line.startswith(f"error: {told}{gone.name}; complete")
+    assert line.endswith("or leave them out with --partial")
+    result = fusmae_ingest(*command, "--partial")
+    assert result.returncode == 0 and f"warning: {told}{gone.name}" in result.stderr
     for column, value in (("split", "holdout"), ("labels", None), ("s1_name", "../x")):
         table = pandas.read_parquet(copy / "metadata.parquet").astype({"split": object})
         table[column] = [value] * len(table)
