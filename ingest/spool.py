@@ -79,7 +79,7 @@ def spool(archive: Path, lock: SpoolLock, progress: Progress, check_md5: bool = 
         if not is_spooled(archive, folder):
             if compressed:
                 _sweep(folder)
-                _unpack(archive, folder, progress, check_md5)
+                _unpack(archive, folder, progress)
             else:
                 index_tar(archive, folder / _INDEX, progress)
         lock.share()
@@ -145,8 +145,8 @@ def _sweep(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _unpack(archive: Path, folder: Path, progress: Progress, check_md5: bool) -> str:
-    """Make the tar and its index; the archive's md5."""
+def _unpack(archive: Path, folder: Path, progress: Progress) -> None:
+    """Make the tar and its index."""
     partial, tar = folder / PARTIAL, folder / TAR_NAME
     # Before the archive is opened: another file that takes its name from here on is noticed.
     builder, stat = IndexBuilder(archive), archive.stat()
@@ -154,7 +154,6 @@ def _unpack(archive: Path, folder: Path, progress: Progress, check_md5: bool) ->
         with partial.open("wb", buffering=0) as file:
             md5 = _stream(archive, file.fileno(), builder, progress)
             _refuse_change(archive, stat)
-            _compare_md5(archive, md5, check_md5)
             os.fsync(file.fileno())
         partial.replace(tar)
         sync_folder(folder)
@@ -166,7 +165,6 @@ def _unpack(archive: Path, folder: Path, progress: Progress, check_md5: bool) ->
                 f"{folder}: {error.strerror}, and {unpacks_to(archive)}: {MAKE_ROOM}"
             ) from None
         raise
-    return md5
 
 
 def _refuse_change(archive: Path, before: os.stat_result) -> None:
@@ -251,7 +249,7 @@ def _compare_md5(archive: Path, md5: str, check: bool) -> bool:
     if md5 != published:
         raise ValueError(
             f"{archive} has the md5 {md5}, the published {archive.name} has {published}: "
-            "download it again, or give --any-archive to take it as it is"
+            "download it again, or give --any-archive to take what was unpacked as it is"
         )
     return True
 

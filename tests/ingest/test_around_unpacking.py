@@ -107,11 +107,17 @@ def test_an_interrupted_run_says_what_is_kept(packed, ingest, tmp_path, monkeypa
     assert "again to go on; what is unpacked stays for the next run; rm -r " in told.err
 
 
-def test_an_archive_that_is_refused_leaves_no_empty_spool(packed, ingest, tmp_path, monkeypatch):
+def test_what_was_unpacked_of_another_archive_is_there_for_who_takes_it(
+    packed, ingest, tmp_path, monkeypatch
+):
     monkeypatch.setitem(PUBLISHED_MD5, packed["v1-s2"].name, "0" * 32)
     args = ["bigearthnet", "--s2", packed["v1-s2"], "--s1", packed["v1-s1"]]
     assert "--any-archive" in ingest(*args, "--out", tmp_path / "d").error
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "d.spool"]
+    (tar,) = tmp_path.glob("d.spool/*/archive.tar")
+    unpacked = tar.stat().st_ino
+    told = ingest(*args, "--out", tmp_path / "d", "--any-archive", "--keep-spool")
+    assert told.code == 0 and tar.stat().st_ino == unpacked
 
 
 @pytest.mark.parametrize(
