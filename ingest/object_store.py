@@ -168,6 +168,11 @@ class ObjectStore:
         return data
 
     def sizes(self, folder: str = "") -> dict[str, int]:
+        if self.url.startswith(("http://", "https://")):
+            raise ValueError(
+                f"{self}: an HTTP server does not list its files: give a copy of the dataset, or "
+                "the mirror of it in a cache"
+            )
         with self._at(folder) as (fs, full):
             found = fs.find(full, detail=True)
         root = len(self._place[1]) + 1

@@ -10,6 +10,7 @@ import click
 from fusmae.manifest import MANIFEST_NAME, FileRecord, Manifest, all_files
 
 from .archives import Spooling, refuse_spool_place, spool_folder
+from .layout import SCRATCH
 from .options import SOURCE_PATH, workers_option
 from .pool import run_in_order
 from .progress import LongWork
@@ -68,10 +69,10 @@ def verify(
 ) -> None:
     """Re-read a whole dataset; exit code 1 if anything differs.
 
-    DATASET is a folder or a URL. Compared with its manifest: sizes and sha256 of all files;
-    every sample's key, shapes, facts and place in the index; zarr pixels equal to the shards';
-    counts and statistics of the manifest from tables and pixels. Of the mirror of a URL that
-    lacks some: sizes and sha256 of the files that are here.
+    DATASET is a folder or a URL, but no http:// one, which does not list its files. Compared with
+    its manifest: sizes and sha256 of all files; every sample's key, shapes, facts and place in the
+    index; zarr pixels equal to the shards'; counts and statistics of the manifest from tables and
+    pixels. Of the mirror of a URL that lacks some: sizes and sha256 of the files that are here.
     """
     for option, value in (("--samples", samples), ("--spool", spool)):
         if value is not None and not sources:
@@ -187,7 +188,9 @@ def _listing_problems(store: Store, files: Sequence[FileRecord]) -> Iterator[str
     if _origin(store):
         known |= {_ORIGIN, _MADE_AT, _LOCK, *(p for p in there if p.endswith(_UNFETCHED))}
     yield from (f"{store}/{file.path}: missing" for file in files if file.path not in there)
-    yield from (f"{store}/{p}: not in the manifest; remove it" for p in there if p not in known)
+    # What a run that mends the dataset has at hand, or left when it was refused, harms nobody.
+    others = (p for p in there if p not in known and not p.startswith(f"{SCRATCH}/"))
+    yield from (f"{store}/{p}: not in the manifest; remove it" for p in others)
 
 
 def _hash_problems(

@@ -76,3 +76,9 @@ def test_a_mirror_that_lacks_files_is_not_compared_with_sources(
     result = fusmae_ingest("verify", mirror, "--source", tmp_path)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert f"of {store.url}, and only a whole dataset is compared with --source" in result.stderr
+
+
+def test_an_http_url_is_refused_in_one_line(store, fusmae_ingest):
+    result = fusmae_ingest("verify", store.url)
+    line = result.stderr.splitlines()[-1]
+    assert result.returncode == 1 and line.startswith(f"error: {store.url}: an HTTP server does")
