@@ -1,6 +1,7 @@
 """What the archive verbs have in common: the options of the dataset to make, and making it."""
 
 import functools
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -133,7 +134,7 @@ def effective_limit(options: DatasetOptions, count: int) -> int | None:
     if options.limit is None or options.limit < count:
         return options.limit
     if options.limit > count:
-        click.echo(f"--limit {options.limit:,}: there are {count:,} samples; all are taken")
+        click.echo(f"note: --limit {options.limit:,}: there are {count:,} samples; all are taken")
     return None
 
 
@@ -196,7 +197,7 @@ def make_dataset(request: Request, options: DatasetOptions) -> None:
             f"What is bad: {options.out}/quarantine.jsonl; to take mended samples in, ingest to a "
             "new --out"
         )
-    click.echo(f"Check it with: fusmae-ingest verify {options.out}")
+    click.echo(f"Check it with: fusmae-ingest verify {shlex.quote(options.out)}")
 
 
 def _state_told(store: Store) -> str:

@@ -226,4 +226,6 @@ def _text(error: Exception) -> str:
     """One line about an error, also about one without a message."""
     if isinstance(error, TimeoutError) and not str(error):
         return f"no answer in {TIMEOUT_S:g} s"
+    if isinstance(error, FileNotFoundError):
+        return "it is not there"  # its text is the URL again
     return " ".join(str(error).split()) or type(error).__name__

@@ -107,6 +107,9 @@ class SampleStream(IterableDataset[Sample]):
             f"of {self._view!r})"
         )
 
+    def __bool__(self) -> bool:
+        return True  # also of an endless one, which has no len
+
     def __len__(self) -> int:
         """Batches from the start to the end, for a progress bar; an endless stream has no len."""
         stop = self._ends(0)[1]
