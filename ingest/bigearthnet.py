@@ -212,6 +212,9 @@ def _request(options: DatasetOptions, asked: Asked, archives: dict[str, Archive]
         chosen = plan.limit(chosen, limit, options.seed)
     if not chosen:
         raise ValueError("no pair is left after --split, --exclude and --limit")
+    for split in SPLITS:
+        if split not in chosen.values():
+            say(f"note: {split} is empty by the rule {rule}")
     told = {
         "split": rule,
         "limit": limit,

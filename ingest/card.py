@@ -159,7 +159,11 @@ def _bands(manifest: Manifest) -> str:
             rows.append(
                 (
                     *(spec.name, band.name, f"{band.gsd_m} m", wavelength, spec.unit),
-                    *(f"{stats.mean[i]:.3f}", f"{stats.std[i]:.3f}"),
+                    # Codes of classes have no mean.
+                    *(
+                        f"{x:.3f}" if spec.is_measured else "-"
+                        for x in (stats.mean[i], stats.std[i])
+                    ),
                     *(f"{number:g}" for number in numbers),
                 )
             )

@@ -82,7 +82,7 @@ store["{spec.name}"][0].values  # {_pixels(spec)}
 
 def _tables(split: str) -> str:
     return f"""\
-pandas, a row a sample: keys, splits, labels, footprints, times (with geometry: geopandas):
+pandas, a row a sample: keys, splits, labels, footprints and more (with geometry: geopandas):
 
 ```python
 import pandas, geopandas

@@ -192,6 +192,9 @@ def make_dataset(request: Request, options: DatasetOptions) -> None:
     with LongWork("Converting") as progress:
         manifest = build(store, request, run, progress.update, tolerance)
     click.echo(f"{options.out}: {state}, {contents_told(manifest)}")
+    first, basis = next(iter(manifest.splits)), manifest.statistics_split
+    if basis != first:
+        say(f"warning: {first} is empty, so statistics, thus normalisation, are those of {basis}")
     if "bad" in left_out_counts(manifest):
         click.echo(
             f"What is bad: {options.out}/quarantine.jsonl; to take mended samples in, ingest to a "

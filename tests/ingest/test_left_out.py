@@ -49,6 +49,7 @@ def test_pairs_in_no_split_list_are_warned_of_and_counted(make, fusmae_ingest, l
     out, result = make("--split", "official", "--split-lists", lists, spoil=cut)
     assert f"warning: 12 of 24 patches are in none of the lists of {lists}" in result.stderr
     assert names[12] in result.stderr and names[10] not in result.stderr
+    assert "note: val is empty by the rule official" in result.stderr
     phrase = "14 in no split by the rule official"
     assert_told(out, result, fusmae_ingest, {"no_split": 14}, phrase)
 

@@ -173,6 +173,8 @@ def test_splits_that_stay_empty_are_told_with_the_reason(pairs, simulated, fusma
     assert all(
         "it gets the " in line and "(1 scene here); more scenes may" in line for line in told
     )
+    warned = f"warning: train is empty, so statistics, thus normalisation, are those of {filled}"
+    assert (warned in result.stderr) == (filled != "train")
     few = ("--root", simulated, "--out", tmp_path / "e", "--limit", 1)
     result = fusmae_ingest("sen12ms", *few)
     assert result.stderr.count("note: ") == 2 and "a larger --limit" in result.stderr
@@ -243,7 +245,7 @@ def test_a_list_that_cuts_scenes_gets_a_warning_with_their_number(pairs, fusmae_
     args = ("sen12ms", "--root", pairs, "--no-lc", "--split", tmp_path / "test.txt")
     result = fusmae_ingest(*args, "--out", tmp_path / "d")
     assert result.returncode == 0
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    line = next(line for line in result.stderr.splitlines() if line.startswith("warning: --split"))
     assert "test.txt cuts 1 scene, in test and in train or val" in line
     assert line.endswith("the first: ROIs1158_spring_101")
 
