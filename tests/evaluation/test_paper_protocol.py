@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fusmae.config import load_recipe
+from fusmae.config import PretrainRecipe, load_recipe
 from fusmae.data import EvalLoader
 from fusmae.evaluation import runs
 from fusmae.evaluation.experiment import load_experiment
@@ -21,6 +21,7 @@ from fusmae.evaluation.recipes import FinetuneRecipe, ProbeRecipe
 from fusmae.evaluation.runs import ProbeOptions, run_probe
 from fusmae.labels import BIGEARTHNET_43
 from fusmae.manifest import MANIFEST_NAME, read_manifest, to_json
+from fusmae.training.ds_config import plan_engine, read_ds_config
 
 TRAIN = Path(__file__).parents[2] / "train"
 
@@ -47,6 +48,17 @@ def test_tables_have_the_papers_rows_sensors_and_metrics() -> None:
     assert scripts == {("linear_probe", 0.01, multi_label), ("finetune", 1.0, multi_label)}
     weighted = ("weighted_precision", "weighted_recall", "weighted_f1")
     assert [p.metrics for p in second.protocols] == [("top1", "top3", *weighted)]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+@pytest.mark.parametrize("path", sorted((TRAIN / "tables").glob("*.toml")), ids=lambda p: p.stem)
+def test_tables_pretrain_on_1_2_4_and_8_ranks(path: Path, ranks: int) -> None:
+    how = load_experiment(path).pretrain
+    optim = load_recipe(PretrainRecipe, path.parent / how.recipe).optim
+    if path.stem.startswith("simulated"):  # the Makefile starts no more than 4 of these
+        ranks = min(ranks, 4)
+    plan = plan_engine(read_ds_config(path.parent / how.ds_config), optim, ranks)
+    assert plan.micro_batch * plan.accumulation * ranks == optim.global_batch
 
 
 def options(dataset: Path, encoder: Path, **changes: Any) -> ProbeOptions:
