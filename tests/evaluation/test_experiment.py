@@ -65,8 +65,9 @@ def test_every_system_is_pretrained_before_it_is_scored_with_its_own_changes(tmp
                 if f", {name}, s" in step and step.endswith(f"seed {seed}")
             )
     by_name = dict(zip(names, listed, strict=True))
-    words = by_name["pretraining, XAD, seed 1"].command
-    assert words[:4] == ("ds", "-n", "2", "t/pretrain.py")
+    pretraining = by_name["pretraining, XAD, seed 1"]
+    words = pretraining.command
+    assert (pretraining.launcher, words[0]) == (("ds", "-n", "2"), "t/pretrain.py")
     assert words[-4:] == ("--set", "model.fusion=xad", "--set", "seed=1")
     random = by_name["FT, random weights, s1,s2, seed 0"].command
     assert random[random.index("--init") + 1] == "random"
