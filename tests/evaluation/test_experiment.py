@@ -194,7 +194,12 @@ def test_table_shows_means_the_papers_numbers_and_the_answer(tmp_path):
     assert "| XAD, S1+S2 | 10.0 ± 0.0 |" in page
     assert "`-`: not run." in page
     table |= {"wall_s": 3600.0, "commits": ["ab" * 20, "ab" * 20 + "-dirty"]}
-    assert "by commit ababababab, ababababab-dirty." in markdown(table, EXPERIMENT)
+    assert (
+        "Wall time of what this table ran: 1.00 h, by commit ababababab, ababababab-dirty."
+        in markdown(table, EXPERIMENT)
+    )
+    assert "Steps of the pretrainings" not in page
+    assert "chosen on val; test was read once by this run of the table." in page
     assert "Simulated data" in page and "Without weights, so not run: DINO-MM" in page
 
 
