@@ -26,6 +26,8 @@ def markdown(table: dict[str, Any], experiment: Experiment) -> str:
     lines = [f"# {table['title']}", ""]
     if simulated:
         lines += ["**Simulated data**: these numbers say nothing about real images.", ""]
+    if experiment.note:
+        lines += [experiment.note, ""]
     for protocol in experiment.protocols:
         lines += _section(table, experiment, protocol)
         lines += _reliance(table, protocol)
