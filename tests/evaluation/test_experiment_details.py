@@ -34,7 +34,11 @@ def write(out: Path, protocol: Protocol, row: str, sensors: str, **changes: Any)
     result = {
         "format": FINETUNE_FORMAT if protocol == TUNED else PROBE_FORMAT,
         "options": {
-            "recipe": {"test_split": "test", "lrs": changes.pop("lrs", [0.001, 0.01, 0.1])},
+            "recipe": {
+                "test_split": "test",
+                "lrs": changes.pop("lrs", [0.001, 0.01, 0.1]),
+                **changes.pop("recipe", {}),
+            },
             "manifest_sha256": "ab",
         },
         "dataset": "ben",
@@ -104,6 +108,28 @@ def test_rates_of_another_grid_are_not_compared(tmp_path: Path) -> None:
     write(tmp_path, PROBE, "XAD", "s1")
     write(tmp_path, PROBE, "XAD", "s1,s2", lrs=[0.01])
     with pytest.raises(ValueError, match="its learning rates is"):
+        gather(EXPERIMENT, tmp_path, (0,))
+
+
+@pytest.mark.parametrize(
+    ("name", "mine", "others"),
+    [("epochs", 1, 20), ("statistics", "dataset", "encoder"), ("image_px", 120, 0)],
+)
+def test_other_epochs_statistics_or_sizes_are_not_compared(
+    tmp_path: Path, name: str, mine: object, others: object
+) -> None:
+    write(tmp_path, PROBE, "XAD", "s1", recipe={name: others, "seed": 0})
+    write(tmp_path, PROBE, "XAD", "s1,s2", recipe={name: mine, "seed": 1})
+    with pytest.raises(ValueError, match=f"its {name} is {mine}, the others' is {others}: give"):
+        gather(EXPERIMENT, tmp_path, (0,))
+
+
+def test_statistics_of_weights_of_others_are_their_own(tmp_path: Path) -> None:
+    write(tmp_path, PROBE, "XAD", "s1", recipe={"statistics": "encoder"})
+    write(tmp_path, PROBE, "DINO-MM", "s1", recipe={"statistics": "dataset"})
+    assert "### LP" in page(tmp_path)
+    write(tmp_path, PROBE, "DINO-MM", "s1,s2", recipe={"statistics": "encoder"})
+    with pytest.raises(ValueError, match="its statistics of DINO-MM is encoder, the others'"):
         gather(EXPERIMENT, tmp_path, (0,))
 
 
