@@ -75,23 +75,34 @@ demo: env ## simulated archive -> shards -> pretraining -> probes -> table and p
 demo-seeds: ## the demo with three seeds of weights, masks, order and labels; half an hour
 	for seed in 0 1 2; do $(MAKE) --no-print-directory demo SEED=$$seed || exit 1; done
 
-# The paper's tables: `make table1 BEN=ben`, with WEIGHTS="--weights dino-mm=FILE ..." for the rows
-# of others and LAUNCHER="deepspeed --num_accelerators 2" for fewer GPUs than there are. Table 2
-# pretrains as Table 1 does, unless it gets Table 1's encoders: `python train/table.py --help`.
+# The paper's tables: `make table1 BEN=ben SEEDS=0,1,2`, with WEIGHTS="--weights dino-mm=FILE ..." for
+# the rows of others. LAUNCHER="deepspeed --num_accelerators 2" is for fewer GPUs than there are, which
+# is 1, 2, 4 or 8 of them; "deepspeed --hostfile FILE ..." for several machines.
 BEN := ben
 SEN12MS := sen12ms
+SEEDS ?= 0
 WEIGHTS :=
 LAUNCHER := deepspeed
+TABLE1 := results/table1
 TABLE = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python train/table.py train/tables/$@.toml \
-	--data bigearthnet=$(BEN) --out results/$@ --launcher "$(LAUNCHER)" $(WEIGHTS)
+	--data bigearthnet=$(BEN) --seeds $(SEEDS) --launcher "$(LAUNCHER)"
+# An encoder that Table 1 has of each seed; Table 2 pretrains it otherwise.
+comma := ,
+seed_list = $(subst $(comma), ,$(SEEDS))
+found = $(wildcard $(seed_list:%=$(TABLE1)/pretraining/$(1)/seed-%/encoder/config.json))
+taken = $(if $(filter $(words $(seed_list)),$(words $(call found,$(1)))),--weights \
+	$(1)=$(TABLE1)/pretraining/$(1)/seed-{seed}/encoder)
 
 table1: env ## the paper's Table 1 on BEN=ben, a dataset of fusmae-ingest; resumable
-	$(TABLE)
+	$(TABLE) --out $(TABLE1) $(WEIGHTS)
 
-table2: env ## the paper's Table 2: transfer to SEN12MS=sen12ms
-	$(TABLE) --data sen12ms=$(SEN12MS)
+table2: env ## the paper's Table 2: transfer to SEN12MS=sen12ms, with Table 1's encoders if there
+	$(TABLE) --out results/table2 --data sen12ms=$(SEN12MS) \
+		$(call taken,fus-mae-xad) $(call taken,fus-mae-xae-d) $(WEIGHTS)
 
 SIMULATED := results/simulated
+# Its micro-batch of 16 and its global batch of 64 leave room for 4 ranks.
+SIMULATED_RANKS = $(if $(filter 8,$(RANKS)),4,$(RANKS))
 
 table-simulated: env ## fusion variants and fine-tuning on a simulated archive; about 4 hours on 2 cores, resumable
 	$(BIN)/fusmae-ingest simulate bigearthnet --out $(SIMULATED)/archive --patches 16700 --workers 2
@@ -99,8 +110,8 @@ table-simulated: env ## fusion variants and fine-tuning on a simulated archive; 
 		--s1 $(SIMULATED)/archive/BigEarthNet-S1-v1.0 --out $(SIMULATED)/dataset --workers 2
 	for table in simulated simulated_finetune; do \
 		OMP_NUM_THREADS=2 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python train/table.py \
-			train/tables/$$table.toml --data bigearthnet=$(SIMULATED)/dataset \
-			--out $(SIMULATED)/runs --launcher "env OMP_NUM_THREADS=1 deepspeed --num_accelerators $(RANKS)" || exit 1; \
+			train/tables/$$table.toml --data bigearthnet=$(SIMULATED)/dataset --seeds $(SEEDS) \
+			--out $(SIMULATED)/runs --launcher "env OMP_NUM_THREADS=1 deepspeed --num_accelerators $(SIMULATED_RANKS)" || exit 1; \
 	done
 
 clean-demo: ## remove what the demo made

@@ -26,7 +26,7 @@ from .bigearthnet_archive import Pair, detect_version, scan_v1
 from .bigearthnet_checks import Asked, check_early, recorded, split_rule
 from .bigearthnet_choice import choose, facts_digest, say_unlisted
 from .bigearthnet_pair import read_pair
-from .bigearthnet_tables import LISTS, LISTS_URL
+from .bigearthnet_tables import LISTS, LISTS_URL, V2_TABLE
 from .bigearthnet_v2 import scan_v2
 from .dataset import refuse_other_files, refuse_other_plan, refuse_other_run
 from .dataset_options import (
@@ -96,7 +96,8 @@ A run that was stopped, even by SIGKILL, goes on where it was when started again
     "--split-lists",
     type=SOURCE_PATH,
     help=f"Folder of the published v1 lists, {', '.join(LISTS)}, each as it is, .gz or .bz2; they "
-    f"lie beside the v1 archives at {LISTS_URL}.",
+    f"lie beside the v1 archives at {LISTS_URL}. With v2's {V2_TABLE} there, too, v1 samples know "
+    "their split of v2.",
 )
 @click.option("--exclude", default="", help="snow, cloud or snow,cloud: leave such patches out.")
 @click.option(

@@ -181,7 +181,7 @@ def scan_v1(
     absent = sorted(s1_of.keys() - {pair.name for pair in pairs})
     if lists is None:
         return pairs, absent
-    known = NameLists(lists)
+    known = NameLists(lists, v2_table=True)
     return [with_lists(pair, pair.name, known) for pair in pairs], absent
 
 
@@ -245,6 +245,7 @@ def with_lists(pair: Pair, v1_name: str | None, lists: NameLists) -> Pair:
     return replace(
         pair,
         split_official=lists.split_of.get(v1_name),
+        split_v2=pair.split_v2 or lists.v2_split_of.get(v1_name),
         seasonal_snow=v1_name in lists.snow,
         cloud_or_shadow=v1_name in lists.cloud,
     )

@@ -57,7 +57,7 @@ def check_early(asked: Asked) -> str | None:
         rows = (row for table in tables for row in _names_and_flags(table))
         refuse_unlisted(f"--s2 {asked.archives['--s2']}", patches, rows)
     if asked.split_lists is not None:
-        NameLists(asked.split_lists)
+        NameLists(asked.split_lists, not asked.metadata)
     return version
 
 
@@ -90,7 +90,7 @@ def recorded(asked: Asked) -> dict[str, Any]:
         "exclude": sorted(asked.excluded),
         "maps": "--maps" in asked.archives,
         "metadata": tables_digest(asked.metadata),
-        "split_lists": NameLists(lists).digest() if lists else None,
+        "split_lists": NameLists(lists, not asked.metadata).digest() if lists else None,
     }
 
 

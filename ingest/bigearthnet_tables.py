@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from fusmae.splits import V2_SPLIT_NAMES
+
 if TYPE_CHECKING:
     import pyarrow
 
@@ -21,6 +23,8 @@ SPLIT_LISTS = {"train": "train.csv", "val": "val.csv", "test": "test.csv"}
 SNOW_LIST = "patches_with_seasonal_snow.csv"
 CLOUD_LIST = "patches_with_cloud_and_shadow.csv"
 LISTS = (*SPLIT_LISTS.values(), SNOW_LIST, CLOUD_LIST)
+# v2's table of the patches without snow, cloud and shadow, on which it is scored.
+V2_TABLE = "metadata.parquet"
 LISTS_URL = "https://zenodo.org/records/12687186"
 V2_URL = "https://zenodo.org/records/10891137"
 _OPENERS: dict[str, Callable[..., IO[str]]] = {"": open, ".gz": gzip.open, ".bz2": bz2.open}
@@ -39,8 +43,8 @@ _V2_COLUMNS = (
 _DIGITS = 16
 
 
-def open_table(path: Path) -> "pyarrow.Table":
-    """The columns of a v2 metadata table that ingest needs.
+def open_table(path: Path, option: str = "--metadata") -> "pyarrow.Table":
+    """The columns of a v2 metadata table, which `option` names, that ingest needs.
 
     Raises:
         ValueError: it cannot be read, or lacks a column.
@@ -52,16 +56,16 @@ def open_table(path: Path) -> "pyarrow.Table":
         path.open("rb").close()
     except OSError as error:
         raise ValueError(
-            f"--metadata {path}: {error.strerror}; give a table such as metadata.parquet"
+            f"{option} {path}: {error.strerror}; give a table such as metadata.parquet"
         ) from None
     try:
         missing = set(_V2_COLUMNS) - set(pyarrow.parquet.read_schema(path).names)
         if missing:
-            raise ValueError(f"--metadata {path} lacks the columns {sorted(missing)}")
+            raise ValueError(f"{option} {path} lacks the columns {sorted(missing)}")
         return pyarrow.parquet.read_table(path, columns=list(_V2_COLUMNS))
     except (OSError, pyarrow.ArrowException):
         raise ValueError(
-            f"--metadata {path} is no parquet table, or is damaged: download it again from {V2_URL}"
+            f"{option} {path} is no parquet table, or is damaged: download it again from {V2_URL}"
         ) from None
 
 
@@ -123,11 +127,14 @@ def tables_digest(paths: Sequence[Path]) -> list[str]:
 class NameLists:
     """The published v1 lists in one folder: official split, snow, cloud and shadow.
 
+    With `v2_table`, which is for archives of v1 (those of v2 have --metadata), and as far as its
+    `metadata.parquet` lies there too, the splits of v2, by v1 name.
+
     Raises:
         ValueError: some are missing or cannot be read, or a name is in two splits.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, v2_table: bool) -> None:
         self.split_of: dict[str, str] = {}
         there = _find_lists(folder)
         for split, file in SPLIT_LISTS.items():
@@ -140,10 +147,14 @@ class NameLists:
                     )
         self.snow = set(_read_names(there[SNOW_LIST]))
         self.cloud = set(_read_names(there[CLOUD_LIST]))
+        table = folder / V2_TABLE
+        self.v2_split_of = _read_v2_splits(table) if v2_table and table.is_file() else {}
 
     def digest(self) -> str:
         """What tells these lists from others, however they are packed: from a sha256."""
-        told = [sorted(self.split_of.items()), sorted(self.snow), sorted(self.cloud)]
+        told: list[object] = [sorted(self.split_of.items()), sorted(self.snow), sorted(self.cloud)]
+        if self.v2_split_of:  # datasets of before it was read know the lists alone
+            told.append(sorted(self.v2_split_of.items()))
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:_DIGITS]
 
 
@@ -165,6 +176,19 @@ def _find_lists(folder: Path) -> dict[str, Path]:
             f"beside the v1 archives at {LISTS_URL}"
         )
     return there
+
+
+def _read_v2_splits(path: Path) -> dict[str, str]:
+    """By v1 name the split of v2, as far as the table says; errors as `open_table`."""
+    table = open_table(path, "--split-lists")
+    rows = zip(table["s2v1_name"].to_pylist(), table["split"].to_pylist(), strict=True)
+    splits = {name: split for name, split in rows if name is not None}
+    if strange := set(splits.values()) - V2_SPLIT_NAMES.keys():
+        raise ValueError(
+            f"--split-lists {path}: its splits {sorted(map(str, strange))} are none of "
+            f"{', '.join(V2_SPLIT_NAMES)}: download it again from {V2_URL}"
+        )
+    return {name: V2_SPLIT_NAMES[split] for name, split in splits.items()}
 
 
 def _read_names(path: Path) -> list[str]:

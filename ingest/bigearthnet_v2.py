@@ -44,7 +44,7 @@ def scan_v2(
             raise ValueError(f"{twice} are the same S2 patch: remove the one that is wrong")
         present[patch.name] = patch
     refuse_unlisted(str(s2), present, listed.values())
-    known = NameLists(lists) if lists else None
+    known = NameLists(lists, v2_table=False) if lists else None
     pairs: list[Pair] = []
     for name, patch in present.items():
         progress(len(pairs), len(present))

@@ -18,7 +18,7 @@ ALLOWED = {
         "fusmae.sample",
         "fusmae.manifest",
     },
-    "fusmae/model": {"fusmae.model", "fusmae.config", "fusmae.hashing"},
+    "fusmae/model": {"fusmae.model", "fusmae.config", "fusmae.hashing", "fusmae.sensors"},
     "fusmae/data": {
         "fusmae.data",
         "fusmae.config",

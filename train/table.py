@@ -1,6 +1,5 @@
 """Fill one of the paper's tables: pretrain or load every system, evaluate it, write the table."""
 
-import hashlib
 import json
 import os
 import shlex
@@ -17,6 +16,13 @@ import click
 from rich.console import Console
 
 from fusmae.evaluation.experiment import Experiment, load_experiment, slug
+from fusmae.evaluation.experiment_done import (
+    STEPS_NAME,
+    Attempt,
+    commits_of,
+    is_done,
+    read_done,
+)
 from fusmae.evaluation.experiment_page import markdown
 from fusmae.evaluation.experiment_steps import (
     Places,
@@ -27,13 +33,9 @@ from fusmae.evaluation.experiment_steps import (
     steps,
 )
 from fusmae.evaluation.experiment_table import gather
-from fusmae.manifest import MANIFEST_NAME
-from fusmae.model.pretrained import WEIGHTS_NAME
 from fusmae.training.durable import replace_file
-from fusmae.training.record import git_commit
 
 _SCRIPTS = Path(__file__).resolve().parent
-_DONE = "steps.json"
 # A rank that is asked to stop saves and ends within 30 s, and so much longer on a slow disk.
 _STOPPED_S = 90
 _EXAMPLES = """
@@ -110,8 +112,8 @@ def main(
             python=sys.executable,
         )
         listed = steps(loaded, places, chosen)
-        done = _read_done(out)
-        left = [step for step in listed if not _is_done(step, done.get(step.name, {}))]
+        done = read_done(out)
+        left = [step for step in listed if not is_done(step, done.get(step.name, {}))]
         if left:
             check_datasets(places)
             check_weights(loaded, places, chosen)
@@ -121,13 +123,13 @@ def main(
         if dry_run:
             console.print(f"{len(left)} of {len(listed)} steps are left", highlight=False)
             for step in left:
-                click.echo(_text(step))
+                click.echo(shlex.join((*step.launcher, *step.command)))
             return
         for number, step in enumerate(left, len(listed) - len(left) + 1):
             console.print(f"{number}/{len(listed)} {step.name}", highlight=False)
             _attempt(step, out, done)
-            _write_table(experiment.stem, loaded, places, chosen, _entries(listed, done))
-        page = _write_table(experiment.stem, loaded, places, chosen, _entries(listed, done))
+            _write_table(experiment.stem, loaded, places, chosen, listed, done)
+        page = _write_table(experiment.stem, loaded, places, chosen, listed, done)
     except (ValueError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
@@ -141,61 +143,21 @@ def _seeds(text: str) -> tuple[int, ...]:
         raise click.UsageError(f"--seeds {text}: expected numbers, such as 0,1,2") from None
 
 
-def _text(step: Step) -> str:
-    return shlex.join(step.command)
-
-
-def _read_done(out: Path) -> dict[str, Any]:
-    """By name the steps that were begun: command, inputs, seconds of all attempts, commit."""
-    try:
-        done: dict[str, Any] = json.loads((out / _DONE).read_text())
-    except FileNotFoundError:
-        return {}
-    return done
-
-
-def _entries(listed: list[Step], done: dict[str, Any]) -> list[dict[str, Any]]:
-    return [done[step.name] for step in listed if step.name in done]
-
-
-def _is_done(step: Step, entry: dict[str, Any]) -> bool:
-    """Whether a step has ended with its product, by this command on these recipes and data."""
-    return _is_of(step, entry) and not entry.get("unfinished") and step.product.exists()
-
-
-def _is_of(step: Step, entry: dict[str, Any]) -> bool:
-    return entry.get("command") == _text(step) and entry.get("inputs") == _inputs(step)
-
-
-def _inputs(step: Step) -> dict[str, str]:
-    """The sha256 of each file that the command names; of a folder, of what says all of it."""
-    digests = {}
-    for word in step.command:
-        for path in (Path(word), Path(word) / MANIFEST_NAME, Path(word) / WEIGHTS_NAME):
-            if path.is_file() and not path.is_relative_to(step.out):
-                with path.open("rb") as file:
-                    digests[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
-
-
 def _attempt(step: Step, out: Path, done: dict[str, Any]) -> None:
     """Run one step and keep in `done`, and on disk, how long all attempts at it took.
 
     Raises:
         ValueError: as `_run`.
     """
-    earlier = done.get(step.name, {})
-    before_s = earlier["wall_s"] if _is_of(step, earlier) else 0.0
-    entry = {"command": _text(step), "inputs": _inputs(step), "git_commit": git_commit()}
+    attempt = Attempt(step, done.get(step.name, {}))
     start_s = time.monotonic()
     unfinished = True
     try:
         _run(step, out)
         unfinished = False
     finally:
-        wall_s = round(before_s + time.monotonic() - start_s, 1)
-        done[step.name] = entry | {"wall_s": wall_s} | ({"unfinished": True} if unfinished else {})
-        _write(out / _DONE, done)
+        done[step.name] = attempt.entry(time.monotonic() - start_s, unfinished)
+        _write(out / STEPS_NAME, done)
 
 
 def _run(step: Step, out: Path) -> None:
@@ -207,7 +169,7 @@ def _run(step: Step, out: Path) -> None:
     log = out / "logs" / f"{slug(step.name)}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as sink:
-        code = _wait_for(with_free_port(step.command), sink)
+        code = _wait_for(with_free_port((*step.launcher, *step.command)), sink)
     if code:
         lines = log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"]
         # A launcher has its own last words, which say less.
@@ -265,12 +227,13 @@ def _write_table(
     loaded: Experiment,
     places: Places,
     seeds: tuple[int, ...],
-    entries: list[dict[str, Any]],
+    listed: list[Step],
+    done: dict[str, Any],
 ) -> str:
+    entries = [done[step.name] for step in listed if step.name in done]
     table = gather(loaded, places.out, seeds, places.weights)
     table["wall_s"] = round(sum(entry["wall_s"] for entry in entries), 1)
-    # Steps of before commits were kept have none.
-    table["commits"] = sorted({entry.get("git_commit") or "unknown" for entry in entries})
+    table["commits"] = sorted({commit for entry in entries for commit in commits_of(entry)})
     page = markdown(table, loaded)
     places.out.mkdir(parents=True, exist_ok=True)
     _write(places.out / f"{name}.json", table)

@@ -1,6 +1,6 @@
 """Where an encoder's attention goes: each sensor's queries, block by block, against uniform.
 
-python -m fusmae.evaluation.attention RUN --data DATASET
+python -m fusmae.evaluation.attention RUN
 
 Fus-MAE says that without XAttnEncoder the map of joint self-attention over [x; y; g] is
 block-diagonal: tokens look at their own sensor. Here that is a number for each block, the share of
@@ -21,7 +21,13 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from fusmae.evaluation.reconstruction import BATCH, Pretrained, load_pretrained, read_images
+from fusmae.evaluation.reconstruction import (
+    BATCH,
+    Pretrained,
+    dataset_of,
+    load_pretrained,
+    read_images,
+)
 from fusmae.manifest import read_manifest
 from fusmae.model import FusMAEEncoder
 from fusmae.model.attention import Block, SelfAttention
@@ -165,7 +171,9 @@ def attention_of_run(
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Dataset folder.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Dataset folder; the run's own if not given."
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), help=f"The file; RUN/{RESULT_NAME} if not given."
 )
@@ -177,10 +185,11 @@ def attention_of_run(
     type=click.IntRange(min=1),
     help="The first ones of the split.",
 )
-def main(run: Path, data: Path, out: Path | None, split: str, samples: int) -> None:
+def main(run: Path, data: Path | None, out: Path | None, split: str, samples: int) -> None:
     """Write the shares of attention between sensors, block by block, of RUN's newest checkpoint."""
     path = out or run / RESULT_NAME
     try:
+        data = data or dataset_of(run)
         pretrained = load_pretrained(run, data)
         blocks = attention_of_run(pretrained, data, split, samples)
         table = {

@@ -70,7 +70,7 @@ class Pretraining:
 @dataclass(frozen=True)
 class Experiment:
     """A table. Paths are relative to the file it was read from; `data` names are given at the
-    command line."""
+    command line. `note` stands below its title."""
 
     title: str
     sensors: tuple[str, ...]
@@ -81,6 +81,7 @@ class Experiment:
     seeds: tuple[int, ...] = (0,)
     # Systems pretrained here whose shares of attention between sensors are measured.
     attention: tuple[str, ...] = ()
+    note: str = ""
 
     def __post_init__(self) -> None:
         names = [system.name for system in self.systems]

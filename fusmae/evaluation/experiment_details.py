@@ -109,23 +109,24 @@ def _pretraining(run: Path) -> dict[str, Any]:
     return {
         "samples": steps[-1]["samples"] if steps else 0,
         "val_loss": val[-1][1] if val else None,
-        "last_tenth": last_tenth(val),
+        "second_half": change_since(0.5, val),
+        "last_tenth": change_since(0.9, val),
         # Of the steps that count; what a kill undid is in the wall time alone.
         "step_hours": seconds / 3600,
         "devices": list(dict.fromkeys(start["device"] for start in starts)),
-        "git_commits": list(dict.fromkeys(start["git_commit"] for start in starts)),
+        "git_commits": list(dict.fromkeys(start["git_commit"] or "unknown" for start in starts)),
         "attention": json.loads(attention.read_text())["blocks"] if attention.exists() else [],
     }
 
 
-def last_tenth(val: Sequence[tuple[int, float]]) -> float | None:
-    """The relative change of a loss over the last tenth of its steps: -0.01 is 1 % lower.
+def change_since(share: float, val: Sequence[tuple[int, float]]) -> float | None:
+    """The relative change of a loss since a share of its steps: -0.01 is 1 % lower.
 
-    From the last value at or before nine tenths of the steps to the last one; None where there is
+    From the last value at or before that share of the steps to the last one; None where there is
     none so early.
     """
     if not val:
         return None
     end, loss = val[-1]
-    before = [value for step, value in val if step <= 0.9 * end]
+    before = [value for step, value in val if step <= share * end]
     return loss / before[-1] - 1 if before else None

@@ -186,22 +186,28 @@ def _pretraining(table: dict[str, Any], experiment: Experiment) -> list[str]:
         for name in table["pretraining"]
         if by_name[name].set
     ]
-    heads = ["samples", "val loss", "its change over the last tenth, %", "hours", "device"]
+    heads = ["samples", "val loss", "its change over the second half, %", "over the last tenth, %"]
+    heads += ["hours", "device"]
     lines = [f"Pretrained by `{recipe}`{': ' * bool(changes)}{'; '.join(changes)}.", ""]
     lines += table_head("Pretraining", heads)
     for system, seeds in table["pretraining"].items():
         for seed, run in seeds.items():
             name = f"{system}, seed {seed}" if len(table["seeds"]) > 1 else system
-            loss, change = run["val_loss"], run["last_tenth"]
+            loss = run["val_loss"]
+            falls = (run["second_half"], run["last_tenth"])
             texts = [
                 f"{run['samples']:,}",
                 "-" if loss is None else f"{loss:.4f}",
-                "-" if change is None else f"{100 * change:+.2f}",
+                *("-" if change is None else f"{100 * change:+.2f}" for change in falls),
                 f"{run['step_hours']:.2f}",
                 ", ".join(run["devices"]) or "-",
             ]
             lines.append(table_line(name, texts))
-    return [*lines, ""]
+    flat = (
+        "The last tenth is flat because the learning rate ends there; whether more steps would "
+        "help, it does not say. A loss that still falls over the second half says that they may."
+    )
+    return [*lines, "", flat, ""]
 
 
 def _attention(table: dict[str, Any]) -> list[str]:

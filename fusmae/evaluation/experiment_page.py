@@ -1,6 +1,7 @@
 """A gathered table as Markdown, beside the paper's numbers."""
 
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 from fusmae.evaluation.experiment import Experiment, Protocol, System
@@ -25,6 +26,8 @@ def markdown(table: dict[str, Any], experiment: Experiment) -> str:
     lines = [f"# {table['title']}", ""]
     if simulated:
         lines += ["**Simulated data**: these numbers say nothing about real images.", ""]
+    if experiment.note:
+        lines += [experiment.note, ""]
     for protocol in experiment.protocols:
         lines += _section(table, experiment, protocol)
         lines += _reliance(table, protocol)
@@ -36,11 +39,27 @@ def markdown(table: dict[str, Any], experiment: Experiment) -> str:
         lines += [f"Without weights, so not run: {names} (docs/BACKBONES.md).", ""]
     lines += [_notes(table, experiment), ""]
     lines += details_section(table, experiment)
-    if "wall_s" in table:
-        commits = ", ".join(map(_short_commit, table.get("commits", [])))
-        by = f", by commit {commits}" if commits else ""
-        lines += [f"Wall time of all runs: {table['wall_s'] / 3600:.1f} h{by}.", ""]
+    lines += _times(table)
     return "\n".join(lines)
+
+
+def _times(table: dict[str, Any]) -> list[str]:
+    """The hours of all pretrainings, whoever ran them, and those of the table's own commands."""
+    runs = [run for seeds in table["pretraining"].values() for run in seeds.values()]
+    lines = []
+    if runs:
+        by = _by_commits(commit for run in runs for commit in run["git_commits"])
+        hours = sum(run["step_hours"] for run in runs)
+        lines += [f"Steps of the pretrainings: {hours:.2f} h{by}.", ""]
+    if "wall_s" in table:
+        by = _by_commits(table.get("commits", []))
+        lines += [f"Wall time of what this table ran: {table['wall_s'] / 3600:.2f} h{by}.", ""]
+    return lines
+
+
+def _by_commits(commits: Iterable[str]) -> str:
+    names = ", ".join(sorted(set(map(_short_commit, commits))))
+    return f", by commit {names}" if names else ""
 
 
 def _short_commit(commit: str) -> str:
@@ -57,7 +76,10 @@ def _notes(table: dict[str, Any], experiment: Experiment) -> str:
         if len(seeds) > 1
         else f"One seed, {seeds[0]}, so no spread: small differences say little."
     ]
-    notes.append("The learning rate of each cell was chosen on val and test was read once.")
+    notes.append(
+        "The learning rate of each cell was chosen on val; test was read once by this run of the "
+        "table."
+    )
     cells = (c for p in table["protocols"].values() for r in p["rows"].values() for c in r.values())
     if not all(cell["scores"] for cell in cells):
         notes.append("`-`: not run.")

@@ -21,6 +21,7 @@ from fusmae.evaluation.experiment import (
 from fusmae.evaluation.results import RESULT_NAME
 from fusmae.manifest import MANIFEST_NAME, manifest_sha256, read_manifest
 from fusmae.model.pretrained import CONFIG_NAME
+from fusmae.training.record import RUN_RECORD
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,17 @@ class Places:
 class Step:
     """One command, its name (also that of its log), the folder that it fills, and its last file.
 
-    A trainer that was asked to stop ends well, without `product`.
+    A trainer that was asked to stop ends well, without `product`. `launcher` stands before the
+    command and has no say in its product. `record` is that of a pretraining's starts: the command
+    goes on from what `out` holds.
     """
 
     name: str
     command: tuple[str, ...]
     out: Path
     product: Path
+    launcher: tuple[str, ...] = ()
+    record: Path | None = None
 
 
 def steps(experiment: Experiment, places: Places, seeds: Sequence[int]) -> list[Step]:
@@ -158,7 +163,6 @@ def _pretraining(
 ) -> Step:
     how = experiment.pretrain
     command = (
-        *places.launcher,
         str(places.scripts / "pretrain.py"),
         *("--recipe", str(places.home / how.recipe), "--data", places.data[how.data]),
         *("--out", str(run), "--deepspeed_config", str(places.home / how.ds_config)),
@@ -166,7 +170,8 @@ def _pretraining(
         *_settings((*system.set, f"seed={seed}")),
     )
     name = f"pretraining, {system.name}, seed {seed}"
-    return Step(name, command, run, run / "encoder" / CONFIG_NAME)
+    product = run / "encoder" / CONFIG_NAME
+    return Step(name, command, run, product, places.launcher, run / RUN_RECORD)
 
 
 def _attention(

@@ -15,6 +15,22 @@ from fusmae.evaluation.experiment import (
 from fusmae.evaluation.experiment_details import cell_details, pretraining_details
 from fusmae.evaluation.results import FINETUNE_FORMAT, RESULT_NAME, read_result
 
+# What of a recipe has to be the same for all rows; grid, splits and statistics stand apart, and the
+# rest is of the seed, of the row or without effect on the headline.
+_RECIPE = (
+    "task",
+    "label_set",
+    "epochs",
+    "batch",
+    "warmup_epochs",
+    "weight_decay",
+    "layer_decay",
+    "clip_norm",
+    "smoothing",
+    "sensor_dropout",
+    "image_px",
+    "absent",
+)
 # Percent by metric, or nothing where a run is still to come.
 Scores = dict[str, float]
 
@@ -32,11 +48,12 @@ def gather(
     """
     facts: dict[str, Any] = {}
     protocols = {}
+    foreign = {system.name for system in experiment.systems if system.weights}
     for protocol in experiment.protocols:
         shared: dict[str, Any] = {}
         rows = {
             row: {
-                sensors: _cell(protocol, out, row, sensors, seeds, shared)
+                sensors: _cell(protocol, out, row, sensors, seeds, shared, row in foreign)
                 for sensors in experiment.sensors
             }
             for row in row_names(experiment, protocol)
@@ -91,6 +108,7 @@ def _cell(
     sensors: str,
     seeds: Sequence[int],
     shared: dict[str, Any],
+    foreign: bool,
 ) -> dict[str, Any]:
     """By seed: the scores, the points lost with each sensor exchanged, both in percent, and what
     `cell_details` says."""
@@ -102,7 +120,9 @@ def _cell(
         if not path.exists():
             continue
         result = read_result(path)
-        for key, value in _comparable(result).items():
+        # Weights of others come with statistics of their own, or with none.
+        statistics = f"statistics of {row}" if foreign else "statistics"
+        for key, value in _comparable(result, statistics).items():
             if shared.setdefault(key, value) != value:
                 raise ValueError(
                     f"{path}: its {key} is {value}, the others' is {shared[key]}: "
@@ -116,9 +136,12 @@ def _cell(
     return {"scores": scores, "reliance": reliance, "details": details}
 
 
-def _comparable(result: dict[str, Any]) -> dict[str, Any]:
+def _comparable(result: dict[str, Any], statistics: str) -> dict[str, Any]:
+    """What has to be the same for all results of a protocol, as far as the result tells it."""
     recipe = result["options"]["recipe"]
     return {
+        **{name: recipe[name] for name in _RECIPE if name in recipe},
+        **({statistics: recipe["statistics"]} if "statistics" in recipe else {}),
         "dataset": result["dataset"],
         "manifest_sha256": result["options"]["manifest_sha256"],
         "simulated": result["simulated"],

@@ -65,19 +65,7 @@ def load_pretrained(run: Path, dataset: Path) -> Pretrained:
         ValueError: `run` is no run, its record is damaged, it has no checkpoint yet, or was made
             from another dataset.
     """
-    path = run / RUN_RECORD
-    try:
-        record = json.loads(path.read_text())
-        trained_on, expected = (record["dataset"][key] for key in ("path", "manifest_sha256"))
-        recipe = build(PretrainRecipe, record["recipe"])
-    except OSError as error:
-        raise ValueError(
-            f"cannot read {path}: {error.strerror}; is {run} a run of train/pretrain.py?"
-        ) from None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is damaged, or of another release: {type(error).__name__}, {error}"
-        ) from None
+    recipe, trained_on, expected = _read_record(run)
     digest = hashlib.sha256((dataset / MANIFEST_NAME).read_bytes()).hexdigest()
     if digest != expected:
         raise ValueError(f"{run} was trained on {trained_on}, and {dataset} is not the same")
@@ -87,6 +75,37 @@ def load_pretrained(run: Path, dataset: Path) -> Pretrained:
     model = FusMAE(recipe.model, recipe.data.channels).eval()
     model.load_state_dict(read_weights(checkpoint))
     return Pretrained(model, recipe, read_state(checkpoint)["step"])
+
+
+def dataset_of(run: Path) -> Path:
+    """Where the dataset lies that a run was trained on, as its record says.
+
+    Raises:
+        ValueError: as `load_pretrained` of the record, or no dataset lies there.
+    """
+    _, trained_on, _ = _read_record(run)
+    if not (Path(trained_on) / MANIFEST_NAME).is_file():
+        raise ValueError(
+            f"{run} was trained on {trained_on}, which is no dataset here: give --data"
+        )
+    return Path(trained_on)
+
+
+def _read_record(run: Path) -> tuple[PretrainRecipe, str, str]:
+    """Recipe, place of the dataset and the sha256 of its manifest; errors as `load_pretrained`."""
+    path = run / RUN_RECORD
+    try:
+        record = json.loads(path.read_text())
+        trained_on, expected = (record["dataset"][key] for key in ("path", "manifest_sha256"))
+        return build(PretrainRecipe, record["recipe"]), str(trained_on), expected
+    except OSError as error:
+        raise ValueError(
+            f"cannot read {path}: {error.strerror}; is {run} a run of train/pretrain.py?"
+        ) from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged, or of another release: {type(error).__name__}, {error}"
+        ) from None
 
 
 def reconstruct(

@@ -1,6 +1,6 @@
 """The picture page of a run: what the model fills in, where it looks, how it sorts the samples.
 
-python -m fusmae.evaluation.report RUN --data DATASET
+python -m fusmae.evaluation.report RUN
 """
 
 import html
@@ -19,6 +19,7 @@ from fusmae.evaluation.reconstruction import (
     BandError,
     Pretrained,
     band_errors,
+    dataset_of,
     load_pretrained,
     reconstruct,
     squared_errors,
@@ -171,16 +172,18 @@ def _error_section(errors: list[BandError], split: str, num_samples: int) -> str
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Dataset folder.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Dataset folder; the run's own if not given."
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), help=f"The page; RUN/{PAGE_NAME} if not given."
 )
 @click.option("--split", default="val", show_default=True, help="Whose samples are shown.")
-def main(run: Path, data: Path, out: Path | None, split: str) -> None:
+def main(run: Path, data: Path | None, out: Path | None, split: str) -> None:
     """Make one HTML page of pictures from the newest checkpoint of RUN."""
     page = out or run / PAGE_NAME
     try:
-        text = make_report(run, data, split)
+        text = make_report(run, data or dataset_of(run), split)
         page.parent.mkdir(parents=True, exist_ok=True)
         replace_file(page, text.encode())
     except (ValueError, OSError) as error:

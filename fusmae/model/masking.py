@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fusmae.config import ModelConfig
 from fusmae.hashing import below, hash_positions, outputs
+from fusmae.sensors import dataset_sensor
 
 # Keeps masks apart from anything else that is drawn from the same seed and position.
 _MASK_DOMAIN = int.from_bytes(b"masking")
@@ -61,7 +62,8 @@ def draw_sensors(sensors: Sequence[str], dropout: float, seed: int, step: int) -
     """The sensors that an optimiser step trains on, in their order: all of them, or all but one.
 
     With the chance `dropout` one sensor, each as likely as the others, is absent from the whole
-    step, as it may be at evaluation: skipped with its cross-attention terms. A pure function of
+    step, as it may be at evaluation: skipped with its cross-attention terms. Groups of a sensor's
+    bands (`s2_10m`, `s2_20m`) are absent together, as that sensor is. A pure function of
     (seed, step), so all ranks and micro-batches of a step run the same modules on tensors of the
     same shapes. A sensor that is alone is never left out.
 
@@ -71,10 +73,11 @@ def draw_sensors(sensors: Sequence[str], dropout: float, seed: int, step: int) -
     would end there, at weights of the decoder alone.
     """
     words = outputs(hash_positions(torch.tensor([step]), seed, _DROPOUT_DOMAIN), 2)
-    chance, which = below(words[:, 0], _ONE).item(), below(words[:, 1], len(sensors)).item()
-    if len(sensors) == 1 or chance >= dropout * _ONE:
+    whole = list(dict.fromkeys(map(dataset_sensor, sensors)))
+    chance, which = below(words[:, 0], _ONE).item(), below(words[:, 1], len(whole)).item()
+    if len(whole) == 1 or chance >= dropout * _ONE:
         return list(sensors)
-    return [sensor for number, sensor in enumerate(sensors) if number != which]
+    return [sensor for sensor in sensors if dataset_sensor(sensor) != whole[int(which)]]
 
 
 def _random_order(num_tokens: int, seed: int, stream: int, positions: Tensor) -> Tensor:

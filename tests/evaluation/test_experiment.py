@@ -65,8 +65,9 @@ def test_every_system_is_pretrained_before_it_is_scored_with_its_own_changes(tmp
                 if f", {name}, s" in step and step.endswith(f"seed {seed}")
             )
     by_name = dict(zip(names, listed, strict=True))
-    words = by_name["pretraining, XAD, seed 1"].command
-    assert words[:4] == ("ds", "-n", "2", "t/pretrain.py")
+    pretraining = by_name["pretraining, XAD, seed 1"]
+    words = pretraining.command
+    assert (pretraining.launcher, words[0]) == (("ds", "-n", "2"), "t/pretrain.py")
     assert words[-4:] == ("--set", "model.fusion=xad", "--set", "seed=1")
     random = by_name["FT, random weights, s1,s2, seed 0"].command
     assert random[random.index("--init") + 1] == "random"
@@ -193,7 +194,12 @@ def test_table_shows_means_the_papers_numbers_and_the_answer(tmp_path):
     assert "| XAD, S1+S2 | 10.0 ± 0.0 |" in page
     assert "`-`: not run." in page
     table |= {"wall_s": 3600.0, "commits": ["ab" * 20, "ab" * 20 + "-dirty"]}
-    assert "by commit ababababab, ababababab-dirty." in markdown(table, EXPERIMENT)
+    assert (
+        "Wall time of what this table ran: 1.00 h, by commit ababababab, ababababab-dirty."
+        in markdown(table, EXPERIMENT)
+    )
+    assert "Steps of the pretrainings" not in page
+    assert "chosen on val; test was read once by this run of the table." in page
     assert "Simulated data" in page and "Without weights, so not run: DINO-MM" in page
 
 

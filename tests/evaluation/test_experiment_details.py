@@ -15,7 +15,7 @@ from fusmae.evaluation.experiment import (
     pretraining_folder,
     result_folder,
 )
-from fusmae.evaluation.experiment_details import last_tenth
+from fusmae.evaluation.experiment_details import change_since
 from fusmae.evaluation.experiment_page import markdown
 from fusmae.evaluation.experiment_table import gather
 from fusmae.evaluation.results import FINETUNE_FORMAT, PROBE_FORMAT
@@ -34,7 +34,11 @@ def write(out: Path, protocol: Protocol, row: str, sensors: str, **changes: Any)
     result = {
         "format": FINETUNE_FORMAT if protocol == TUNED else PROBE_FORMAT,
         "options": {
-            "recipe": {"test_split": "test", "lrs": changes.pop("lrs", [0.001, 0.01, 0.1])},
+            "recipe": {
+                "test_split": "test",
+                "lrs": changes.pop("lrs", [0.001, 0.01, 0.1]),
+                **changes.pop("recipe", {}),
+            },
             "manifest_sha256": "ab",
         },
         "dataset": "ben",
@@ -107,6 +111,28 @@ def test_rates_of_another_grid_are_not_compared(tmp_path: Path) -> None:
         gather(EXPERIMENT, tmp_path, (0,))
 
 
+@pytest.mark.parametrize(
+    ("name", "mine", "others"),
+    [("epochs", 1, 20), ("statistics", "dataset", "encoder"), ("image_px", 120, 0)],
+)
+def test_other_epochs_statistics_or_sizes_are_not_compared(
+    tmp_path: Path, name: str, mine: object, others: object
+) -> None:
+    write(tmp_path, PROBE, "XAD", "s1", recipe={name: others, "seed": 0})
+    write(tmp_path, PROBE, "XAD", "s1,s2", recipe={name: mine, "seed": 1})
+    with pytest.raises(ValueError, match=f"its {name} is {mine}, the others' is {others}: give"):
+        gather(EXPERIMENT, tmp_path, (0,))
+
+
+def test_statistics_of_weights_of_others_are_their_own(tmp_path: Path) -> None:
+    write(tmp_path, PROBE, "XAD", "s1", recipe={"statistics": "encoder"})
+    write(tmp_path, PROBE, "DINO-MM", "s1", recipe={"statistics": "dataset"})
+    assert "### LP" in page(tmp_path)
+    write(tmp_path, PROBE, "DINO-MM", "s1,s2", recipe={"statistics": "encoder"})
+    with pytest.raises(ValueError, match="its statistics of DINO-MM is encoder, the others'"):
+        gather(EXPERIMENT, tmp_path, (0,))
+
+
 def test_results_of_before_the_details_are_read(tmp_path: Path) -> None:
     write(tmp_path, PROBE, "XAD", "s1")
     path = result_folder(tmp_path, PROBE, "XAD", "s1", 0) / "metrics.json"
@@ -117,11 +143,12 @@ def test_results_of_before_the_details_are_read(tmp_path: Path) -> None:
     assert "not told by the dataset" in page(tmp_path)
 
 
-def test_pretrainings_tell_their_plateau_and_their_attention(tmp_path: Path) -> None:
+def test_pretrainings_tell_how_their_loss_fell_and_their_attention(tmp_path: Path) -> None:
     run = pretraining_folder(tmp_path, OURS, 0)
     run.mkdir(parents=True)
     lines: list[dict[str, Any]] = [
         {"step": 50, "samples": 500, "step_s": 36.0},
+        {"step": 50, "val": {"loss": 3.8}},
         {"step": 90, "val": {"loss": 2.0}},
         {"step": 100, "samples": 1000, "step_s": 36.0},
         {"step": 100, "val": {"loss": 1.9}},
@@ -134,7 +161,9 @@ def test_pretrainings_tell_their_plateau_and_their_attention(tmp_path: Path) -> 
     (run / "attention.json").write_text(json.dumps({"blocks": [block]}))
     write(tmp_path, PROBE, "XAD", "s1")
     told = page(tmp_path)
-    assert "| XAD | 1,000 | 1.9000 | -5.00 | 1.00 | cpu |" in told
+    assert "| XAD | 1,000 | 1.9000 | -50.00 | -5.00 | 1.00 | cpu |" in told
+    assert "The last tenth is flat because the learning rate ends there" in told
+    assert "Steps of the pretrainings: 1.00 h, by commit abc." in told
     assert "| XAD, S1 | 25.0 (50.0) |" in told and "Pretrained by `r`." in told
     changed = dataclasses.replace(OURS, set=("model.fusion=xad", "model.depth=2"))
     other = dataclasses.replace(EXPERIMENT, systems=(THEIRS, changed))
@@ -145,7 +174,9 @@ def test_pretrainings_tell_their_plateau_and_their_attention(tmp_path: Path) -> 
     assert table["pretraining"]["XAD"]["0"]["git_commits"] == ["abc"]
 
 
-def test_the_last_tenth_starts_at_or_before_nine_tenths_of_the_steps() -> None:
-    assert last_tenth([(80, 4.0), (90, 2.0), (91, 9.0), (100, 1.0)]) == -0.5
-    assert last_tenth([(80, 4.0), (91, 9.0), (100, 1.0)]) == -0.75
-    assert last_tenth([(100, 1.0)]) is None and last_tenth([]) is None
+def test_a_change_starts_at_or_before_its_share_of_the_steps() -> None:
+    losses = [(50, 8.0), (80, 4.0), (90, 2.0), (91, 9.0), (100, 1.0)]
+    assert change_since(0.9, losses) == -0.5 and change_since(0.5, losses) == -0.875
+    assert change_since(0.9, [(80, 4.0), (91, 9.0), (100, 1.0)]) == -0.75
+    assert change_since(0.5, [(80, 4.0), (100, 1.0)]) is None
+    assert change_since(0.9, [(100, 1.0)]) is None and change_since(0.9, []) is None

@@ -12,15 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fusmae.config import load_recipe
+from fusmae.config import PretrainRecipe, load_recipe
 from fusmae.data import EvalLoader
 from fusmae.evaluation import runs
 from fusmae.evaluation.experiment import load_experiment
+from fusmae.evaluation.experiment_page import markdown
+from fusmae.evaluation.experiment_table import gather
 from fusmae.evaluation.features import FeatureKind
 from fusmae.evaluation.recipes import FinetuneRecipe, ProbeRecipe
 from fusmae.evaluation.runs import ProbeOptions, run_probe
 from fusmae.labels import BIGEARTHNET_43
 from fusmae.manifest import MANIFEST_NAME, read_manifest, to_json
+from fusmae.training.ds_config import plan_engine, read_ds_config
 
 TRAIN = Path(__file__).parents[2] / "train"
 
@@ -47,6 +50,40 @@ def test_tables_have_the_papers_rows_sensors_and_metrics() -> None:
     assert scripts == {("linear_probe", 0.01, multi_label), ("finetune", 1.0, multi_label)}
     weighted = ("weighted_precision", "weighted_recall", "weighted_f1")
     assert [p.metrics for p in second.protocols] == [("top1", "top3", *weighted)]
+
+
+def test_table_1_stands_beside_the_papers_numbers_and_table_2_says_that_it_has_none() -> None:
+    """Fus-MAE, Table 1: fine-tuned on all labels and probed on 1 %, of S1, S2 and both."""
+    published = {
+        "ImageNet": "70.2/85.5/83.4|55.9/58.5/60.5",
+        "DINO-MM": "69.7/83.9/84.6|52.7/58.7/60.3",
+        "SatViT v1": "75.4/85.6/85.5|52.4/58.5/58.0",
+        "Fus-MAE, XAD": "73.5/87.8/86.9|59.3/60.4/63.1",
+        "Fus-MAE, XAE&D": "75.5/87.9/87.9|57.8/70.0/68.7",
+    }
+    first, second = (load_experiment(TRAIN / "tables" / f"table{n}.toml") for n in (1, 2))
+    told = {
+        system.name: "|".join(
+            "/".join(map(str, system.paper[protocol])) for protocol in ("FT 100 %", "LP 1 %")
+        )
+        for system in first.systems
+        if system.paper
+    }
+    assert told == published
+    assert not any(system.paper for system in second.systems)
+    page = markdown(gather(second, Path("nowhere"), (0,)), second)
+    assert "\n\nWithout the paper's numbers" in page
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+@pytest.mark.parametrize("path", sorted((TRAIN / "tables").glob("*.toml")), ids=lambda p: p.stem)
+def test_tables_pretrain_on_1_2_4_and_8_ranks(path: Path, ranks: int) -> None:
+    how = load_experiment(path).pretrain
+    optim = load_recipe(PretrainRecipe, path.parent / how.recipe).optim
+    if path.stem.startswith("simulated"):  # the Makefile starts no more than 4 of these
+        ranks = min(ranks, 4)
+    plan = plan_engine(read_ds_config(path.parent / how.ds_config), optim, ranks)
+    assert plan.micro_batch * plan.accumulation * ranks == optim.global_batch
 
 
 def options(dataset: Path, encoder: Path, **changes: Any) -> ProbeOptions:
@@ -145,7 +182,6 @@ def toy_table(tmp_path: Path) -> Path:
     return tmp_path / "toy.toml"
 
 
-@pytest.mark.slow
 def test_a_table_runs_from_pretraining_to_its_page(
     toy_table: Path, dataset: Path, sen12ms: Path, tmp_path: Path
 ) -> None:

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from fusmae.config import DataConfig, ModelConfig, PretrainRecipe, as_table
 from fusmae.data import SplitReader
-from fusmae.evaluation import report_sections
+from fusmae.evaluation import attention, report_sections
 from fusmae.evaluation.pictures import available_views, sample_figure
 from fusmae.evaluation.reconstruction import (
     Reconstruction,
     band_errors,
+    dataset_of,
     load_pretrained,
     reconstruct,
     squared_errors,
@@ -256,6 +257,21 @@ def test_losses_are_drawn_by_sensor_for_train_and_val(run: Path, dataset: Path) 
     assert train["sum"] == ((5, 7, 9), (2.0, 2.0, 0.5))
     assert validated == {"s1": ((8,), (3.0,)), "s2": ((8,), (4.0,)), "sum": ((8,), (7.0,))}
     assert "dashed: on samples of the val split" in section
+
+
+def test_the_dataset_is_the_runs_own_if_none_is_given(run: Path, dataset: Path) -> None:
+    assert dataset_of(run) == dataset
+    done = CliRunner().invoke(main, [str(run)])
+    assert done.exit_code == 0, done.output
+    assert (run / "report.html").exists()
+    record = json.loads((run / "run.json").read_text())
+    for gone in ("/nowhere/ben", "s3://bucket/ben"):
+        record["dataset"]["path"] = gone
+        (run / "run.json").write_text(json.dumps(record))
+        for command in (main, attention.main):
+            done = CliRunner().invoke(command, [str(run)])
+            told = f"Error: {run} was trained on {gone}, which is no dataset here: give --data"
+            assert (done.exit_code, done.output.splitlines()) == (1, [told])
 
 
 @pytest.mark.parametrize("damage", ["run.json", "checkpoints", "dataset", "split"])

@@ -11,13 +11,15 @@ import sys
 import time
 
 import pytest
+import torch
 
 from ..data.tiny_dataset import write_tiny_dataset  # noqa: TID252
+from .published import dino_mm_checkpoint, satvit_state
 from .test_experiment import ROOT, result
 
 # A step that counts its runs. With seed 1 it fails, with its content for last words, as long as a
 # file named FAIL lies beside it, and stops early, as a trainer at a signal, as long as one named
-# STOP does. Beside SLEEP it tells who it is and sleeps.
+# STOP does. Beside SLEEP it tells who it is and sleeps, beside TAKE it leaves a product as it is.
 FAKE = f"""
 import json, os, sys, time
 from pathlib import Path
@@ -33,6 +35,8 @@ if Path(__file__).with_name("STOP").exists() and "seed-1" in str(out):
     sys.exit(0)
 pretrains = Path(__file__).stem == "pretrain"
 product = out / ("encoder/config.json" if pretrains else "metrics.json")
+if Path(__file__).with_name("TAKE").exists() and product.exists():
+    sys.exit(0)
 product.parent.mkdir(parents=True, exist_ok=True)
 product.write_text({json.dumps(result(0.5))!r})
 """
@@ -120,7 +124,7 @@ def test_the_time_of_attempts_that_failed_counts_and_of_other_recipes_does_not(t
     (toy.home / "FAIL").write_text("Error: no luck")
     assert toy().returncode == 1
     failed = entries()
-    assert failed[name]["unfinished"] and "git_commit" in failed[name]
+    assert failed[name]["unfinished"] and len(failed[name]["git_commits"]) == 1
     failed[name]["wall_s"] = 5000.0
     (toy.out / "steps.json").write_text(json.dumps(failed))
     (toy.home / "FAIL").unlink()
@@ -130,6 +134,66 @@ def test_the_time_of_attempts_that_failed_counts_and_of_other_recipes_does_not(t
     (toy.home / "r").write_text("epochs = 2")
     assert toy().returncode == 0
     assert entries()[name]["wall_s"] < 5000
+
+
+def test_the_launcher_is_no_part_of_what_a_step_is_known_by(toy):
+    assert toy().returncode == 0
+    assert toy("--launcher", "elsewhere --nodes 2", "--dry-run").stdout == ""
+    entries = json.loads((toy.out / "steps.json").read_text())
+    for entry in entries.values():  # as an older version wrote them
+        entry["command"] = f"deepspeed {entry['command']}"
+    (toy.out / "steps.json").write_text(json.dumps(entries))
+    assert toy("--dry-run").stdout == ""
+
+
+def test_a_step_that_goes_on_by_other_words_keeps_its_time_and_its_commits(toy, dataset):
+    """A pretraining with another ds_config, a probe that finds its dataset elsewhere."""
+    assert toy().returncode == 0
+    pretraining, probe = "pretraining, ours, seed 0", "LP, ours, s1, seed 0"
+    entries = json.loads((toy.out / "steps.json").read_text())
+    for name in (pretraining, probe):
+        entries[name] |= {"wall_s": 5000.0, "git_commits": ["old"]}
+    (toy.out / "steps.json").write_text(json.dumps(entries))
+    starts = [{"git_commit": commit} for commit in ("first", "second", "second")]
+    run = toy.out / "pretraining" / "ours" / "seed-0"
+    (run / "run.json").write_text(json.dumps({"starts": starts}))
+    (toy.home / "TAKE").touch()
+    text = (toy.home / "toy.toml").read_text()
+    (toy.home / "toy.toml").write_text(text.replace('ds_config = "c"', 'ds_config = "d"'))
+    (toy.home / "elsewhere").symlink_to(dataset)
+    assert toy(data=toy.home / "elsewhere").returncode == 0
+    entries = json.loads((toy.out / "steps.json").read_text())
+    assert entries[pretraining]["wall_s"] >= 5000 and entries[probe]["wall_s"] >= 5000
+    assert entries[pretraining]["git_commits"] == ["first", "second"]
+    assert entries[probe]["git_commits"] == ["old"]
+    commits = json.loads((toy.out / "toy.json").read_text())["commits"]
+    assert {"first", "second", "old"} <= set(commits)
+    assert toy("--dry-run", data=toy.home / "elsewhere").stdout == ""
+
+
+def test_other_weights_of_others_run_their_steps_again(toy):
+    """NAME:FILE and the file that a TOML names are no paths in the command."""
+    text = (toy.home / "toy.toml").read_text()
+    for name in ("dino-mm", "satvit-v1"):
+        text += f'[[systems]]\nname = "{name}"\nweights = "{name}"\n'
+    (toy.home / "toy.toml").write_text(text)
+    dino, satvit = dino_mm_checkpoint(), satvit_state(3, 16, 384)
+    torch.save(dino, toy.home / "dino.pth")
+    torch.save(satvit, toy.home / "satvit.pt")
+    spec = toy.home / "satvit.toml"
+    spec.write_text('name = "satvit-v1"\nweights = "satvit.pt"\nchannels = ["B04", "VV", "VH"]')
+    given = ["--seeds", "0", "--weights", f"dino-mm={toy.home / 'dino.pth'}"]
+    given += ["--weights", f"satvit-v1={spec}"]
+    assert toy(*given).returncode == 0
+    assert toy(*given, "--dry-run").stdout == ""
+    torch.save(dino | {"epoch": 1}, toy.home / "dino.pth")
+    assert "dino-mm:" in toy(*given, "--dry-run").stdout
+    torch.save(dino, toy.home / "dino.pth")
+    assert toy(*given, "--dry-run").stdout == ""
+    name, tensor = next(iter(satvit.items()))
+    torch.save(satvit | {name: tensor + 1}, toy.home / "satvit.pt")
+    (left,) = toy(*given, "--dry-run").stdout.splitlines()
+    assert "satvit.toml" in left
 
 
 def test_deepspeed_gets_a_port_of_its_own_unless_one_is_named():

@@ -151,7 +151,7 @@ def test_all_lists_that_are_missing_are_named_with_their_source(
 
 def test_lists_are_read_as_they_are_published_and_unpacked(lists, tmp_path):
     (lists / "train.csv").write_text("one,s1\ntwo,s1\n")
-    plain = NameLists(lists)
+    plain = NameLists(lists, v2_table=True)
     assert plain.split_of == {"one": "train", "two": "train"}
     for module in (gzip, bz2):
         folder = tmp_path / module.__name__
@@ -159,11 +159,11 @@ def test_lists_are_read_as_they_are_published_and_unpacked(lists, tmp_path):
         for path in lists.iterdir():
             packed = folder / f"{path.name}.{module.__name__.replace('gzip', 'gz')}"
             packed.write_bytes(module.compress(path.read_bytes()))
-        assert NameLists(folder).digest() == plain.digest()
+        assert NameLists(folder, v2_table=True).digest() == plain.digest()
         cut = packed.read_bytes()[:-9]
         packed.write_bytes(cut)
         with pytest.raises(ValueError, match=f"--split-lists {packed}: .*download it again"):
-            NameLists(folder)
+            NameLists(folder, v2_table=True)
 
 
 @pytest.mark.parametrize(

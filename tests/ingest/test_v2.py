@@ -11,6 +11,7 @@ import rasterio
 import webdataset
 
 from fusmae_ingest.bigearthnet_archive import detect_version
+from fusmae_ingest.bigearthnet_tables import LISTS, NameLists
 from fusmae_ingest.patches import Archive, FolderArchive
 from fusmae_ingest.tar_archive import TarArchive
 from fusmae_ingest.tar_index import index_tar
@@ -283,3 +284,31 @@ def test_archives_of_two_versions_are_refused_wherever_they_are(
         assert detect_version(optical, archive(root, "s1")) == version
         with pytest.raises(ValueError, match=rf"BigEarthNet {version}, but --s1 .* of v[12]: give"):
             detect_version(optical, archive(other, "s1"))
+
+
+def test_the_split_of_v2_comes_from_its_table_beside_the_lists(
+    archive_v1, archive_v2, fusmae_ingest, paths, tmp_path
+):
+    names = sorted(path.name for path in (archive_v1 / "BigEarthNet-v1.0").glob("S[12]*"))
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for name in LISTS:
+        (lists / name).write_text("")
+    alone = NameLists(lists, v2_table=True).digest()
+    v2 = pandas.read_parquet(archive_v2 / "metadata.parquet").head(3)
+    v2["s2v1_name"], v2["split"] = names[:3], ["train", "validation", "test"]
+    v2.to_parquet(lists / "metadata.parquet")
+    # Begun datasets stay the same: those without the table, and those of v2.
+    assert NameLists(lists, v2_table=False).digest() == alone
+    assert NameLists(lists, v2_table=True).digest() != alone
+    args = ("bigearthnet", *paths(archive_v1), "--split-lists", lists, "--out", tmp_path / "d")
+    assert fusmae_ingest(*args).returncode == 0
+    table = pandas.read_parquet(tmp_path / "d" / "samples.parquet").set_index("key")
+    told = table.split_v2.dropna().to_dict()
+    assert told == dict(zip(names[:3], ["train", "val", "test"], strict=True))
+    assert (table.split == table.split_google).all()
+    (lists / "metadata.parquet").write_text("no table")
+    result = fusmae_ingest(*args)
+    assert f"--split-lists {lists / 'metadata.parquet'} is no parquet table" in result.stderr
+    v2.assign(split="elsewhere").to_parquet(lists / "metadata.parquet")
+    assert "its splits ['elsewhere'] are none of train, " in fusmae_ingest(*args).stderr

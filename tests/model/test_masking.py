@@ -134,7 +134,7 @@ def oracle_draw(seed: int, step: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_sensors_of_a_step_equal_an_unsigned_numpy_oracle(seed: int) -> None:
-    sensors = ["s1", "s2_10m", "s2_20m"]
+    sensors = ["s1", "s2", "lc"]
     for step in POSITIONS:
         chance, which = oracle_draw(seed, step)
         absent = sensors[which % 3] if chance < 0.4 * 2**53 else None
@@ -143,14 +143,28 @@ def test_the_sensors_of_a_step_equal_an_unsigned_numpy_oracle(seed: int) -> None
 
 
 def test_sensors_are_left_out_one_at_a_time_equally_often_and_never_all() -> None:
-    num, sensors = 3000, ["s1", "s2_10m", "s2_20m"]
+    num, sensors = 3000, ["s1", "s2", "lc"]
     drawn = [draw_sensors(sensors, 0.3, 0, step) for step in range(num)]
     for sensor in sensors:
         rate = sum(sensor not in shown for shown in drawn) / num
         assert abs(rate - 0.1) < 5 * (0.1 * 0.9 / num) ** 0.5
     assert {len(shown) for shown in drawn} == {2, 3}
     assert all(draw_sensors(sensors, 0.0, 0, step) == sensors for step in range(100))
-    assert all(draw_sensors(["s2"], 0.9, 0, step) == ["s2"] for step in range(100))
+    for alone in (["s2"], ["s2_10m", "s2_20m"]):
+        assert all(draw_sensors(alone, 0.9, 0, step) == alone for step in range(100))
+
+
+def test_a_sensor_in_groups_is_left_out_whole() -> None:
+    """As often as if it were in one piece: each draw is that of the sensors themselves."""
+    groups = ["s2_10m", "s1", "s2_20m", "s2_60m"]
+    whole = {"s1": ["s1"], "s2": ["s2_10m", "s2_20m", "s2_60m"]}
+    seen = set()
+    for step in range(200):
+        shown = draw_sensors(groups, 0.5, 7, step)
+        sensors = draw_sensors(["s2", "s1"], 0.5, 7, step)
+        assert sorted(shown) == sorted(name for sensor in sensors for name in whole[sensor])
+        seen.add(tuple(shown))
+    assert seen == {tuple(groups), ("s1",), ("s2_10m", "s2_20m", "s2_60m")}
 
 
 @pytest.mark.gpu

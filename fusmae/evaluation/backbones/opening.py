@@ -48,15 +48,40 @@ def open_backbone(source: str | Path) -> Backbone:
         ValueError: there is no such thing, or it is not what it is called; what is wrong with
             a file of weights is said by its keys.
     """
-    text = str(source)
+    spec = _spec_of(str(source))
+    return _open(*spec) if spec else open_fus_mae(str(source))
+
+
+def weight_files(source: str) -> tuple[Path, ...]:
+    """The files that `open_backbone` would read of a published model; none is opened but a TOML.
+
+    Of an exported folder and of a repository (`hf://`) there are none.
+
+    Raises:
+        ValueError: the TOML is wrong.
+    """
+    spec = _spec_of(source)
+    if spec is None:
+        return ()
+    said, folder = spec
+    names = [said.weights, said.tuned]
+    return tuple(_path(folder, name) for name in names if name and not name.startswith("hf://"))
+
+
+def _spec_of(text: str) -> tuple[BackboneSpec, Path] | None:
+    """What NAME:FILE or a TOML file says, and where its relative paths start; None of the rest."""
     name, colon, weights = text.partition(":")
     if name in PUBLISHED and not Path(text).is_dir():
         if not weights:
             raise ValueError(f"--pretrained {name}{colon} needs its file of weights: {name}:FILE")
-        return _open(BackboneSpec(name, weights), Path())
+        return BackboneSpec(name, weights), Path()
     if text.endswith(".toml"):
-        return _open(_read_spec(Path(text)), Path(text).parent)
-    return open_fus_mae(text)
+        return _read_spec(Path(text)), Path(text).parent
+    return None
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / Path(name).expanduser()
 
 
 def _open(spec: BackboneSpec, folder: Path) -> Backbone:
@@ -64,7 +89,7 @@ def _open(spec: BackboneSpec, folder: Path) -> Backbone:
     backbone = _open_published(spec, folder)
     if not spec.tuned:
         return backbone
-    path = folder / Path(spec.tuned).expanduser()
+    path = _path(folder, spec.tuned)
     encoder = _read_tuned(backbone.pretrained, path, spec.name)
     files = (*backbone.files, path)
     return replace(backbone, pretrained=encoder, files=files, tuned=str(path))
@@ -74,7 +99,7 @@ def _open_published(spec: BackboneSpec, folder: Path) -> Backbone:
     if spec.weights.startswith("hf://"):
         path = fetch_folder(spec.weights) / WEIGHTS_NAME
     else:
-        path = folder / Path(spec.weights).expanduser()
+        path = _path(folder, spec.weights)
     if path.name == BACKBONE_NAME:
         raise ValueError(
             f"{path} is a fine-tuned {spec.name}: give --pretrained a TOML file with "
