@@ -176,6 +176,24 @@ def test_a_killed_run_resumes_to_the_same_end(
     assert second["step"] >= 6
 
 
+def test_a_run_without_a_whole_checkpoint_is_not_begun_anew(
+    undisturbed: Path, options: list[str], tmp_path: Path
+) -> None:
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.rmtree(run / "encoder")  # else it is complete
+    manifests = list(run.glob("checkpoints/*/manifest.json"))
+    for manifest in manifests:
+        manifest.unlink()
+    before = sorted(path for path in run.rglob("*") if path.is_file())
+    refused = alone(*options, "--out", str(run), "--resume", "auto")
+    assert refused.returncode == 1
+    (error,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    assert all(manifest.parent.name in error for manifest in manifests) and len(manifests) == 2
+    assert f"error: rank 0: {run / 'checkpoints'} has no whole checkpoint" in error
+    assert sorted(path for path in run.rglob("*") if path.is_file()) == before
+    assert lines_of(run) == lines_of(undisturbed)
+
+
 @pytest.mark.slow
 def test_kills_of_all_ranks_at_random_points(
     undisturbed: Path, options: list[str], tmp_path: Path
