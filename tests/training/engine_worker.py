@@ -4,17 +4,19 @@
 
 `plan.json` lists cases: {"name", "ds", "clip_norm", "steps", "restore", "save", "shown",
 "validate", "spoil", "backend"}, the last one of torch.compile. Rank 0 writes FOLDER/NAME.json with
-each step's loss, norm of the gradients, and operations, of the update and of it all. In step
-`spoil` the last rank alone sees a pixel that is not finite.
+each step's loss, norm of the gradients, and operations, of the update and of it all, and what the
+last step sent. In step `spoil` the last rank alone sees a pixel that is not finite.
 """
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fusmae.config import ModelConfig, OptimConfig, RunConfig
 from fusmae.model import FusMAE, draw_masks
@@ -68,17 +70,23 @@ WAITS = (
 
 
 class Operations(TorchDispatchMode):
-    """Counts what is dispatched, and of that what waits for the device."""
+    """Counts what is dispatched, of that what waits for the device, and the bytes of each
+    collective's whole result or, of a reduce-scatter, whole input."""
 
     def __init__(self) -> None:
         super().__init__()
         self.total = self.waits = 0
+        self.sent: Counter[str] = Counter()
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         self.total += 1
         self.waits += function in WAITS
+        if function.namespace == "c10d":
+            whole = args[1] if "reduce_scatter" in function.__name__ else args[0]
+            size = sum(leaf.nbytes for leaf in tree_leaves(whole) if torch.is_tensor(leaf))
+            self.sent[function.__name__.partition(".")[0].strip("_")] += size
         return function(*args, **(kwargs or {}))
 
 
@@ -96,6 +104,7 @@ def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> Non
         model.forward = torch.compile(model.forward, backend=case["backend"], dynamic=False)
     engine = Engine(model, optim, plan)
     first, losses, norms, skipped, operations, whole = 0, [], [], [], [], []
+    sent: Counter[str] = Counter()
     validated, trained, kept = [], [], None
     if "restore" in case:
         folder = out / case["restore"]
@@ -128,6 +137,7 @@ def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> Non
             kept = all(map(torch.equal, before, state_of(engine)))
         operations.append([counted.total, counted.waits])
         whole.append([passes.total + counted.total, passes.waits + counted.waits])
+        sent = passes.sent + counted.sent
         norms.append(float(update.norm))
         skipped.append(float(update.skipped))
         losses.append(engine.sum_over_ranks([total])[0] / world_size / plan.accumulation)
@@ -138,7 +148,7 @@ def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> Non
     if rank == 0:
         result = {"losses": losses, "norms": norms, "validated": validated, "trained": trained}
         result |= {"skipped": skipped, "operations": operations, "kept": kept}
-        result |= {"whole": whole}
+        result |= {"whole": whole, "sent": sent}
         (out / f"{case['name']}.json").write_text(json.dumps(result))
 
 
