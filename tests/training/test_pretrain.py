@@ -142,6 +142,7 @@ def test_looking_at_a_run_does_not_change_it(
     run = tmp_path / "run"
     for change in ("val_split=train", "probe_every_epochs=1", "picture_every_epochs=2"):
         options += ["--set", f"run.{change}"]
+    options += ["--set", "run.keep_every_steps=5"]
     wait_for(start_ranks(2, SCRIPT, *options, "--out", run))
     probed = [line for line in lines_of(run) if "knn" in line]
     assert [line["step"] for line in probed] == [6, 12, 18]  # ceil(41 / 8) steps an epoch
@@ -149,6 +150,9 @@ def test_looking_at_a_run_does_not_change_it(
     assert picture.name == "step-00000011.png"
     assert [line for line in lines_of(run) if "knn" not in line] == lines_of(undisturbed)
     assert_same_encoder(run, undisturbed)
+    # Kept for good, and the newest two.
+    kept = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+    assert kept == [f"step-{step:08d}" for step in (5, 10, 15, 20, TOTAL_STEPS)]
 
 
 def kill_at(run: Path, step: int, delay_s: float, arguments: list[str]) -> None:
