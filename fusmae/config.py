@@ -324,7 +324,8 @@ class RunConfig:
     """How often a run saves, logs and validates. None of it changes the result beyond rounding.
 
     It saves every `save_every_steps`, and `save_every_minutes` after the last save, 0 for never.
-    The newest `keep_checkpoints` stay, and each of a multiple of `keep_every_steps`, 0 for none.
+    The newest `keep_checkpoints` stay, and those of every `keep_every_steps`, 0 for none, which
+    are saved whether or not `save_every_steps` divides them.
     Every `validate_every_steps`, 0 for never, the loss is taken on the first `val_samples` of
     `val_split` of the first dataset. A step whose loss or gradients are not finite is skipped;
     `max_skips_in_a_row` of them end the run. `compile` makes the model's kernels by torch.compile

@@ -206,7 +206,7 @@ def train(run: Run) -> None:
             monitor.advance(step)
             logging = run.is_due(recipe.run.log_every_steps, step)
             validating = run.is_due(recipe.run.validate_every_steps, step)
-            saving = run.is_due(recipe.run.save_every_steps, step)
+            saving = run.is_save_due(step)
             looking = online.is_due(step)
             if logging or validating or saving or looking or ledger.is_due:
                 results, stopping, save_due = ledger.read(engine, stop(), saver.is_due)

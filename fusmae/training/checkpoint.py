@@ -6,6 +6,7 @@
                                   state.json              step, loader, recipe ...
                                   manifest.json           size and sha256 of each file
     RUN/checkpoints/latest                                the name of the newest folder
+    RUN/checkpoints/step-00002000.passed-over             not gone on from, and kept for the user
 
 Rank 0 writes (`saving.py` says when), all ranks read: the folder of a run lies where every
 machine sees it.
@@ -16,6 +17,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -34,7 +36,7 @@ CHECKPOINTS = "checkpoints"
 LATEST = "latest"
 STATE = "state.json"
 MANIFEST = "manifest.json"
-
+_NAME = re.compile(r"step-[0-9]{8}")
 
 Tensors = dict[str, dict[str, Tensor]]  # part -> name -> fp32 on the CPU
 
@@ -45,7 +47,8 @@ def write_checkpoint(
     """Write RUN/checkpoints/step-N, N being state["step"], and then name it in `latest`.
 
     It is read back from the disk before it gets its name. The newest `keep` checkpoints stay,
-    and those of every multiple of `keep_every_steps`, 0 for none.
+    and those of every multiple of `keep_every_steps`, 0 for none. One of a later step, which this
+    run did not go on from, is renamed and told, never deleted.
 
     Raises:
         OSError: the disk is full, not writable, or does not give back what was written; the
@@ -62,29 +65,45 @@ def write_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)  # it takes room
         raise
     replace_file(folder.with_name(LATEST), f"{folder.name}\n".encode())
-    # One of a later step is damaged, or this run would have gone on from it.
-    others = [old for old in _folders(run) if old != folder]
-    unwanted = [old for old in others if old > folder]
-    older = [old for old in others if old < folder][keep - 1 :]
-    unwanted += [old for old in older if not keep_every_steps or _step(old) % keep_every_steps]
+    folders = _folders(run)
+    older = [old for old in folders if old < folder][keep - 1 :]
+    unwanted = [old for old in older if not keep_every_steps or _step(old) % keep_every_steps]
     for old in unwanted:
         try:
             _remove(old)
         except OSError as error:  # a network file system may still hold a file open
             logger.warning("cannot remove the old checkpoint %s: %s", old, error.strerror)
+    for later in (other for other in folders if other > folder):
+        _set_aside(later)
 
 
 def find_checkpoint(run: Path) -> Path | None:
-    """The newest checkpoint that is whole, None if there is none.
+    """The newest checkpoint that is whole, None if there is no checkpoint at all.
 
     `latest` is tried first, then the others, newest first. One whose files are not those of
     its manifest is passed over with a warning that names it.
+
+    Raises:
+        ValueError: there are checkpoints and none is whole, or the disk does not let one be read,
+            which does not make it damaged.
     """
     for folder in _candidates(run):
-        problem = _problem(folder)
+        try:
+            problem = _problem(folder)
+        except OSError as error:
+            raise ValueError(
+                f"cannot read the checkpoint {folder}: {error.strerror}; try again when the disk "
+                "answers, or move that folder away to go on from the one before"
+            ) from None
         if problem is None:
             return folder
         logger.warning("checkpoint %s is passed over: %s", folder, problem)
+    damaged = [folder.name for folder in _folders(run)]
+    if damaged:
+        raise ValueError(
+            f"{run / CHECKPOINTS} has no whole checkpoint, {', '.join(damaged)} are damaged: move "
+            "them away to start at step 0 again, or choose another folder for --out"
+        )
     return None
 
 
@@ -93,8 +112,8 @@ def newest_state(run: Path) -> dict[str, Any] | None:
 
     None without one.
     """
-    folders = _candidates(run)
     try:
+        folders = _candidates(run)
         return read_state(folders[0]) if folders else None
     except (OSError, ValueError):
         return None
@@ -195,29 +214,37 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _problem(folder: Path) -> str | None:
-    """Why this is no complete checkpoint, or None."""
+    """Why this is no complete checkpoint, or None.
+
+    Raises OSError where the disk does not answer, or not to this user.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         for name, expected in manifest.items():
             if _describe(folder / name) != expected:
                 return f"{name} is not the file that was written"
-    except (OSError, ValueError, AttributeError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError) as error:
         return str(error)
     return None
 
 
 def _candidates(run: Path) -> list[Path]:
     """The folder that `latest` names, then the others, newest first."""
-    folders, pointer = _folders(run), run / CHECKPOINTS / LATEST
-    if not pointer.exists():
+    folders = _folders(run)
+    try:
+        latest = run / CHECKPOINTS / (run / CHECKPOINTS / LATEST).read_text().strip()
+    except FileNotFoundError:
         return folders
-    latest = run / CHECKPOINTS / pointer.read_text().strip()
     return [latest, *(folder for folder in folders if folder != latest)]
 
 
 def _folders(run: Path) -> list[Path]:
-    """The checkpoints' folders, newest first."""
-    found = (run / CHECKPOINTS).glob(f"step-{'[0-9]' * 8}")  # a copy of the user's is not ours
+    """The checkpoints' folders, newest first; raises OSError if they cannot be listed."""
+    try:
+        # A glob would take an error for an empty folder. A copy of the user's is not ours.
+        found = [path for path in (run / CHECKPOINTS).iterdir() if _NAME.fullmatch(path.name)]
+    except FileNotFoundError:
+        return []
     return sorted(found, reverse=True)
 
 
@@ -232,6 +259,19 @@ def _remove(folder: Path) -> None:
         _delete(leaving)
         folder.replace(leaving)
         _delete(leaving)
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename a checkpoint so that no run looks at it; it may be whole."""
+    taken = 0
+    while (aside := folder.with_name(f"{folder.name}.passed-over{taken or ''}")).exists():
+        taken += 1
+    try:
+        folder.replace(aside)
+    except OSError as error:
+        logger.warning("cannot rename %s, which was passed over: %s", folder, error.strerror)
+    else:
+        logger.warning("%s was passed over and is kept as %s", folder, aside.name)
 
 
 def _delete(path: Path) -> None:

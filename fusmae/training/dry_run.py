@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from fusmae.config import RunConfig
 from fusmae.data import location_of
 from fusmae.model.budget import count_parameters
 from fusmae.training.engine import ParameterState
@@ -55,14 +56,19 @@ def _time_rows(run: Run, timing: Timing, device_name: str) -> list[tuple[str, st
         else f", estimated from micro-batches of {timing.samples}"
     )
     wait = plan.accumulation * timing.data_s / step_s
+    least, most = ("at least ", "at most ") if run.recipe.run.compile else ("", "")
     return [
         ("device", f"{run.ranks.world_size} x {device_name}"),
         (
             "speed",
-            f"{run.recipe.optim.global_batch / step_s:,.1f} samples/s, {step_s:.3g} s a step, "
+            f"{least}{run.recipe.optim.global_batch / step_s:,.1f} samples/s, "
+            f"{most}{step_s:.3g} s a step, "
             f"{wait:.1%} of it data{part}",
         ),
-        ("time", f"{step_s * run.schedule.total_steps / 3600:,.2f} hours, without validation"),
+        (
+            "time",
+            f"{most}{step_s * run.schedule.total_steps / 3600:,.2f} hours, without validation",
+        ),
     ]
 
 
@@ -90,9 +96,7 @@ def _checkpoint_rows(run: Run, parameters: int) -> list[tuple[str, str]]:
     config, total_steps = run.recipe.run, run.schedule.total_steps
     size = 4 * len(ParameterState._fields) * parameters
     minutes = f" and {config.save_every_minutes:g} minutes" if config.save_every_minutes else ""
-    kept = config.keep_checkpoints
-    if config.keep_every_steps:
-        kept += total_steps // config.keep_every_steps
+    kept = num_kept(config, total_steps)
     needed, free = size * (kept + 1), shutil.disk_usage(_existing(run.out)).free
     rows = [
         (
@@ -104,6 +108,16 @@ def _checkpoint_rows(run: Run, parameters: int) -> list[tuple[str, str]]:
     if needed > free:
         rows.append(("warning", f"the disk of {run.out} has no room for the checkpoints"))
     return rows
+
+
+def num_kept(config: RunConfig, total_steps: int) -> int:
+    """Checkpoints that a finished run has; with saves by the clock, at most."""
+    every = config.keep_every_steps
+    for_good = set(range(every, total_steps + 1, every)) if every else set()
+    if config.save_every_minutes:  # its newest may be of any step
+        return len(for_good | {total_steps}) + config.keep_checkpoints - 1
+    saved = {*range(config.save_every_steps, total_steps, config.save_every_steps), total_steps}
+    return len(for_good.union(sorted(saved | for_good)[-config.keep_checkpoints :]))
 
 
 def _existing(path: Path) -> Path:

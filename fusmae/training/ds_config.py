@@ -148,6 +148,12 @@ def _precision(table: dict[str, Any], stage: int) -> Precision:
                 f"torch_autocast.dtype = {autocast.get('dtype')!r} must be 'bfloat16': float16 "
                 "would need loss scaling"
             )
+        if stage and "communication_data_type" in table:
+            raise ValueError(
+                f"communication_data_type with torch_autocast and ZeRO stage {stage} is refused, "
+                "since DeepSpeed ignores it and sums gradients in bfloat16: remove it, or use "
+                "stage 0, which sums in fp32"
+            )
         if table.get("bf16", {}).get("enabled"):
             raise ValueError("bf16 and torch_autocast are both enabled: choose one")
         return "autocast"

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -97,16 +98,18 @@ class Means:
         return means
 
 
-# Dense bfloat16 products, operations a second, by the datasheets. The PCIe and NVL versions of the
-# H100 have other peaks; of a GPU that is not listed no share of the peak is told.
+# Dense bfloat16 products, operations a second, by the datasheets of the SXM versions. Others, and
+# parts of a GPU, have other peaks; of what is not listed no share of the peak is told.
 _PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+_OTHER_VERSIONS = {"PCIE", "NVL", "MIG"}
 
 
 def peak_flops(gpu: str) -> float | None:
     """The peak of a GPU with this name, as torch tells it; None where it is not known."""
-    if "H100" in gpu and ("PCIe" in gpu or "NVL" in gpu):
+    words = set(re.split(r"[^A-Z0-9]+", gpu.upper()))
+    if words & _OTHER_VERSIONS:
         return None
-    return next((peak for name, peak in _PEAK_FLOPS.items() if name in gpu), None)
+    return next((peak for name, peak in _PEAK_FLOPS.items() if name in words), None)
 
 
 class Stopwatch:

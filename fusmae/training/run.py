@@ -51,6 +51,12 @@ class Run:
         """Whether what is made every so many steps, 0 for never, and at the end, is due."""
         return every_steps > 0 and (step % every_steps == 0 or step == self.schedule.total_steps)
 
+    def is_save_due(self, step: int) -> bool:
+        """Whether a checkpoint is due by its step: one to be kept for good is saved, too."""
+        config = self.recipe.run
+        steps = (config.save_every_steps, config.keep_every_steps)
+        return any(self.is_due(every, step) for every in steps)
+
     def flops_of(self, sensors: Sequence[str]) -> int:
         """One rank's operations in a step of these sensors."""
         channels = {sensor: self.channels[sensor] for sensor in sensors}

@@ -12,6 +12,7 @@ listed under `left_out`.
   the shards in the page cache to the update. `data_wait` is 1 - the step on data that stays on
   the device / this step.
   `kernel_time` is a profile of the resident step. "A, deterministic" is A with run.deterministic.
+- paper: train/pretrain.py with paper.toml and zero0_autocast.json as a user runs it, 150 steps.
 - loader: batches to the device alone. product: the fastest bfloat16 product on this GPU.
 - peers, on A's model: float32 and AMP as MAE's loop, AMP from DataLoader workers that resample
   to float32 at 224 px, and DeepSpeed's defaults for bf16 with ZeRO-1.
@@ -34,7 +35,7 @@ from typing import Any
 import machine
 import torch
 from gpu_pretrain_bench import Setting
-from gpu_pretrain_cases import CASES
+from gpu_pretrain_cases import APART, CASES
 
 from fusmae.training.record import git_commit
 
@@ -99,7 +100,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4000)
     parser.add_argument("--seconds", type=float, default=6.0, help="of steps, for each figure")
     parser.add_argument("--minutes", type=float, default=8.0, help="for everything")
-    parser.add_argument("--only", nargs="+", choices=["product", *CASES], help="these cases")
+    parser.add_argument("--only", nargs="+", choices=[*APART, *CASES], help="these cases")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device; --device cpu --tiny shows that the command works")
@@ -122,7 +123,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         dataset = make_shards(options.data or Path(scratch), options.samples, workers)
         default = [case for case in CASES if not (options.tiny and case.endswith("compiled"))]
-        for case in options.only or ["product", *default]:
+        for case in options.only or [*APART, *default]:
             left_s = until - time.monotonic()
             if left_s < (10 if options.tiny else 25):
                 report["left_out"].append(case)

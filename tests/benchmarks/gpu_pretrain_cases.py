@@ -15,6 +15,7 @@ import kernel_time
 import torch
 from gpu_pretrain_bench import AUTOCAST, CHANNELS, READ_EVERY, Bench, Images, Setting
 from gpu_pretrain_peers import deepspeed_default, plain, upsampled_batches
+from gpu_pretrain_users import paper
 from torch import Tensor
 
 from fusmae.model import FusMAE, Masks
@@ -131,10 +132,14 @@ CASES: dict[str, Callable[[Bench], dict[str, Any]]] = {
 }
 
 
+# Cases that make no `Bench` of their own.
+APART: dict[str, Callable[[Setting], dict[str, Any]]] = {"product": best_product, "paper": paper}
+
+
 def measure(setting: Setting) -> dict[str, Any]:
     """A case's figures, with the largest micro-batch that fits."""
-    if setting.case == "product":
-        return best_product(setting)
+    if setting.case in APART:
+        return APART[setting.case](setting)
     ranks, micro_batch = ranks_from_environment(), setting.micro_batch
     while True:
         try:

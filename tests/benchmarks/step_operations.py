@@ -19,7 +19,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "training"))
 
 import deepspeed
 import torch
-from engine_worker import CHANNELS, MODEL, Operations
+from engine_worker import CHANNELS, MODEL
+from operations import Operations
 
 from fusmae.config import OptimConfig
 from fusmae.model import FusMAE, draw_masks

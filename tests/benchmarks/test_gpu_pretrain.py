@@ -21,7 +21,15 @@ def test_gpu_benchmark_runs_on_a_cpu_and_relates_its_figures(tmp_path: Path) -> 
     report_path = tmp_path / "report.json"
     command = [sys.executable, HERE / "gpu_pretrain.py", "--device", "cpu", "--tiny"]
     command += ["--samples", "40", "--seconds", "0.1", "--minutes", "14", "--out", report_path]
-    only = ["product", "A, deterministic", "loader", "A", WORKERS, "peer: DeepSpeed's defaults"]
+    only = [
+        "product",
+        "paper",
+        "A, deterministic",
+        "loader",
+        "A",
+        WORKERS,
+        "peer: DeepSpeed's defaults",
+    ]
     command += ["--only", *only]
     done = subprocess.run(
         list(map(str, command)),
@@ -45,6 +53,7 @@ def test_gpu_benchmark_runs_on_a_cpu_and_relates_its_figures(tmp_path: Path) -> 
     product = cases["product"]["tflops"]
     assert ours["of_product"] == pytest.approx(ours["tflops"] / product, abs=1e-3)
     assert WORKERS in done.stdout
+    assert cases["paper"]["samples_per_s"] > 0 and cases["paper"]["micro_batch"] == 4
 
 
 def test_kernel_time_is_split_by_kind_and_overlap_counts_once() -> None:

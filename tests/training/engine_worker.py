@@ -4,17 +4,20 @@
 
 `plan.json` lists cases: {"name", "ds", "clip_norm", "steps", "restore", "save", "shown",
 "validate", "spoil", "backend"}, the last one of torch.compile. Rank 0 writes FOLDER/NAME.json with
-each step's loss, norm of the gradients, and operations, of the update and of it all. In step
-`spoil` the last rank alone sees a pixel that is not finite.
+each step's loss, norm of the gradients, and operations, of the update and of it all, what the last
+step sent, and the graphs that torch.compile captured. In step `spoil` the last rank alone sees a
+pixel that is not finite.
 """
 
 import argparse
 import json
+from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._dynamo.utils import counters
 
 from fusmae.config import ModelConfig, OptimConfig, RunConfig
 from fusmae.model import FusMAE, draw_masks
@@ -59,29 +62,6 @@ def make_model() -> FusMAE:
     return FusMAE(MODEL, CHANNELS)
 
 
-# A number for the host, and what has a shape that depends on values, such as x[mask].
-WAITS = (
-    torch.ops.aten._local_scalar_dense.default,
-    torch.ops.aten.nonzero.default,
-    torch.ops.aten.masked_select.default,
-)
-
-
-class Operations(TorchDispatchMode):
-    """Counts what is dispatched, and of that what waits for the device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = self.waits = 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        self.total += 1
-        self.waits += function in WAITS
-        return function(*args, **(kwargs or {}))
-
-
 def state_of(engine: Engine) -> list[torch.Tensor]:
     """Weights, moments and Adam's count."""
     tensors = [part.clone() for _, whole in engine.states() for part in whole]
@@ -89,13 +69,18 @@ def state_of(engine: Engine) -> list[torch.Tensor]:
 
 
 def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> None:
+    from operations import Operations  # here: tests import this file as one of their package
+
     optim = optim_of(case.get("clip_norm", 0.0))
     plan = plan_engine(case["ds"], optim, world_size)
     model = make_model()
     if "backend" in case:
+        torch._dynamo.reset()  # else it takes the code of the case before
         model.forward = torch.compile(model.forward, backend=case["backend"], dynamic=False)
     engine = Engine(model, optim, plan)
+    graphs = -counters["stats"]["unique_graphs"]
     first, losses, norms, skipped, operations, whole = 0, [], [], [], [], []
+    sent: Counter[str] = Counter()
     validated, trained, kept = [], [], None
     if "restore" in case:
         folder = out / case["restore"]
@@ -116,7 +101,8 @@ def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> Non
                 mine["s2"][-1, 0, 5, 7] = float("inf")
             if "validate" in case:
                 validated.append(float(engine.losses(mine, masks)["loss"]))
-            with passes:
+            # Under a dispatch mode torch.compile does nothing.
+            with nullcontext() if "backend" in case else passes:
                 given = engine.forward_backward(mine, masks)
             loss = float(given["loss"])
             total += loss
@@ -128,6 +114,7 @@ def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> Non
             kept = all(map(torch.equal, before, state_of(engine)))
         operations.append([counted.total, counted.waits])
         whole.append([passes.total + counted.total, passes.waits + counted.waits])
+        sent = passes.sent + counted.sent
         norms.append(float(update.norm))
         skipped.append(float(update.skipped))
         losses.append(engine.sum_over_ranks([total])[0] / world_size / plan.accumulation)
@@ -138,7 +125,8 @@ def run_case(case: dict[str, Any], out: Path, rank: int, world_size: int) -> Non
     if rank == 0:
         result = {"losses": losses, "norms": norms, "validated": validated, "trained": trained}
         result |= {"skipped": skipped, "operations": operations, "kept": kept}
-        result |= {"whole": whole}
+        result |= {"whole": whole, "sent": sent}
+        result |= {"graphs": graphs + counters["stats"]["unique_graphs"]}
         (out / f"{case['name']}.json").write_text(json.dumps(result))
 
 

@@ -117,6 +117,65 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(
     assert str(bad) in caplog.text
 
 
+@pytest.mark.parametrize("damage", [damage_bit, damage_manifest])
+def test_where_none_is_whole_no_run_starts_anew(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    folders = [save(tmp_path, step) for step in (1, 2)]
+    for folder in folders:
+        damage(folder)
+    with pytest.raises(ValueError, match=r"step-00000002, step-00000001 are damaged: move them"):
+        find_checkpoint(tmp_path)
+    for folder in folders:
+        folder.rename(tmp_path / folder.name)  # as the message says
+    assert find_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_disk_that_does_not_answer_is_no_damage(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, describe = save(tmp_path, 1), checkpoint._describe
+    newest = save(tmp_path, 2)
+
+    def failing(path: Path) -> dict[str, Any]:
+        if path.parent == newest:
+            raise OSError(number, os.strerror(number))
+        return describe(path)
+
+    monkeypatch.setattr(checkpoint, "_describe", failing)
+    with pytest.raises(ValueError, match=rf"{newest}: {os.strerror(number)}; try again when"):
+        find_checkpoint(tmp_path)
+    newest.rename(tmp_path / "away")
+    assert find_checkpoint(tmp_path) == good
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+
+    def failing(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", failing)
+    with pytest.raises(OSError, match="checkpoints"):
+        find_checkpoint(tmp_path)
+    assert newest_state(tmp_path) is None
+
+
+def test_a_later_checkpoint_that_was_passed_over_is_kept_under_another_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for repeat in range(2):
+        whole = {path.name: path.read_bytes() for path in save(tmp_path, 200).iterdir()}
+        save(tmp_path, 101)  # of a run that went on from 100
+        aside = tmp_path / "checkpoints" / f"step-00000200.passed-over{repeat or ''}"
+        assert {path.name: path.read_bytes() for path in aside.iterdir()} == whole
+        assert aside.name in caplog.text
+    assert find_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step-00000101"
+
+
 @pytest.mark.parametrize("step", ["_write_folder", "replace_file"])
 def test_a_kill_while_saving_leaves_the_previous_one(
     tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch

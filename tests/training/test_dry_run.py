@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from fusmae.training.dry_run import describe_trial
+from fusmae.config import RunConfig
+from fusmae.training.checkpoint import write_checkpoint
+from fusmae.training.dry_run import describe_trial, num_kept
 from fusmae.training.ranks import RankError
 from fusmae.training.run import Run, read_run
 from fusmae.training.trial import (
@@ -55,6 +57,28 @@ def test_the_disk_is_looked_at_before_the_run(run: Run, monkeypatch: pytest.Monk
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     lines = describe_trial(run, Timing(2, 0.1, 0.3, 0.2), None, "CPU")
     assert f"the disk of {run.out} has no room for the checkpoints" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("save", "for_good"), [(4, 10), (10, 4), (5, 5), (6, 0), (100, 7), (3, 20), (19, 100)]
+)
+def test_checkpoints_are_counted_as_a_run_saves_and_keeps_them(
+    run: Run, tmp_path: Path, save: int, for_good: int
+) -> None:
+    config = RunConfig(save_every_steps=save, keep_every_steps=for_good)
+    run = replace(
+        run,
+        recipe=replace(run.recipe, run=config),
+        schedule=replace(run.schedule, total_steps=20),
+    )
+    for step in filter(run.is_save_due, range(1, 21)):
+        state = {"step": step}
+        write_checkpoint(tmp_path, {}, state, config.keep_checkpoints, config.keep_every_steps)
+    left = {int(path.name[5:]) for path in (tmp_path / "checkpoints").glob("step-*")}
+    assert left >= set(range(for_good, 21, for_good) if for_good else ())
+    assert num_kept(config, 20) == len(left)
+    # Those that the clock saves may lie between, and be the newest.
+    assert num_kept(replace(config, save_every_minutes=1), 20) >= len(left)
 
 
 GIB = 2**30
@@ -165,7 +189,10 @@ def test_a_trial_is_not_compiled_and_says_so(run: Run) -> None:
     compiled = replace(run, recipe=replace(run.recipe, run=replace(run.recipe.run, compile=True)))
     assert not short_run(compiled).recipe.run.compile
     timing = Timing(2, 0.1, 0.3, 0.2)
-    assert "without run.compile" in "\n".join(describe_trial(compiled, timing, None, "CPU"))
+    lines = dict(line.split(maxsplit=1) for line in describe_trial(compiled, timing, None, "CPU"))
+    assert "without run.compile" in lines["compile"]
+    assert lines["speed"].startswith("at least 9.6 samples/s, at most 5 s a step")
+    assert lines["time"].startswith("at most 0.01 hours")
     assert "without run.compile" not in "\n".join(describe_trial(run, timing, None, "CPU"))
 
 

@@ -51,6 +51,7 @@ def test_the_users_table_is_left_alone() -> None:
 
 
 OWN_ADAM = {"optimizer": {"type": "AdamW"}}
+AUTOCAST = {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
 OFFLOAD = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
 
 
@@ -111,14 +112,8 @@ def test_the_json_chooses_which_fused_adam() -> None:
         ({"fp16": {"enabled": True}}, 1, "fp16 is not supported"),
         ({"bf16": {"enabled": True}}, 1, "bf16 with ZeRO stage 0 is refused"),
         ({"torch_autocast": {"enabled": True, "dtype": "float16"}}, 1, "'float16' must be"),
-        (
-            {
-                "bf16": {"enabled": True},
-                "torch_autocast": {"enabled": True, "dtype": "bfloat16"},
-            },
-            1,
-            "both enabled",
-        ),
+        (AUTOCAST | {"bf16": {"enabled": True}}, 1, "both enabled"),
+        (zero(1) | AUTOCAST | {"communication_data_type": "fp32"}, 1, "DeepSpeed ignores it"),
         ({"train_micro_batch_size_per_gpu": "auto"}, 1, "'auto' .* whole number"),
         ({"train_micro_batch_size_per_gpu": 0}, 1, "whole number"),
         ({}, 3, "400 does not divide among 3 ranks"),
@@ -128,6 +123,12 @@ def test_the_json_chooses_which_fused_adam() -> None:
 def test_what_is_refused_says_what_to_do(extra: dict[str, Any], ranks: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         plan_engine(MICRO | extra, OPTIM, ranks)
+
+
+def test_the_sum_of_gradients_has_the_dtype_of_the_json_where_deepspeed_heeds_it() -> None:
+    for extra in (AUTOCAST, zero(1) | {"bf16": {"enabled": True}}, zero(2)):
+        plan = plan_engine(MICRO | extra | {"communication_data_type": "fp32"}, OPTIM, 1)
+        assert plan.config["communication_data_type"] == "fp32"
 
 
 def test_a_missing_micro_batch_is_refused() -> None:

@@ -176,6 +176,7 @@ FP32_CASES = ["2-offload", *(f"{stage}-whole" for stage in range(4))]
 def test_fp32_stages_train_as_plain_pytorch(results: Results, oracle: Any, name: str) -> None:
     assert results[name]["losses"] == pytest.approx(oracle["losses"], rel=FP32)
     assert results[name]["norms"] == pytest.approx(oracle["norms"], rel=FP32)
+    assert bool(results[name]["graphs"]) == ("captured" in name)
 
 
 @pytest.mark.parametrize("step", range(STEPS - 1))

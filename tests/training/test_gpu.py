@@ -71,11 +71,19 @@ def losses(model: FusMAE, device: str, autocast: bool) -> dict[str, float]:
     return {name: loss.item() for name, loss in found.items()}
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
-def test_the_host_waits_for_nothing_from_forward_to_update_on_a_gpu(stage: int) -> None:
+@pytest.mark.parametrize(("stage", "compiled"), [(0, False), (1, False), (2, False), (0, True)])
+def test_the_host_waits_for_nothing_from_batch_to_ledger_on_a_gpu(
+    stage: int, compiled: bool, recipe: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
     """One step of four is not finite: skipped, without a wait either."""
-    output = finish(start(Path(__file__).with_name("gpu_worker.py"), stage))
-    assert "skipped [0, 0, 1, 0] steps 3" in output
+    ds_json = tmp_path / "ds.json"
+    table = {"train_micro_batch_size_per_gpu": 8, "zero_optimization": {"stage": stage}}
+    ds_json.write_text(json.dumps(table | AUTOCAST))
+    change = f"run.compile={str(compiled).lower()}"
+    worker = Path(__file__).with_name("gpu_worker.py")
+    assert "skipped [0, 0, 1, 0] 3 steps" in finish(
+        start(worker, recipe, tiny_dataset, ds_json, change)
+    )
 
 
 def test_masks_are_those_of_the_cpu() -> None:

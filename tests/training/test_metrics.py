@@ -91,6 +91,11 @@ def test_skipped_steps_are_in_no_mean() -> None:
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA H100 PCIe", None),
         ("NVIDIA H100 NVL", None),
+        ("NVIDIA H200 NVL", None),
+        ("NVIDIA A100-PCIE-40GB", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA RTX A1000", None),
         ("NVIDIA GeForce RTX 3090 Ti", None),
     ],
 )

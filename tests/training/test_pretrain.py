@@ -142,6 +142,7 @@ def test_looking_at_a_run_does_not_change_it(
     run = tmp_path / "run"
     for change in ("val_split=train", "probe_every_epochs=1", "picture_every_epochs=2"):
         options += ["--set", f"run.{change}"]
+    options += ["--set", "run.keep_every_steps=5"]
     wait_for(start_ranks(2, SCRIPT, *options, "--out", run))
     probed = [line for line in lines_of(run) if "knn" in line]
     assert [line["step"] for line in probed] == [6, 12, 18]  # ceil(41 / 8) steps an epoch
@@ -149,6 +150,9 @@ def test_looking_at_a_run_does_not_change_it(
     assert picture.name == "step-00000011.png"
     assert [line for line in lines_of(run) if "knn" not in line] == lines_of(undisturbed)
     assert_same_encoder(run, undisturbed)
+    # Kept for good, and the newest two.
+    kept = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+    assert kept == [f"step-{step:08d}" for step in (5, 10, 15, 20, TOTAL_STEPS)]
 
 
 def kill_at(run: Path, step: int, delay_s: float, arguments: list[str]) -> None:
@@ -174,6 +178,24 @@ def test_a_killed_run_resumes_to_the_same_end(
     first, second = json.loads((run / "run.json").read_text())["starts"]
     assert first["step"] == 0
     assert second["step"] >= 6
+
+
+def test_a_run_without_a_whole_checkpoint_is_not_begun_anew(
+    undisturbed: Path, options: list[str], tmp_path: Path
+) -> None:
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.rmtree(run / "encoder")  # else it is complete
+    manifests = list(run.glob("checkpoints/*/manifest.json"))
+    for manifest in manifests:
+        manifest.unlink()
+    before = sorted(path for path in run.rglob("*") if path.is_file())
+    refused = alone(*options, "--out", str(run), "--resume", "auto")
+    assert refused.returncode == 1
+    (error,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    assert all(manifest.parent.name in error for manifest in manifests) and len(manifests) == 2
+    assert f"error: rank 0: {run / 'checkpoints'} has no whole checkpoint" in error
+    assert sorted(path for path in run.rglob("*") if path.is_file()) == before
+    assert lines_of(run) == lines_of(undisturbed)
 
 
 @pytest.mark.slow
