@@ -149,6 +149,11 @@ def igbp_single_label(fractions: npt.NDArray[np.float64]) -> str | None:
     return IGBP_10[int(fractions.argmax())] if fractions.any() else None
 
 
+def label_column(label_set: str) -> str:
+    """A set's column of `samples.parquet`: `bigearthnet-19` -> `labels_bigearthnet_19`."""
+    return f"labels_{label_set.replace('-', '_')}"
+
+
 def multi_hot(labels: Iterable[Sequence[str]], classes: Sequence[str]) -> npt.NDArray[np.uint8]:
     """Multi-hot rows, shape (samples, classes), uint8 0 or 1, columns in the order of `classes`.
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from fusmae.labels import label_column
 from fusmae.manifest import Manifest
 from fusmae.sensors import ArraySpec
 
 from .facts import Fact
 from .geocroissant import band_properties
-from .samples_table import TABLE_NAME, label_column
+from .samples_table import TABLE_NAME
 
 # Croissant's names of the splits that it knows (sec. "Splits").
 _SPLIT_URLS = {"train": "cr:TrainingSplit", "val": "cr:ValidationSplit", "test": "cr:TestSplit"}

@@ -17,9 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from fusmae.labels import label_column
 from fusmae.manifest import Manifest
-
-from .samples_table import label_column
 
 # Inches; the page shows them about 1,300 px wide.
 WIDTH_IN = 12.8

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fusmae.labels import label_column
 from fusmae.manifest import Manifest
 
 from .preview_samples import centre
-from .samples_table import label_column
 from .wording import counted
 
 _FLAGS = {"seasonal_snow": "seasonal snow", "cloud_or_shadow": "cloud or shadow"}

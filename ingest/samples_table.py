@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fusmae.labels import label_column
+
 from .facts import Fact
 from .record import BlockRecord
 
@@ -22,11 +24,6 @@ _TYPES: dict[str, pa.DataType] = {
     "time": pa.timestamp("ms"),
     "fractions": pa.list_(pa.float64()),
 }
-
-
-def label_column(label_set: str) -> str:
-    """The column that holds a label set: `bigearthnet-19` -> `labels_bigearthnet_19`."""
-    return f"labels_{label_set.replace('-', '_')}"
 
 
 def encode_table(

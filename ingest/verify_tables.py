@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from fusmae.labels import label_column
 from fusmae.manifest import Manifest
 
 from .coordinates import sample_coordinates
 from .facts import ALL_FACTS, Fact
 from .layout import store_path
 from .plan import fill, shuffle
-from .samples_table import TABLE_NAME, label_column
+from .samples_table import TABLE_NAME
 from .verify_block import BlockContent, StoredBlock
 
 Row = dict[str, Any]

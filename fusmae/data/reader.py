@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import tarfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from fusmae.data.on_demand import OnDemand
 from fusmae.data.read_plan import array_runs
 from fusmae.data.remote import SAMPLES_NAME, local_folder, mirror_of
 from fusmae.data.shard import OpenShard, most_open, replaced, version_at
-from fusmae.data.table import column_names, read_column
+from fusmae.data.table import column_names, has_pyarrow, read_column
+from fusmae.labels import label_column
 from fusmae.manifest import REPAIR, read_manifest
 from fusmae.sample import TAR_BLOCK
 
@@ -231,7 +233,7 @@ class SplitReader:
         """The key of each sample, in the order of their ids.
 
         Raises:
-            ValueError: pyarrow is not installed, or `samples.parquet` is missing or broken.
+            ValueError: as `column`.
         """
         return self.column("key")
 
@@ -239,16 +241,15 @@ class SplitReader:
         """The class names of each sample, in the order of their ids.
 
         Raises:
-            ValueError: the dataset has no such label set, a sample has no labels in it,
-                pyarrow is not installed, `samples.parquet` is missing or broken, or the shards
-                are not in the places that it gives them.
+            ValueError: the dataset has no such label set, a sample has no labels in it, the
+                shards are not in the places that `samples.parquet` gives them, or as `column`.
         """
         if label_set not in self.manifest.label_sets:
             raise ValueError(
                 f"{self.dataset} has no label set {label_set!r}; "
                 f"it has {list(self.manifest.label_sets)}"
             )
-        labels = self.column(f"labels_{label_set.replace('-', '_')}")
+        labels = self.column(label_column(label_set))
         unlabelled = sum(names is None for names in labels)
         if unlabelled:
             raise ValueError(
@@ -261,14 +262,39 @@ class SplitReader:
     def column(self, name: str) -> list[Any]:
         """A column of `samples.parquet`, in the order of the sample ids.
 
+        Without pyarrow it is gathered from the JSON members of the samples, some 30 us each, with
+        times as text; the shards of a mirror are not fetched for it.
+
         Raises:
-            ValueError: pyarrow is not installed, or the table is missing, broken or without it.
+            ValueError: the table or a shard is missing, broken or without it, or the dataset is a
+                mirror and pyarrow is not installed.
         """
-        return read_column(self.dataset, self.split, self.num_samples, name)
+        if has_pyarrow() or self.mirror:
+            return read_column(self.dataset, self.split, self.num_samples, name)
+        warnings.warn(
+            f"pyarrow is not installed, so {name} is gathered from the {self.num_samples:,} "
+            f"samples themselves and not from {SAMPLES_NAME}: pip install pyarrow",
+            stacklevel=2,
+        )
+        rows = [self._row(sample_id) for sample_id in range(self.num_samples)]
+        if name not in rows[0]:
+            raise ValueError(f"the samples of {self.dataset} tell no {name}: {list(rows[0])}")
+        return [row[name] for row in rows]
 
     def column_names(self) -> list[str]:
-        """The columns of `samples.parquet`; errors as `column`."""
-        return column_names(self.dataset)
+        """The columns of `samples.parquet`, without pyarrow those that `column` gathers.
+
+        Raises:
+            ValueError: as `column`.
+        """
+        return column_names(self.dataset) if has_pyarrow() or self.mirror else list(self._row(0))
+
+    def _row(self, sample_id: int) -> dict[str, Any]:
+        """What a sample's shard tells of it, by the names of the table's columns."""
+        key, told = self.describe(sample_id)
+        labels = told.pop("labels", {})
+        sets = {label_column(name): labels.get(name) for name in self.manifest.label_sets}
+        return {"key": key, **sets, **told}
 
     def check_keys(self) -> None:
         """Look at one sample of each shard: what is known by row is of another sample if shards

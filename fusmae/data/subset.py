@@ -1,8 +1,8 @@
 """Which samples of a split are used: a list of keys, flags that exclude, a drawn fraction.
 
 A pure function of the dataset and a `SubsetConfig`; what comes out are ascending sample ids, for
-`Order` to shuffle. Keys and flags stand in `samples.parquet`, so they need pyarrow; a fraction
-needs nothing but the ids.
+`Order` to shuffle. Keys and flags stand in `samples.parquet`, and without pyarrow are gathered from
+the samples; a fraction needs nothing but the ids.
 """
 
 from collections import Counter
@@ -23,8 +23,8 @@ def subset_ids(reader: SplitReader, config: SubsetConfig) -> Ids | None:
 
     Raises:
         ValueError: no sample is left, the list of keys is missing, empty, has a key twice or one
-            that the split has not, a flag is unknown for a sample, or pyarrow is wanted and not
-            installed.
+            that the split has not, or a flag is unknown for a sample; or as
+            `SplitReader.column`.
     """
     if config.is_whole:
         return None
@@ -87,7 +87,7 @@ def list_keys(reader: SplitReader, ids: Ids) -> str:
     """The keys of samples, one a line: what `SubsetConfig.keys` reads back.
 
     Raises:
-        ValueError: pyarrow is not installed, or `samples.parquet` is missing or broken.
+        ValueError: as `SplitReader.column`.
     """
     keys = reader.keys()
     return "".join(f"{keys[i]}\n" for i in ids.tolist())

@@ -1,4 +1,4 @@
-"""Columns of `samples.parquet`, a row a sample: all that needs pyarrow in reading a dataset."""
+"""Columns of `samples.parquet`, a row a sample: the only pyarrow import."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,15 @@ from fusmae.data.remote import SAMPLES_NAME
 from fusmae.manifest import REPAIR
 
 _NO_PYARROW = f"reading {SAMPLES_NAME} needs pyarrow: pip install pyarrow"
+
+
+def has_pyarrow() -> bool:
+    """Whether the table can be read."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _table_of(dataset: Path) -> Path:

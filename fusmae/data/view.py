@@ -1,6 +1,6 @@
 """A split as PyTorch knows it: `ds[i]`, `ds.sample(key)`, and `ds.stream` (`sample_stream.py`).
 
-For code that is not ours: numpy and torch are enough, except where keys or flags are looked up.
+For code that is not ours: numpy and torch are enough.
 `TrainLoader` is faster, and is what several ranks need.
 """
 
@@ -162,8 +162,8 @@ class DatasetView(Dataset[Sample]):
         """The sample with this key, in the subset or not.
 
         Raises:
-            ValueError: the split has no such sample, its shards hold another one in its place, or
-                pyarrow is not installed.
+            ValueError: the split has no such sample, or its shards hold another one in its place;
+                or as `SplitReader.column`.
         """
         if not isinstance(key, str) or key not in self._rows:
             raise ValueError(

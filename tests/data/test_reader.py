@@ -276,10 +276,17 @@ def test_unknown_label_set_is_refused_and_the_known_are_named(tiny_dataset):
         SplitReader(tiny_dataset, "train").labels("igbp")
 
 
-def test_labels_without_pyarrow_say_what_to_install(tiny_dataset, monkeypatch):
+def test_columns_without_pyarrow_are_those_of_the_table(tiny_dataset, monkeypatch):
+    reader = SplitReader(tiny_dataset, "train")
+    wanted = ["key", "labels_bigearthnet_19", "seasonal_snow", "cloud_or_shadow"]
+    told = {name: reader.column(name) for name in wanted}
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match="pip install pyarrow"):
-        SplitReader(tiny_dataset, "train").labels("bigearthnet-19")
+    for name, values in told.items():
+        with pytest.warns(UserWarning, match=f"so {name} is gathered from the 41 samples"):
+            assert reader.column(name) == values
+    assert set(wanted) < set(reader.column_names())
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="tell no clouds"):
+        reader.column("clouds")
 
 
 def test_missing_samples_table_is_refused_by_name(copied):

@@ -76,7 +76,7 @@ def write_tiny_dataset(
                 }
                 rows.append({"key": key, "split": split, "labels_bigearthnet_19": labels, **flags})
                 info = {"key": key, "place": "Öland" * (row % 3)}
-                info |= {"labels": {"bigearthnet-19": labels}}
+                info |= {"labels": {"bigearthnet-19": labels}, **flags}
                 data += encode(layout, key, arrays, info)
                 for name, array in arrays.items():
                     pixels[name].append(array)
