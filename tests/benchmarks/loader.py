@@ -26,8 +26,8 @@ from typing import Any
 import machine
 from loader_data import SAMPLE_BYTES, SAMPLES_PER_SHARD, disk_bytes, prepare
 from loader_disk import sequential_mb_a_s
-from loader_remote import SYSTEMS as REMOTE
 from loader_remote import compare as compare_remote
+from loader_remote import present as present_remote
 from loader_run import MEMORY, SYSTEMS
 from loader_systems import BATCH, OURS, PEERS
 from memory_limit import CannotLimitError, memory_limit, num_killed, peak_bytes, run_inside
@@ -267,7 +267,7 @@ def measure(data: Path, options: argparse.Namespace) -> Iterator[Table]:
         yield {"truncated_shard": truncated(data, Path(scratch))}
     yield {"cold": compare_cold(present(COLD), data, options.rounds, digest)}
     yield {"limited": compare_limited(present(LIMITED), data, options.rounds, digest)}
-    yield {"remote": compare_remote(data, list(REMOTE), options.rounds, digest)}
+    yield {"remote": compare_remote(data, present_remote(data), options.rounds, digest)}
 
 
 def configuration(options: argparse.Namespace) -> Table:

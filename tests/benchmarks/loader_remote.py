@@ -2,7 +2,8 @@
 
     python tests/benchmarks/loader_remote.py ours DATA URL --workers 2
 
-The store is `tests/data/object_store.py` on loopback; it takes its share of the same cores.
+The store is `tests/data/object_store.py` on loopback; it takes its share of the same cores. MosaicML
+and LitData know no HTTP: to them it is an S3 endpoint, whose buckets are the folders of formats.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -23,10 +26,21 @@ import machine
 import torch
 from loader_data import SAMPLE_BYTES, SPLIT
 from loader_run import check
-from loader_systems import BATCH, SEED, WDS_BUFFER, Epochs, cut_epochs, webdataset_of
+from loader_systems import (
+    BATCH,
+    PEERS,
+    SEED,
+    WDS_BUFFER,
+    Epochs,
+    cut_epochs,
+    litdata_at,
+    mosaicml_at,
+    webdataset_of,
+)
 
 from fusmae.config import DataConfig
 from fusmae.data import SplitReader, TrainLoader, locate_dataset
+from fusmae.torchvision_repair import repair_torchvision
 
 STORE = Path(__file__).parents[1] / "data" / "object_store.py"
 # MB/s of the store; 0 for as fast as it can.
@@ -37,7 +51,7 @@ _READ_BYTES = 1 << 20
 def ours(data: Path, url: str, workers: int, window: int) -> Epochs:
     """Through an empty cache, each shard checked; with a window, the cache holds two of them."""
     with tempfile.TemporaryDirectory() as cache:
-        dataset = locate_dataset(url, Path(cache))
+        dataset = locate_dataset(f"{url}/dataset", Path(cache))
         largest = max(shard.bytes for shard in SplitReader(data / "dataset", SPLIT).record.shards)
         config = DataConfig(split=SPLIT, window=window)
         if window:
@@ -52,15 +66,47 @@ def ours(data: Path, url: str, workers: int, window: int) -> Epochs:
 def webdataset(data: Path, url: str, workers: int) -> Epochs:
     """`pipe:curl`, as webdataset reads URLs of http; nothing is checked and nothing kept."""
     reader = SplitReader(data / "dataset", SPLIT)
-    urls = [f"{url}/{shard.path}" for shard in reader.record.shards]
+    urls = [f"{url}/dataset/{shard.path}" for shard in reader.record.shards]
     return webdataset_of(reader, urls, workers, WDS_BUFFER)
 
 
+def mosaicml(data: Path, url: str, workers: int) -> Epochs:
+    """Into an empty folder, which keeps everything; nothing is checked."""
+    os.environ |= {**_S3_USER, "S3_ENDPOINT_URL": url}
+    with tempfile.TemporaryDirectory() as cache:
+        yield from mosaicml_at({"remote": "s3://mds", "local": cache}, workers)
+
+
+def litdata(data: Path, url: str, workers: int) -> Epochs:
+    """Into an empty folder, of no practical limit; nothing is checked."""
+    os.environ |= _S3_USER
+    with tempfile.TemporaryDirectory() as cache:
+        options = {"cache_dir": cache, "storage_options": {"endpoint_url": url}}
+        yield from litdata_at("s3://litdata", workers, **options)
+
+
+_S3_USER = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 SYSTEMS: dict[str, Callable[[Path, str, int], Epochs]] = {
     "ours": partial(ours, window=0),
     "ours, window of 2 shards": partial(ours, window=2),
     "webdataset": webdataset,
+    "mosaicml": mosaicml,
+    "litdata": litdata,
 }
+
+
+def present(data: Path) -> list[str]:
+    """The systems whose package is installed and whose format was written."""
+    return [
+        name
+        for name in SYSTEMS
+        if name not in PEERS
+        or (find_spec(PEERS[name].package) and (data / PEERS[name].stored).is_dir())
+    ]
 
 
 @contextmanager
@@ -79,7 +125,7 @@ def _bare(data: Path, url: str) -> float:
     shards = SplitReader(data / "dataset", SPLIT).record.shards
     total, start_s = 0, time.perf_counter()
     for shard in shards:
-        with urlopen(f"{url}/{shard.path}") as answer:
+        with urlopen(f"{url}/dataset/{shard.path}") as answer:
             while piece := answer.read(_READ_BYTES):
                 total += len(piece)
     return total / 1e6 / (time.perf_counter() - start_s)
@@ -92,7 +138,7 @@ def compare(data: Path, systems: list[str], rounds: int, digest: int) -> dict[st
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in systems}
         bare = []
         for _ in range(rounds):
-            with _store(data / "dataset", rate) as url:
+            with _store(data, rate) as url:
                 bare.append(_bare(data, url))
                 for name in systems:
                     runs[name].append(_run(name, data, url))
@@ -103,7 +149,7 @@ def compare(data: Path, systems: list[str], rounds: int, digest: int) -> dict[st
                 figure: machine.spread([result[figure] for result in results], 1)
                 for figure in ("mb_a_s", "first_batch_s")
             }
-    with _store(data / "dataset", 0) as url:
+    with _store(data, 0) as url:
         for name in systems:
             whole = _run(name, data, url, "--check")["digest"] == digest
             table.setdefault("pixels", {})[name] = "all" if whole else "NOT all"
@@ -121,6 +167,10 @@ def _run(name: str, data: Path, url: str, *more: str) -> dict[str, Any]:
 
 
 def _timed(system: str, data: Path, url: str, workers: int) -> dict[str, Any]:
+    if system in PEERS:
+        # Some import torchvision, which takes seconds.
+        repair_torchvision()
+        import_module(PEERS[system].package)
     start_s = time.perf_counter()
     samples, first_batch_s = 0, 0.0
     epochs = SYSTEMS[system](data, url, workers)

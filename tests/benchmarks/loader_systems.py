@@ -129,13 +129,17 @@ def webdataset_of(reader: SplitReader, urls: list[str], workers: int, buffer: in
 
 
 def mosaicml(data: Path, workers: int) -> Epochs:
+    return mosaicml_at({"local": str(data / "mds")}, workers)
+
+
+def mosaicml_at(place: dict[str, str], workers: int) -> Epochs:
     """`py1e`, its default shuffle, whose blocks of 262,144 samples hold this set whole."""
     repair_torchvision()
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
     clean_stale_shared_memory()
-    dataset = StreamingDataset(local=str(data / "mds"), shuffle=True, batch_size=BATCH)
+    dataset = StreamingDataset(**place, shuffle=True, batch_size=BATCH)
     loader = DataLoader(dataset, batch_size=BATCH, **_loader_options(workers))
     while True:
         yield iter(loader)
@@ -144,10 +148,15 @@ def mosaicml(data: Path, workers: int) -> Epochs:
 def litdata(data: Path, workers: int, batch_decode: str | None = None) -> Epochs:
     if batch_decode is not None:
         os.environ["LITDATA_BATCH_DECODE"] = batch_decode
+    return litdata_at(str(data / "litdata"), workers)
+
+
+def litdata_at(place: str, workers: int, **options: Any) -> Epochs:
+    """The dataset at `place`; `options` are those of its reader."""
     repair_torchvision()
     from litdata import StreamingDataLoader, StreamingDataset
 
-    dataset = StreamingDataset(str(data / "litdata"), shuffle=True)
+    dataset = StreamingDataset(place, shuffle=True, **options)
     loader = StreamingDataLoader(dataset, batch_size=BATCH, **_loader_options(workers))
     while True:
         yield iter(loader)

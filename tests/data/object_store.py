@@ -127,6 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not (wanted and self.owner.ranges):
             return 200, {"Content-Length": str(size)}, file.read_bytes()
         first, _, last = wanted.removeprefix("bytes=").partition("-")
+        if int(first) >= size:
+            return 416, {"Content-Range": f"bytes */{size}"}, b""
         stop = min(int(last or size - 1), size - 1) + 1
         with file.open("rb") as opened:
             opened.seek(int(first))
@@ -172,6 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
+    # A connection a request: MosaicML's forked workers would share the one of their parent, and get
+    # each other's answers.
+    _Handler.protocol_version = "HTTP/1.0"
     limit = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
     with LoopbackStore(Path(sys.argv[1]), bytes_per_s=limit) as serving:
         print(serving.url, flush=True)
