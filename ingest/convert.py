@@ -20,7 +20,7 @@ from .layout import tar_path, zarr_shard_path
 from .new_file import NewFile
 from .plan import Block
 from .record import BlockRecord, statistics_path, write_bad, write_record
-from .statistics import Counter, samples_together
+from .statistics import Counter
 from .storage import Store, write_file
 from .turn import require_turn
 from .wording import LEAVE_OUT
@@ -112,9 +112,6 @@ def _read(
     """
     samples: list[Any] = [None] * len(job.sources)
     bad: dict[str, str] = {}
-    # Counted while they lie in the cache: a whole block would have to come back from memory.
-    fresh: list[int] = []
-    together = samples_together(job.layout.arrays)
     for row in sorted(range(len(samples)), key=lambda row: job.sources[row].position):
         try:
             samples[row] = job.read(job.sources[row], {n: s[row] for n, s in stacks.items()})
@@ -126,12 +123,8 @@ def _read(
                 raise
             bad[job.block.names[row]] = str(error)
         else:
-            fresh.append(row)
-        if len(fresh) == together:
-            counter.add(fresh)
-            fresh.clear()
+            counter.add(row)
         on_sample()
-    counter.add(fresh)
     return samples, bad
 
 

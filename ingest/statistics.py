@@ -26,15 +26,6 @@ SAR_FIRST_DB, SAR_BINS, SAR_BINS_PER_DB = -100, 15_000, 100
 
 PERCENTILES = (1, 2, 5, 25, 50, 75, 95, 98, 99)
 
-# Pixels of a band counted at once: 16 samples of 120 x 120. Fewer pay for the counts' array more
-# often, more no longer fit the cache (docs/LOG.md).
-_TOGETHER_PIXELS = 16 * 120 * 120
-
-
-def samples_together(arrays: Sequence[ArraySpec]) -> int:
-    """How many samples are best counted at once, while they still lie in the cache."""
-    return max(1, _TOGETHER_PIXELS // max(spec.size_px for spec in arrays) ** 2)
-
 
 def bin_edges(dtype: str, num_bins: int) -> npt.NDArray[np.float64]:
     """The left edge of each bin, in stored units."""
@@ -56,8 +47,8 @@ def _num_bins(dtype: str) -> int:
 class Counter:
     """Counts samples in stacks, shape (samples, bands, height, width) each, as they come.
 
-    The order in which they are added changes nothing: floats are summed a sample at a time in
-    numpy's pairwise order, then sample after sample in the order of the stack.
+    The order in which they are added changes nothing: floats are summed a sample at a time in a
+    fixed order, see `counting.count_floats`, then sample after sample in the order of the stack.
 
     Raises:
         ValueError: the pixels are neither uint8, uint16 nor float32.
@@ -71,30 +62,29 @@ class Counter:
                 )
         self._arrays = {name: stack.reshape(*stack.shape[:2], -1) for name, stack in stacks.items()}
         self._partials = {name: _empty(flat) for name, flat in self._arrays.items()}
-        self._rooms: dict[tuple[int, int], _Room] = {}
 
-    def add(self, rows: Sequence[int]) -> None:
-        """Count these rows of every stack, each row once.
+    def add(self, row: int) -> None:
+        """Count this row of every stack; each row once, while its pixels lie in the cache.
 
         Raises:
             ValueError: a pixel is not a finite number.
         """
-        for name, flat in self._arrays.items() if len(rows) else ():
-            partial = self._partials[name]
-            room = self._room(len(rows), flat.shape[2])
-            for band in range(flat.shape[1]):
-                if flat.dtype.kind == "f":
-                    _add_db(partial, band, rows, room.gathered(flat, rows, band), room)
-                else:
-                    for place, row in enumerate(rows):
-                        room.bins[place] = flat[row, band]
-                    _add_counts(partial["histogram"][band], room.bins)
+        # numba takes a third of a second to import, which most commands can do without.
+        from .counting import count_floats, count_integers
 
-    def _room(self, num_rows: int, num_pixels: int) -> "_Room":
-        shape = num_rows, num_pixels
-        if shape not in self._rooms:
-            self._rooms[shape] = _Room(shape)
-        return self._rooms[shape]
+        for name, flat in self._arrays.items():
+            partial = self._partials[name]
+            if flat.dtype.kind != "f":
+                count_integers(flat[row], partial["histogram"])
+                continue
+            low, high = np.empty((2, flat.shape[1]), np.float32)
+            sums, squares = partial["sum"][row], partial["square"][row]
+            scale = np.float32(SAR_BINS_PER_DB), np.float32(SAR_FIRST_DB * SAR_BINS_PER_DB)
+            count_floats(flat[row], *scale, partial["histogram"], sums, squares, low, high)
+            if not np.isfinite(sums).all():
+                raise ValueError("statistics of float32 pixels: some are not finite")
+            np.minimum(partial["min"], low, out=partial["min"])
+            np.maximum(partial["max"], high, out=partial["max"])
 
     def partials(self) -> Partials:
         """What was counted; as after every row."""
@@ -116,9 +106,8 @@ def measure(pixels: npt.NDArray[Any]) -> Partial:
         ValueError: as `Counter`.
     """
     counter = Counter({"pixels": pixels})
-    step = max(1, _TOGETHER_PIXELS // (pixels.shape[2] * pixels.shape[3]))
-    for first in range(0, len(pixels), step):
-        counter.add(range(first, min(first + step, len(pixels))))
+    for row in range(len(pixels)):
+        counter.add(row)
     return counter.partials()["pixels"]
 
 
@@ -134,58 +123,6 @@ def _empty(flat: npt.NDArray[Any]) -> Partial:
         "min": np.full(num_bands, np.inf),
         "max": np.full(num_bands, -np.inf),
     }
-
-
-class _Room:
-    """Arrays of shape (rows, pixels) that are used again: fresh pages cost as much as counting."""
-
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self.bins = np.empty(shape, np.intp)  # as bincount wants them
-        self.values = np.empty(shape, np.float32)
-        self.scaled = np.empty(shape, np.float32)
-        self.wide = np.empty(shape, np.float64)
-
-    def gathered(
-        self, flat: npt.NDArray[np.float32], rows: Sequence[int], band: int
-    ) -> npt.NDArray[np.float32]:
-        for place, row in enumerate(rows):
-            self.values[place] = flat[row, band]
-        return self.values
-
-
-def _add_counts(total: npt.NDArray[np.int64], bins: npt.NDArray[np.intp]) -> None:
-    # Counting only up to the largest value seen spares most of 65,536 bins.
-    counts = np.bincount(bins.reshape(-1))
-    total[: len(counts)] += counts
-
-
-def _add_db(
-    partial: Partial,
-    band: int,
-    rows: Sequence[int],
-    values: npt.NDArray[np.float32],
-    room: _Room,
-) -> None:
-    """Count one band of these rows, shape (rows, pixels)."""
-    low, high = values.min(), values.max()
-    if not np.isfinite((low, high)).all():
-        raise ValueError("statistics of float32 pixels: some are not finite")
-    partial["min"][band] = min(partial["min"][band], low)
-    partial["max"][band] = max(partial["max"][band], high)
-    _add_counts(partial["histogram"][band], _db_bins(values, room))
-    wide = room.wide
-    wide[...] = values
-    partial["sum"][rows, band] = wide.sum(axis=1)
-    partial["square"][rows, band] = np.multiply(wide, wide, out=wide).sum(axis=1)
-
-
-def _db_bins(values: npt.NDArray[np.float32], room: _Room) -> npt.NDArray[np.intp]:
-    """The bin of each value; float32 puts one a thousandth of a bin from an edge on either side."""
-    bins = np.multiply(values, np.float32(SAR_BINS_PER_DB), out=room.scaled)
-    bins -= np.float32(SAR_FIRST_DB * SAR_BINS_PER_DB)
-    np.clip(bins, 0, SAR_BINS - 1, out=bins)
-    room.bins[...] = bins
-    return room.bins
 
 
 def merge(partials: Iterable[Partials]) -> Partials:

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/loader_remote.py ours DATA URL --workers 2
 
-The store is `tests/data/object_store.py` on loopback; it takes its share of the same cores. MosaicML
+The store is `tests/data/object_store.py` on loopback, on the same cores as its readers. MosaicML
 and LitData know no HTTP: to them it is an S3 endpoint, whose buckets are the folders of formats.
 """
 

@@ -1,11 +1,15 @@
 """Histograms and sums of blocks against one numpy pass."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusmae.sensors import ArraySpec, Band
+from fusmae_ingest.counting import LANES
 from fusmae_ingest.statistics import PERCENTILES, Counter, decode, encode, finish, measure, merge
 
 
@@ -80,20 +84,57 @@ def test_the_split_into_blocks_changes_integers_not_at_all():
     assert in_blocks(pixels, [20]) == in_blocks(pixels, [1, 9, 10])
 
 
-def test_float_sums_of_a_stack_are_its_samples_added_one_by_one_to_the_last_bit():
-    """So the number of samples counted at once, and their order, are not part of the result."""
-    pixels = np.random.default_rng(2).normal(-12, 5, (37, 2, 120, 120)).astype("<f4")
+def numpy_sums(values: np.ndarray) -> np.ndarray:
+    """The sum of one band (pixels,) in the order that `counting` states, by numpy and Python."""
+    whole = len(values) // LANES * LANES
+    lanes = np.zeros(LANES)
+    for row in values[:whole].reshape(-1, LANES):
+        lanes += row
+    lanes[: len(values) - whole] += values[whole:]
+    return sum(lanes.tolist())
+
+
+@pytest.mark.parametrize("size", [120, 32, 9, 5])
+def test_float_sums_of_a_stack_are_its_samples_added_one_by_one_to_the_last_bit(size):
+    """So the order in which samples are counted is not part of the result."""
+    pixels = np.random.default_rng(2).normal(-12, 5, (37, 2, size, size)).astype("<f4")
     wide = pixels.astype("f8").reshape(37, 2, -1)
     counter = Counter({"a": pixels})
-    for rows in np.split(np.random.default_rng(0).permutation(37), [1, 5, 20]):
-        counter.add(rows.tolist())
+    for row in np.random.default_rng(0).permutation(37):
+        counter.add(row)
     partial = counter.partials()["a"]
     assert all(np.array_equal(measure(pixels)[key], value) for key, value in partial.items())
     for key, values in (("sum", wide), ("square", wide * wide)):
         expected = np.zeros(2)
-        for sample in values.sum(axis=2):
-            expected += sample
+        for sample in values:
+            expected += [numpy_sums(band) for band in sample]
         assert partial[key].tolist() == expected.tolist()
+    assert partial["min"].tolist() == pixels.min(axis=(0, 2, 3)).tolist()
+    assert partial["max"].tolist() == pixels.max(axis=(0, 2, 3)).tolist()
+
+
+@given(st.integers(0, 99), st.sampled_from([1, 5, 40, 400]))
+@settings(max_examples=20, deadline=None)
+def test_each_backscatter_lies_in_the_bin_that_float32_arithmetic_gives(seed, spread):
+    pixels = np.random.default_rng(seed).normal(-12, spread, (3, 2, 16, 16)).astype("<f4")
+    bins = np.clip(pixels * np.float32(100) + np.float32(10_000), 0, 14_999).astype(int)
+    histogram = measure(pixels)["histogram"]
+    for band in range(2):
+        expected = np.bincount(bins[:, band].ravel(), minlength=15_000)
+        np.testing.assert_array_equal(histogram[band], expected)
+
+
+def test_where_no_cache_can_be_written_it_is_compiled_all_the_same(tmp_path):
+    """As in a container whose file system is read-only: numba refuses to cache there."""
+    script = (
+        "import numba.core.caching as caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "import numpy as np\n"
+        "from fusmae_ingest.statistics import measure\n"
+        "print(measure(np.full((1, 1, 4, 4), 7, np.uint8))['histogram'][0, 7])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "16", done.stderr
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
