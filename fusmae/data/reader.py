@@ -11,6 +11,7 @@ import json
 import tarfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from fusmae.data.table import column_names, has_pyarrow, read_column
 from fusmae.labels import label_column
 from fusmae.manifest import REPAIR, read_manifest
 from fusmae.sample import TAR_BLOCK
+
+# Text in KEY.json, as JSON knows no times.
+_TIMES = ("time_s1", "time_s2")
 
 
 class SplitReader:
@@ -77,6 +81,7 @@ class SplitReader:
         # file that the index belongs to. Those of a mirror come and go, each checked as it comes.
         shards = () if self.mirror else self.record.shards
         self._versions = [version_at(dataset / shard.path) for shard in shards]
+        self._gathered: dict[str, list[Any]] = {}
         self._shard: Callable[[int], OpenShard]
         if self.mirror:
             on_demand = OnDemand(self.mirror, self.record.shards)
@@ -262,24 +267,24 @@ class SplitReader:
     def column(self, name: str) -> list[Any]:
         """A column of `samples.parquet`, in the order of the sample ids.
 
-        Without pyarrow it is gathered from the JSON members of the samples, some 30 us each, with
-        times as text; the shards of a mirror are not fetched for it.
+        Without pyarrow it is gathered from the samples' JSON members and kept: a read a sample,
+        30 us in a hot cache. Of a mirror, whose shards are elsewhere, it is not.
 
         Raises:
-            ValueError: the table or a shard is missing, broken or without it, or the dataset is a
-                mirror and pyarrow is not installed.
+            ValueError: the table is missing, broken or without it; without pyarrow a shard is, or
+                the dataset is a mirror.
         """
         if has_pyarrow() or self.mirror:
             return read_column(self.dataset, self.split, self.num_samples, name)
-        warnings.warn(
-            f"pyarrow is not installed, so {name} is gathered from the {self.num_samples:,} "
-            f"samples themselves and not from {SAMPLES_NAME}: pip install pyarrow",
-            stacklevel=2,
-        )
-        rows = [self._row(sample_id) for sample_id in range(self.num_samples)]
-        if name not in rows[0]:
-            raise ValueError(f"the samples of {self.dataset} tell no {name}: {list(rows[0])}")
-        return [row[name] for row in rows]
+        if name not in self._gathered:
+            warnings.warn(
+                f"pyarrow is not installed, so {name} is gathered from the {self.num_samples:,} "
+                f"samples themselves and not from {SAMPLES_NAME}: pip install pyarrow",
+                stacklevel=2,
+            )
+            ids = range(self.num_samples)
+            self._gathered[name] = [self._told(sample_id, name) for sample_id in ids]
+        return self._gathered[name]
 
     def column_names(self) -> list[str]:
         """The columns of `samples.parquet`, without pyarrow those that `column` gathers.
@@ -289,12 +294,21 @@ class SplitReader:
         """
         return column_names(self.dataset) if has_pyarrow() or self.mirror else list(self._row(0))
 
+    def _told(self, sample_id: int, name: str) -> Any:
+        row = self._row(sample_id)
+        if name not in row:
+            raise ValueError(
+                f"sample {row['key']!r} of {self.dataset} has no field {name!r}; it has {list(row)}"
+            )
+        return row[name]
+
     def _row(self, sample_id: int) -> dict[str, Any]:
         """What a sample's shard tells of it, by the names of the table's columns."""
         key, told = self.describe(sample_id)
         labels = told.pop("labels", {})
         sets = {label_column(name): labels.get(name) for name in self.manifest.label_sets}
-        return {"key": key, **sets, **told}
+        times = {name: datetime.fromisoformat(told[name]) for name in _TIMES if name in told}
+        return {"key": key, **sets, **told, **times}
 
     def check_keys(self) -> None:
         """Look at one sample of each shard: what is known by row is of another sample if shards
@@ -304,7 +318,7 @@ class SplitReader:
             ValueError: a shard holds another sample than `samples.parquet` has in its place; or
                 as `column` and `describe`.
         """
-        if self.mirror:
+        if self.mirror or not has_pyarrow():  # then what is known is of the shards themselves
             return
         keys = self.keys()
         for end, size in zip(self._ends.tolist(), self.shard_sizes, strict=True):

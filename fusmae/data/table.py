@@ -1,4 +1,4 @@
-"""Columns of `samples.parquet`, a row a sample: the only pyarrow import."""
+"""Columns of `samples.parquet`, a row a sample: the only pyarrow import of `fusmae`."""
 
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,6 @@
 """A split as PyTorch knows it: `ds[i]`, `ds.sample(key)`, and `ds.stream` (`sample_stream.py`).
 
-For code that is not ours: numpy and torch are enough.
+For code that is not ours: for a folder numpy and torch are enough.
 `TrainLoader` is faster, and is what several ranks need.
 """
 

@@ -271,3 +271,17 @@ def test_local_paths_do_not_import_fsspec(tiny_dataset):
         [sys.executable, "-c", program, tiny_dataset], capture_output=True, text=True, timeout=60
     )
     assert done.stdout == "[] False\n", done.stderr
+
+
+def test_keys_of_a_url_need_pyarrow_and_its_shards_are_not_fetched_for_them(
+    big_window_dataset, tmp_path, monkeypatch
+):
+    with LoopbackStore(big_window_dataset) as store:
+        view = open_dataset(store.url, cache=tmp_path)
+        asked = Counter(store.gets)
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(
+            ValueError, match=r"samples\.parquet needs pyarrow: pip install pyarrow"
+        ):
+            view.sample("train-0-0")
+        assert store.gets == asked
