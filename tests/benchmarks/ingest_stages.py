@@ -123,6 +123,8 @@ def replace_everywhere(clock: Clock, stage: str, module: ModuleType, path: str) 
 
 def measure(archive: Path, out: Path, formats: list[str], tars: bool) -> dict[str, float]:
     """CPU seconds by stage of one conversion; `start` is Python and its imports."""
+    # numba is loaded by the first sample, else within the stage that counts it.
+    import fusmae_ingest.counting  # noqa: F401
     from fusmae_ingest.bigearthnet import bigearthnet
 
     start = time.process_time()

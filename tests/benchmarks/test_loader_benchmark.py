@@ -103,4 +103,7 @@ def test_the_committed_run_reaches_what_the_loader_was_built_for():
     systems = {name.partition(",")[0] for name in report["hot"]}
     assert {"webdataset", "mosaicml", "litdata", "rasterio files", "memcpy"} <= systems
     assert {"ours with mmap", "ours with DataLoader processes"} <= systems
-    assert report["cold"] and report["limited"] and report["remote"]
+    assert report["cold"] and report["limited"]
+    remote = report["remote"]["pixels"]
+    assert {"ours", "webdataset", "mosaicml", "litdata"} <= remote.keys()
+    assert set(remote.values()) == {"all"}
