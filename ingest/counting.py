@@ -11,24 +11,40 @@ from typing import Any, ParamSpec, cast
 import numba
 import numpy as np
 import numpy.typing as npt
+from numba import types
 
 _Arguments = ParamSpec("_Arguments")
+_Kernel = Callable[_Arguments, None]
 
-# Floats are summed in this many lanes: an order that any processor's vectors can follow.
+# Floats are summed in this many lanes, an order that any processor's vectors can follow: another
+# number gives other last digits. With 16 the compiler takes nearly twice as long a pass.
 LANES = 32
 
 
-def _compiled(kernel: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
-    # What a kernel is to know of other files it has to be given: numba looks for changes in this
-    # file alone before it takes what it has compiled.
-    try:
-        compiled = numba.njit(cache=True, nogil=True)(kernel)
-    except RuntimeError:  # there is no folder for the cache
-        compiled = numba.njit(nogil=True)(kernel)
-    return cast(Callable[_Arguments, None], compiled)
+def _pixels(kind: Any) -> Any:
+    return types.Array(kind, 2, "C", readonly=True)
 
 
-@_compiled
+_COUNTS = types.int64[:, ::1]
+_SUMS, _ENDS = types.float64[::1], types.float32[::1]
+
+
+def _compiled(*signatures: Any) -> Callable[[_Kernel[_Arguments]], _Kernel[_Arguments]]:
+    """Compiles at once, so that a cache that cannot be written shows here and nowhere else."""
+
+    def compiled(kernel: _Kernel[_Arguments]) -> _Kernel[_Arguments]:
+        # What a kernel is to know of other files it has to be given: numba looks for changes in
+        # this file alone before it takes what it has compiled.
+        try:
+            done = numba.njit(list(signatures), cache=True, nogil=True)(kernel)
+        except (RuntimeError, OSError):  # there is no folder for the cache, or its disk is full
+            done = numba.njit(list(signatures), nogil=True)(kernel)
+        return cast(_Kernel[_Arguments], done)
+
+    return compiled
+
+
+@_compiled(*(types.void(_pixels(kind), _COUNTS) for kind in (types.uint8, types.uint16)))
 def count_integers(pixels: npt.NDArray[np.integer[Any]], histogram: npt.NDArray[np.int64]) -> None:
     """Add each pixel (bands, pixels) to its band's bin (bands, bins), a bin a value."""
     for band in range(pixels.shape[0]):
@@ -37,7 +53,7 @@ def count_integers(pixels: npt.NDArray[np.integer[Any]], histogram: npt.NDArray[
             counts[value] += 1
 
 
-@_compiled
+@numba.njit
 def _add(value: np.float32, lane: int, total: Any, square: Any, least: Any, most: Any) -> None:
     wide = np.float64(value)
     total[lane] += wide
@@ -46,7 +62,12 @@ def _add(value: np.float32, lane: int, total: Any, square: Any, least: Any, most
     most[lane] = value if value > most[lane] else most[lane]
 
 
-@_compiled
+@_compiled(
+    types.void(
+        *(_pixels(types.float32), types.float32, types.float32),
+        *(_COUNTS, _SUMS, _SUMS, _ENDS, _ENDS),
+    )
+)
 def count_floats(
     pixels: npt.NDArray[np.float32],
     bins_per_unit: np.float32,
@@ -57,12 +78,12 @@ def count_floats(
     low: npt.NDArray[np.float32],
     high: npt.NDArray[np.float32],
 ) -> None:
-    """Add pixels (bands, pixels) to bins, and write sums, their squares', min and max (bands,).
+    """Add pixels (bands, pixels) to their bins (bands, bins); overwrite the rest, each (bands,).
 
-    A pixel's bin is pixel * bins_per_unit - first_bin in float32, rounded down; the first and the
-    last hold what lies beyond them too. Pixel i is added in float64 to lane i % LANES, then the
-    lanes to each other in their order. Where a pixel is not finite, its band's sum is not either,
-    and the band's other figures mean nothing.
+    `squares` are the sums of squares. A pixel's bin is pixel * bins_per_unit - first_bin in
+    float32, rounded down; the first and the last hold what lies beyond them too. Pixel i is added
+    in float64 to lane i % LANES, then the lanes to each other in their order. Where a pixel is not
+    finite, its band's sum is not either, and the band's other figures mean nothing.
     """
     bins = np.empty(pixels.shape[1], np.int32)
     last = histogram.shape[1] - 1

@@ -56,6 +56,7 @@ class Counter:
 
     def __init__(self, stacks: Mapping[str, npt.NDArray[Any]]) -> None:
         for stack in stacks.values():
+            assert stack.flags.c_contiguous and stack[:1].size
             if stack.dtype.str not in ("|u1", "<u2", "<f4"):
                 raise ValueError(
                     f"statistics of {stack.dtype} pixels: expected uint8, uint16 or float32"
@@ -69,7 +70,7 @@ class Counter:
         Raises:
             ValueError: a pixel is not a finite number.
         """
-        # numba takes a third of a second to import, which most commands can do without.
+        # numba takes half a second to load, which all other commands can do without.
         from .counting import count_floats, count_integers
 
         for name, flat in self._arrays.items():
@@ -105,7 +106,7 @@ def measure(pixels: npt.NDArray[Any]) -> Partial:
     Raises:
         ValueError: as `Counter`.
     """
-    counter = Counter({"pixels": pixels})
+    counter = Counter({"pixels": np.ascontiguousarray(pixels)})
     for row in range(len(pixels)):
         counter.add(row)
     return counter.partials()["pixels"]

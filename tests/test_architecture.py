@@ -65,6 +65,7 @@ DOORS = {
     "deepspeed": {"fusmae/training/engine.py"},
     "rasterio": {"ingest/geotiff.py"},
     "zarr": {"ingest/zarr_store.py"},
+    "numba": {"ingest/counting.py"},
 }
 
 

@@ -26,8 +26,8 @@ def test_every_verb_is_in_the_list_on_one_line_with_its_own_words():
 @pytest.mark.parametrize(
     ("words", "idle"),
     [
-        ((), ("numpy", "pyarrow", "zarr", "rasterio", "matplotlib")),
-        *(((verb,), ("zarr", "rasterio", "matplotlib")) for verb in VERBS),
+        ((), ("numpy", "pyarrow", "zarr", "rasterio", "matplotlib", "numba")),
+        *(((verb,), ("zarr", "rasterio", "matplotlib", "numba")) for verb in VERBS),
     ],
 )
 def test_help_imports_no_package_that_takes_long(words, idle):
