@@ -23,9 +23,9 @@ check: env ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# One thread a process: the suite starts ranks and workers of its own. The files of tests are
-# shared out to a process a core.
-test: check ## the suite, about 15 minutes on 2 cores
+# One thread a process, and at most 4 that share the files of tests out: the suite starts ranks
+# and workers of its own.
+test: check ## the suite, about 16 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: env ## what takes longer: many kills, seeds
