@@ -40,6 +40,8 @@ OURS = {
 PEERS = {
     "rasterio loop": "rasterio-loop",
     "stand-in for rico-hdl": "rico-hdl-stand-in",
+    # No peer: what nobody gets below.
+    "bare bytes": "bare-bytes",
 }
 SYSTEMS = (*OURS, *PEERS)
 

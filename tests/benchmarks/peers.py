@@ -1,4 +1,4 @@
-"""The two ways that ours is compared with, each a command in a process of its own.
+"""What ours is compared with, each a command in a process of its own.
 
     python tests/benchmarks/peers.py rasterio-loop ARCHIVE OUT --workers 2
 
@@ -10,11 +10,16 @@ of 100 TB of address space. It works as rico-hdl does (rsim-tu-berlin/rico-hdl a
 rasterio opens every band in a spawned process pool, 512 patches are submitted and drained in
 order inside one LMDB transaction, S1 and S2 patches are values of their own, safetensors
 without metadata. rico-hdl itself took 14.8 ms CPU a pair, measured on a machine of this kind.
+
+`bare-bytes` is no peer but what nobody gets below: every band's file is read as it is, its bytes
+are hashed and written, and nothing is decoded, checked, counted or told.
 """
 
 import argparse
+import hashlib
 import json
 import multiprocessing
+import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -35,6 +40,7 @@ CHUNK = 512
 # Address space, not disk: rico-hdl's 100 TB are refused where memory is not overcommitted.
 MAP_BYTES = 64 << 30
 SHARD_SAMPLES = 1024
+BARE_PAIRS = 256
 
 
 def folders(archive: Path, root: str) -> list[Path]:
@@ -106,7 +112,40 @@ def rico_hdl_stand_in(archive: Path, out: Path, workers: int) -> None:
                     assert stored, patch
 
 
-PEERS = {"rasterio-loop": rasterio_loop, "rico-hdl-stand-in": rico_hdl_stand_in}
+def copy_bytes(pairs: list[tuple[Path, Path]], prefix: str) -> None:
+    """Files of BARE_PAIRS pairs each, on the disk as ours are."""
+    room = memoryview(bytearray(1 << 20))
+    for first in range(0, len(pairs), BARE_PAIRS):
+        digest = hashlib.sha256()
+        with Path(f"{prefix}{first:06d}").open("wb", buffering=0) as written:
+            for s1, s2 in pairs[first : first + BARE_PAIRS]:
+                end = 0
+                for patch, bands in ((s1, S1_BANDS), (s2, S2_BANDS)):
+                    for band in bands:
+                        file = os.open(f"{patch}/{patch.name}_{band}.tif", os.O_RDONLY)
+                        end += os.readv(file, [room[end:]])
+                        os.close(file)
+                digest.update(room[:end])
+                written.write(room[:end])
+            os.fsync(written.fileno())
+
+
+def bare_bytes(archive: Path, out: Path, workers: int) -> None:
+    sensors = (folders(archive, root) for root in ("BigEarthNet-S1-v1.0", "BigEarthNet-v1.0"))
+    pairs = list(zip(*sensors, strict=True))
+    tasks = [(pairs[worker::workers], f"{out}/{worker}-") for worker in range(workers)]
+    if workers == 1:
+        copy_bytes(*tasks[0])
+        return
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        pool.starmap(copy_bytes, tasks)
+
+
+PEERS = {
+    "rasterio-loop": rasterio_loop,
+    "rico-hdl-stand-in": rico_hdl_stand_in,
+    "bare-bytes": bare_bytes,
+}
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ def test_ingest_benchmark_measures_every_system_in_one_run(tmp_path):
         "ours, shards and zarr, from tars @ 1",
         "rasterio loop @ 1",
         "stand-in for rico-hdl @ 1",
+        "bare bytes @ 1",
     }
     # Every system stores 275,200 bytes of pixels a pair; zarr beside shards adds to that.
     for system, result in results.items():
