@@ -6,7 +6,7 @@ folder of caches, so a machine compiles once; where neither can be written, each
 """
 
 from collections.abc import Callable
-from typing import Any, ParamSpec, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
 import numpy as np
@@ -14,7 +14,8 @@ import numpy.typing as npt
 from numba import types
 
 _Arguments = ParamSpec("_Arguments")
-_Kernel = Callable[_Arguments, None]
+_Result = TypeVar("_Result")
+_Kernel = Callable[_Arguments, _Result]
 
 # Floats are summed in this many lanes, an order that any processor's vectors can follow: another
 # number gives other last digits. With 16 the compiler takes nearly twice as long a pass.
@@ -25,21 +26,22 @@ def _pixels(kind: Any) -> Any:
     return types.Array(kind, 2, "C", readonly=True)
 
 
-_COUNTS = types.int64[:, ::1]
-_SUMS, _ENDS = types.float64[::1], types.float32[::1]
+_COUNTS, _NUMBERS = types.int64[:, ::1], types.float64[::1]
 
 
-def _compiled(*signatures: Any) -> Callable[[_Kernel[_Arguments]], _Kernel[_Arguments]]:
+def _compiled(
+    *signatures: Any,
+) -> Callable[[_Kernel[_Arguments, _Result]], _Kernel[_Arguments, _Result]]:
     """Compiles at once, so that a cache that cannot be written shows here and nowhere else."""
 
-    def compiled(kernel: _Kernel[_Arguments]) -> _Kernel[_Arguments]:
+    def compiled(kernel: _Kernel[_Arguments, _Result]) -> _Kernel[_Arguments, _Result]:
         # What a kernel is to know of other files it has to be given: numba looks for changes in
         # this file alone before it takes what it has compiled.
         try:
             done = numba.njit(list(signatures), cache=True, nogil=True)(kernel)
         except (RuntimeError, OSError):  # there is no folder for the cache, or its disk is full
             done = numba.njit(list(signatures), nogil=True)(kernel)
-        return cast(_Kernel[_Arguments], done)
+        return cast(_Kernel[_Arguments, _Result], done)
 
     return compiled
 
@@ -63,9 +65,9 @@ def _add(value: np.float32, lane: int, total: Any, square: Any, least: Any, most
 
 
 @_compiled(
-    types.void(
+    types.boolean(
         *(_pixels(types.float32), types.float32, types.float32),
-        *(_COUNTS, _SUMS, _SUMS, _ENDS, _ENDS),
+        *(_COUNTS, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS),
     )
 )
 def count_floats(
@@ -75,16 +77,18 @@ def count_floats(
     histogram: npt.NDArray[np.int64],
     sums: npt.NDArray[np.float64],
     squares: npt.NDArray[np.float64],
-    low: npt.NDArray[np.float32],
-    high: npt.NDArray[np.float32],
-) -> None:
-    """Add pixels (bands, pixels) to their bins (bands, bins); overwrite the rest, each (bands,).
+    low: npt.NDArray[np.float64],
+    high: npt.NDArray[np.float64],
+) -> bool:
+    """Add pixels (bands, pixels) to their bins (bands, bins); whether all of them are finite.
 
-    `squares` are the sums of squares. A pixel's bin is pixel * bins_per_unit - first_bin in
-    float32, rounded down; the first and the last hold what lies beyond them too. Pixel i is added
-    in float64 to lane i % LANES, then the lanes to each other in their order. Where a pixel is not
-    finite, its band's sum is not either, and the band's other figures mean nothing.
+    `sums` and `squares`, sums of squares, are overwritten, `low` and `high` widened, each (bands,).
+    A pixel's bin is pixel * bins_per_unit - first_bin in float32, rounded down; the first and the
+    last hold what lies beyond them too. Pixel i is added in float64 to lane i % LANES, then the
+    lanes to each other in their order. Where a pixel is not finite, nothing that was written means
+    anything.
     """
+    finite = True
     bins = np.empty(pixels.shape[1], np.int32)
     last = histogram.shape[1] - 1
     for band in range(pixels.shape[0]):
@@ -109,4 +113,8 @@ def count_floats(
         for lane in range(LANES):
             sums[band] += total[lane]
             squares[band] += square[lane]
-        low[band], high[band] = least.min(), most.max()
+        low[band] = min(low[band], least.min())
+        high[band] = max(high[band], most.max())
+        # A sum of float32 numbers does not leave float64.
+        finite &= np.isfinite(sums[band])
+    return finite

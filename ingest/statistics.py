@@ -23,6 +23,7 @@ Partials = dict[str, Partial]
 
 # Backscatter below -100 or above +50 dB is no measurement; it is counted in the outer bins.
 SAR_FIRST_DB, SAR_BINS, SAR_BINS_PER_DB = -100, 15_000, 100
+_SAR_SCALE = np.float32(SAR_BINS_PER_DB), np.float32(SAR_FIRST_DB * SAR_BINS_PER_DB)
 
 PERCENTILES = (1, 2, 5, 25, 50, 75, 95, 98, 99)
 
@@ -78,14 +79,10 @@ class Counter:
             if flat.dtype.kind != "f":
                 count_integers(flat[row], partial["histogram"])
                 continue
-            low, high = np.empty((2, flat.shape[1]), np.float32)
-            sums, squares = partial["sum"][row], partial["square"][row]
-            scale = np.float32(SAR_BINS_PER_DB), np.float32(SAR_FIRST_DB * SAR_BINS_PER_DB)
-            count_floats(flat[row], *scale, partial["histogram"], sums, squares, low, high)
-            if not np.isfinite(sums).all():
+            sums = (partial[key][row] for key in ("sum", "square"))
+            ends = (partial[key] for key in ("min", "max"))
+            if not count_floats(flat[row], *_SAR_SCALE, partial["histogram"], *sums, *ends):
                 raise ValueError("statistics of float32 pixels: some are not finite")
-            np.minimum(partial["min"], low, out=partial["min"])
-            np.maximum(partial["max"], high, out=partial["max"])
 
     def partials(self) -> Partials:
         """What was counted; as after every row."""
