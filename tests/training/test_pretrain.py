@@ -9,17 +9,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
-import boto3
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from fusmae.manifest import read_manifest
 from fusmae.model import load_encoder
 from fusmae.training.checkpoint import find_checkpoint, newest_state, read_weights
 
 from ..data.object_store import LoopbackStore  # noqa: TID252
+from ..ingest.s3_server import KEYS, serving  # noqa: TID252
 from .conftest import ENVIRONMENT, SCRIPT, TOTAL_STEPS, InProcess, start_ranks, wait_for
 from .script import (
     alone,
@@ -81,22 +81,17 @@ def test_a_finished_run_is_left_alone(
 
 
 @contextmanager
-def in_s3(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackStore]:
-    """An S3 API (moto's server) that holds the folder at s3://datasets, behind a counting store."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    with LoopbackStore(server.get_host_and_port()) as store:
-        keys = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "test")
-        for name, value in (keys | {"AWS_ENDPOINT_URL": store.url}).items():
-            monkeypatch.setenv(name, value)
-            monkeypatch.setitem(ENVIRONMENT, name, value)
-        host, port = server.get_host_and_port()
-        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
-        client.create_bucket(Bucket="datasets")
+def in_s3(folder: Path) -> Iterator[LoopbackStore]:
+    """An S3 API that holds the folder at s3://datasets, behind a store that counts."""
+    with serving() as s3, pytest.MonkeyPatch.context() as patch:
         for path in filter(Path.is_file, folder.rglob("*")):
-            client.upload_file(str(path), "datasets", str(path.relative_to(folder)))
-        yield store
-    server.stop()
+            s3.upload_file(str(path), "datasets", str(path.relative_to(folder)))
+        address = urlsplit(s3.meta.endpoint_url)
+        with LoopbackStore((address.hostname, address.port)) as store:
+            for name, value in (KEYS | {"AWS_ENDPOINT_URL": store.url}).items():
+                patch.setenv(name, value)
+                patch.setitem(ENVIRONMENT, name, value)
+            yield store
 
 
 @pytest.mark.parametrize("protocol", ["http", "s3"])
@@ -106,12 +101,11 @@ def test_a_run_from_a_url_is_that_from_the_disk(
     tiny_dataset: Path,
     tmp_path: Path,
     in_process: InProcess,
-    monkeypatch: pytest.MonkeyPatch,
     protocol: str,
 ) -> None:
     run, where = tmp_path / "run", options.index("--data") + 1
     s3 = protocol == "s3"
-    with in_s3(tiny_dataset, monkeypatch) if s3 else LoopbackStore(tiny_dataset) as store:
+    with in_s3(tiny_dataset) if s3 else LoopbackStore(tiny_dataset) as store:
         url, bucket = ("s3://datasets", "datasets/") if s3 else (store.url, "")
         options[where : where + 1] = [url, "--cache", str(tmp_path / "cache")]
         wait_for(start_ranks(2, SCRIPT, *options, "--out", str(run)))
