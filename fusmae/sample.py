@@ -13,8 +13,8 @@ import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ TAR_END = bytes(2 * TAR_BLOCK)
 # ustar stores names of up to 100 bytes in one header.
 _MAX_NAME = 100
 
+
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 # Where a ustar header holds its name and its checksum (POSIX.1-1988).
 _NAME, _CHECKSUM = slice(0, 100), slice(148, 156)
@@ -77,22 +79,42 @@ def array_bytes(spec: ArraySpec) -> int:
     return int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
 
 
+class Member(NamedTuple):
+    """An array's member of a tar: `size` and `padding` are what lies behind its tar header."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    npy_header: bytes
+    size: int
+    padding: bytes
+
+
+def _member(spec: ArraySpec) -> Member:
+    header = npy_header(spec)
+    size = len(header) + array_bytes(spec)
+    return Member(spec.name, spec.shape, np.dtype(spec.dtype), header, size, bytes(_padding(size)))
+
+
 @dataclass(frozen=True)
 class ShardLayout:
     """The arrays of a sample in their order, and the constants that follow from it."""
 
     arrays: tuple[ArraySpec, ...]
 
+    @cached_property
+    def members(self) -> tuple[Member, ...]:
+        """What is the same of each array in all samples."""
+        return tuple(_member(spec) for spec in self.arrays)
+
     @property
     def offsets(self) -> dict[str, int]:
         """Distance in bytes from a sample's first byte to each array's first pixel byte."""
         offsets: dict[str, int] = {}
         position = 0
-        for spec in self.arrays:
-            header = len(npy_header(spec))
-            offsets[spec.name] = position + TAR_BLOCK + header
-            size = header + array_bytes(spec)
-            position += TAR_BLOCK + size + _padding(size)
+        for member in self.members:
+            offsets[member.name] = position + TAR_BLOCK + len(member.npy_header)
+            position += TAR_BLOCK + member.size + len(member.padding)
         return offsets
 
     @property
@@ -134,30 +156,29 @@ def encode_parts(
     if "." in key or "/" in key or not key:
         raise ValueError(f"sample key {key!r} must not be empty or hold a dot or a slash")
     parts: list[bytes | memoryview] = []
-    for spec in layout.arrays:
-        if spec.name not in arrays:
-            raise ValueError(f"sample {key}: array {spec.name!r} is missing")
-        array = arrays[spec.name]
-        if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
+    padding = b""
+    for member in layout.members:
+        array = arrays.get(member.name)
+        if array is None:
+            raise ValueError(f"sample {key}: array {member.name!r} is missing")
+        if array.shape != member.shape or array.dtype != member.dtype:
             raise ValueError(
-                f"sample {key}: array {spec.name!r} is {array.dtype}{array.shape}, "
-                f"expected {np.dtype(spec.dtype)}{spec.shape}"
+                f"sample {key}: array {member.name!r} is {array.dtype}{array.shape}, "
+                f"expected {member.dtype}{member.shape}"
             )
-        header = npy_header(spec)
-        size = len(header) + array.nbytes
-        parts += [
-            _tar_header(f"{key}.{spec.name}.npy", size) + header,
-            np.ascontiguousarray(array).data.cast("B"),
-            bytes(_padding(size)),
-        ]
+        header = _tar_header(f"{key}.{member.name}.npy", member.size)
+        pixels = np.ascontiguousarray(array).data.cast("B")
+        parts += (padding + header + member.npy_header, pixels)
+        padding = member.padding
     text = encode_info(info)
-    parts.append(_tar_header(f"{key}.json", len(text)) + text + bytes(_padding(len(text))))
+    header = _tar_header(f"{key}.json", len(text))
+    parts.append(padding + header + text + bytes(_padding(len(text))))
     return parts
 
 
 def encode_info(info: Mapping[str, Any]) -> bytes:
     """The bytes of KEY.json: UTF-8, sorted keys, no spaces."""
-    return json.dumps(info, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    return _JSON.encode(info).encode()
 
 
 def decode(data: bytes) -> list[dict[str, Any]]:
