@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fusmae.splits import google_split
 
@@ -36,7 +36,7 @@ class Pair:
 
     `name` is the S2 patch's name and becomes the sample's key. Splits and flags are None
     where nothing known says anything. `labels_19` is set by v2's table; v1 keeps its
-    labels in the patch's JSON file.
+    labels in the patch's JSON file. `time_s1` is what S1's JSON file says in v1, unchecked.
     """
 
     version: str
@@ -45,6 +45,7 @@ class Pair:
     s1: Patch
     map: Patch | None = None
     labels_19: tuple[str, ...] | None = None
+    time_s1: str | None = None
     country: str | None = None
     s2v1_name: str | None = None
     split_google: str | None = None
@@ -174,10 +175,11 @@ def scan_v1(
         name = patch.name
         if not _V1_S2.fullmatch(name):
             continue
-        partner = s1_of.get(name) or _no_partner(name, s1, broken)
+        partner, time_s1 = s1_of.get(name) or _Partner(_no_partner(name, s1, broken), "")
         if isinstance(partner, NoPatch) and not tolerant:
             raise ValueError(f"{partner.reason}; {LEAVE_OUT}")
-        pairs.append(Pair("v1", name, patch, partner, split_google=google_split(name)))
+        split = google_split(name)
+        pairs.append(Pair("v1", name, patch, partner, time_s1=time_s1, split_google=split))
     absent = sorted(s1_of.keys() - {pair.name for pair in pairs})
     if lists is None:
         return pairs, absent
@@ -185,17 +187,24 @@ def scan_v1(
     return [with_lists(pair, pair.name, known) for pair in pairs], absent
 
 
+class _Partner(NamedTuple):
+    """The S1 patch of an S2 patch, and the time that its JSON file says."""
+
+    patch: Patch
+    time: str
+
+
 def _partners(
     s1: Archive, tolerant: bool, progress: Callable[[int, int], None]
-) -> tuple[dict[str, Patch], dict[str, str]]:
+) -> tuple[dict[str, _Partner], dict[str, str]]:
     """The S1 patch of each S2 patch by name, and what is wrong with S1 patches that name none."""
-    s1_of: dict[str, Patch] = {}
+    s1_of: dict[str, _Partner] = {}
     broken: dict[str, str] = {}
     radar = [patch for patch in s1.patches() if V1_S1.fullmatch(patch.name)]
     for done, patch in enumerate(radar):
         progress(done, len(radar))
         try:
-            partner = _partner(patch)
+            partner, time = _partner(patch)
         except ValueError as error:
             if not tolerant:
                 error.add_note(LEAVE_OUT)
@@ -204,28 +213,29 @@ def _partners(
             continue
         if partner in s1_of:
             where = patch.where(label_file(patch.name))
-            told = f"{where} and {s1_of[partner].name} both claim the S2 patch {partner}"
+            told = f"{where} and {s1_of[partner].patch.name} both claim the S2 patch {partner}"
             if not tolerant:
                 raise ValueError(f"{told}; {LEAVE_OUT}")
-            s1_of[partner] = NoPatch(str(s1), told)
+            s1_of[partner] = _Partner(NoPatch(str(s1), told), "")
         else:
-            s1_of[partner] = patch
+            s1_of[partner] = _Partner(patch, time)
     progress(len(radar), len(radar))
     return s1_of, broken
 
 
-def _partner(s1: Patch) -> str:
-    """The name of the S2 patch that an S1 patch's JSON file names.
+def _partner(s1: Patch) -> tuple[str, str]:
+    """What an S1 patch's JSON file says: the name of its S2 patch, and the time, unchecked.
 
     Raises:
         ValueError: the file is missing or broken, or names none.
     """
     name = label_file(s1.name)
-    (data,) = s1.load([name])
-    partner = parse_json(data, s1.where(name)).get("corresponding_s2_patch")
+    (file,) = s1.load([name])
+    told = parse_json(file.head, s1.where(name))
+    partner = told.get("corresponding_s2_patch")
     if not isinstance(partner, str):
         raise ValueError(f"{s1.where(name)} names no corresponding_s2_patch")
-    return partner
+    return partner, str(told.get("acquisition_time"))
 
 
 def _no_partner(name: str, s1: Archive, broken: Mapping[str, str]) -> NoPatch:

@@ -60,13 +60,17 @@ def say_unlisted(pairs: Sequence[Pair], lists: Path) -> None:
         )
 
 
+# Of a pair's fields those that are its files, or said in one.
+_FILES = {"s2", "s1", "map", "time_s1"}
+
+
 def facts_digest(pairs: Sequence[Pair]) -> str:
     """A sha256 of all that lists and tables say of the pairs, and of nothing about paths.
 
     Nor about the S1 patches: a pair that had none is taken in when its own is restored.
     """
     digest = hashlib.sha256()
-    told = [field.name for field in fields(Pair) if field.name not in ("s2", "s1", "map")]
+    told = [field.name for field in fields(Pair) if field.name not in _FILES]
     for pair in sorted(pairs, key=lambda pair: pair.name):
         facts = [getattr(pair, name) for name in told]
         digest.update(json.dumps([*facts, pair.map is not None]).encode())

@@ -13,7 +13,7 @@ from fusmae.sensors import CLC_MAP, S1, S2_10M, S2_20M, S2_60M, ArraySpec
 from .bigearthnet_archive import Pair, label_file, map_file, parse_json
 from .convert import Sample
 from .geotiff import Grid, decode_band, nodata_value, refuse_off_earth
-from .patches import Patch
+from .patches import FileBytes, Patch
 
 Rows = Mapping[str, npt.NDArray[Any]]
 
@@ -44,44 +44,46 @@ def read_pair(pair: Pair, rows: Rows) -> Sample:
             sensor or a band of S1 is nodata all over, or a label or time is not readable; the
             message names the file.
     """
-    told_s1, anchor = _read_patch(pair.s1, pair.version, _S1_BANDS, rows, None)
-    told_s2, _ = _read_patch(pair.s2, pair.version, _S2_BANDS, rows, anchor)
+    _, anchor = _read_patch(pair.s1, _S1_BANDS, rows, None)
+    _check_values(pair, rows)
+    labels = label_file(pair.name) if pair.version == "v1" else None
+    told, _ = _read_patch(pair.s2, _S2_BANDS, rows, anchor, labels)
     if pair.map:
         name = map_file(pair.map.name)
-        (data,) = pair.map.load([name])
-        where = pair.map.where(name)
         row = rows[CLC_MAP.name][0]
-        _same_ground(decode_band(data, where, CLC_MAP.gsd_m, row), where, anchor)
-    _check_values(pair, rows)
-    return Sample(pair.name, _facts(pair, anchor.grid, told_s2, told_s1))
+        (file,) = pair.map.load([name], [row])
+        where = pair.map.where(name)
+        _same_ground(decode_band(file, where, CLC_MAP.gsd_m, row), where, anchor)
+    return Sample(pair.name, _facts(pair, anchor.grid, told))
 
 
 def _read_patch(
     patch: Patch,
-    version: str,
     bands: tuple[tuple[ArraySpec, int, str], ...],
     rows: Rows,
     anchor: _Anchor | None,
+    labels: str | None = None,
 ) -> tuple[dict[str, object], _Anchor]:
-    """Its JSON file (empty in v2, which has none), and the anchor: its first band's without one."""
+    """What its JSON file `labels` says, and the anchor: its first band's without one."""
     folder = patch.name
     files = [f"{folder}_{band}.tif" for _, _, band in bands]
-    if version == "v1":
-        files.append(label_file(folder))
-    loaded = patch.load(files)
+    targets = [rows[spec.name][place] for spec, place, _ in bands]
+    if labels:
+        files.append(labels)
+    loaded = patch.load(files, targets)
     last = None
-    for (spec, place, _), data, file in zip(bands, loaded, files, strict=False):
-        grid = decode_band(data, patch.where(file), spec.gsd_m, rows[spec.name][place])
+    for (spec, _, _), row, name, file in zip(bands, targets, files, loaded, strict=False):
+        grid = decode_band(file, patch.where(name), spec.gsd_m, row)
         if anchor is None:
-            refuse_off_earth(grid, patch.where(file))
-            anchor = _Anchor(file, grid)
+            refuse_off_earth(grid, patch.where(name))
+            anchor = _Anchor(name, grid)
         # Bands of one size have one grid object.
         if grid is not last:
-            _same_ground(grid, patch.where(file), anchor)
+            _same_ground(grid, patch.where(name), anchor)
         last = grid
     assert anchor is not None
-    _refuse_nodata(patch, bands, rows, loaded)
-    told = parse_json(loaded[-1], patch.where(files[-1])) if version == "v1" else {}
+    _refuse_nodata(patch, bands, targets, loaded)
+    told = parse_json(loaded[-1].head, patch.where(labels)) if labels else {}
     return told, anchor
 
 
@@ -95,6 +97,10 @@ def _same_ground(grid: Grid, where: str, anchor: _Anchor) -> None:
 
 def _check_values(pair: Pair, rows: Rows) -> None:
     s1 = rows[S1.name]
+    # No sum with such a pixel is finite, and looking at each takes four times as long.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(s1.sum()):
+            return
     for row, band in zip(s1, S1.band_names, strict=True):
         if not np.isfinite(row).all():
             where = pair.s1.where(f"{pair.s1.name}_{band}.tif")
@@ -104,13 +110,13 @@ def _check_values(pair: Pair, rows: Rows) -> None:
 def _refuse_nodata(
     patch: Patch,
     bands: tuple[tuple[ArraySpec, int, str], ...],
-    rows: Rows,
-    loaded: Sequence[memoryview],
+    rows: Sequence[npt.NDArray[Any]],
+    loaded: Sequence[FileBytes],
 ) -> None:
     """Raises ValueError: all bands, or one that cannot be so by itself, are nodata all over."""
     values = {
-        band: nodata_value(rows[spec.name][place], data)
-        for (spec, place, band), data in zip(bands, loaded, strict=False)
+        band: nodata_value(row, file.whole)
+        for (_, _, band), row, file in zip(bands, rows, loaded, strict=False)
     }
     found = {band: value for band, value in values.items() if value is not None}
     if len(found) == len(bands):
@@ -123,15 +129,13 @@ def _refuse_nodata(
             raise ValueError(f"{where}: every pixel is nodata ({value:g})")
 
 
-def _facts(
-    pair: Pair, grid: Grid, told_s2: dict[str, object], told_s1: dict[str, object]
-) -> dict[str, Any]:
+def _facts(pair: Pair, grid: Grid, told: dict[str, object]) -> dict[str, Any]:
     """What KEY.json holds: docs/FORMAT.md, "KEY.json"."""
     if pair.version == "v1":
-        labels = _v1_labels(pair, told_s2)
+        labels = _v1_labels(pair, told)
         # Names may have lost digits of the time, so v1's times come from JSON.
-        time_s2 = _time(str(told_s2.get("acquisition_date")), " ", pair.s2)
-        time_s1 = _time(str(told_s1.get("acquisition_time")), "T", pair.s1)
+        time_s2 = _time(str(told.get("acquisition_date")), " ", pair.s2)
+        time_s1 = _time(pair.time_s1 or "", "T", pair.s1)
     else:
         labels = _v2_labels(pair)
         time_s2 = datetime.fromisoformat(pair.name.split("_")[2]).isoformat()

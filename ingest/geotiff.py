@@ -7,7 +7,7 @@ broken. It is imported where it is used, since a run over sound archives can do 
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import geotiff_fast
-from .geotiff_fast import Buffer, Transform
-from .patches import open_to_read
+from .geotiff_fast import Transform
+from .patches import FileBytes, open_to_read
+from .tiff_directory import Buffer
 
 # No directory listing at every open, no sidecar files: the archives have none.
 _GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
@@ -101,35 +102,50 @@ def _grid(epsg: int, transform: Transform, height: int, width: int) -> Grid | No
     return None if b or d or a <= 0 or e != -a else Grid(epsg, transform, width, height)
 
 
-def decode_band(data: Buffer, where: str, gsd_m: int, row: npt.NDArray[Any]) -> Grid:
-    """Put the one band of a GeoTIFF into `row`, shape (size_px, size_px); its grid.
+def decode_band(file: FileBytes, where: str, gsd_m: int, row: npt.NDArray[Any]) -> Grid:
+    """See that `row`, shape (size_px, size_px), has the one band of a GeoTIFF; its grid.
+
+    Args:
+        file: as it was loaded, the pixels perhaps in `row`.
+        where: what errors call the file.
 
     Raises:
         ValueError: as `decode_raster`, or another shape, dtype or GSD than expected.
     """
-    pixels, grid = decode_raster(data, where)
-    if pixels.shape[0] != 1 or pixels.shape[1:] != row.shape or pixels.dtype != row.dtype:
-        raise ValueError(
-            f"{where} holds {pixels.dtype}{pixels.shape}, expected {row.dtype}{(1, *row.shape)}"
-        )
+    grid = _grid_of(file, row)
+    if grid is None:
+        pixels, grid = decode_raster(file.whole(), where)
+        if pixels.shape[0] != 1 or pixels.shape[1:] != row.shape or pixels.dtype != row.dtype:
+            raise ValueError(
+                f"{where} holds {pixels.dtype}{pixels.shape}, expected {row.dtype}{(1, *row.shape)}"
+            )
+        row[...] = pixels[0]
     if grid.transform[0] != gsd_m:
         raise ValueError(f"{where} has pixels of {grid.gsd_m:g} m, expected {gsd_m} m")
-    row[...] = pixels[0]
     return grid
 
 
-def nodata_value(pixels: npt.NDArray[Any], data: Buffer) -> float | None:
-    """The value of all pixels where that is 0 or what the file's `data` declares as nodata.
+def _grid_of(file: FileBytes, row: npt.NDArray[Any]) -> Grid | None:
+    """The grid, if all of a file's pixels are known to be in `row` already."""
+    if file.row is not row:
+        return None
+    placed = geotiff_fast.placed(file.head, row)
+    return None if placed is None else _grid(*placed, *row.shape)
 
-    None where they differ, or have another value. `pixels` are those of one band of the file.
+
+def nodata_value(pixels: npt.NDArray[Any], whole: Callable[[], Buffer]) -> float | None:
+    """The value of all pixels where that is 0 or what their file declares as nodata.
+
+    None where they differ, or have another value. `pixels` are those of one band, `whole` gives
+    the file's bytes.
     """
-    first = pixels.flat[0]
+    first = pixels[0, 0]
     # The last pixel nearly always answers.
-    if pixels.flat[-1] != first or (pixels != first).any():
+    if pixels[-1, -1] != first or (pixels != first).any():
         return None
     if first == 0:
         return 0.0
-    return float(first) if first == _declared_nodata(data) else None
+    return float(first) if first == _declared_nodata(whole()) else None
 
 
 def _declared_nodata(data: Buffer) -> float | None:

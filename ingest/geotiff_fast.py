@@ -9,50 +9,39 @@ of another size) is a reason to decline, so that an answer always equals rasteri
 
 import math
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .tiff_directory import (
+    BITS,
+    COMPRESSION,
+    COUNTS,
+    EXTRA_SAMPLES,
+    GEO_ASCII,
+    GEO_DOUBLES,
+    GEO_KEYS,
+    HEIGHT,
+    NODATA,
+    OFFSETS,
+    PHOTOMETRIC,
+    PLANAR,
+    ROWS_PER_STRIP,
+    SAMPLE_FORMAT,
+    SAMPLES,
+    SCALE,
+    TIEPOINT,
+    WIDTH,
+    Buffer,
+    Directory,
+    locate,
+)
+
 # (a, b, c, d, e, f): x = a * column + b * row + c, y = d * column + e * row + f.
 Transform = tuple[float, float, float, float, float, float]
-
-Buffer = bytes | memoryview
-
-_ASCII, _SHORT, _LONG, _DOUBLE, _LONG8 = 2, 3, 4, 12, 16
-_CODE = {_ASCII: "s", _SHORT: "H", _LONG: "I", _DOUBLE: "d", _LONG8: "Q"}
-_BYTES = {_ASCII: 1, _SHORT: 2, _LONG: 4, _DOUBLE: 8, _LONG8: 8}
-
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
-_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _COUNTS, _PLANAR = 273, 277, 278, 279, 284
-_EXTRA_SAMPLES, _SAMPLE_FORMAT = 338, 339
-_SCALE, _TIEPOINT, _GEO_KEYS, _GEO_DOUBLES, _GEO_ASCII = 33550, 33922, 34735, 34736, 34737
-_NODATA = 42113
-
-_INTEGER = {_SHORT, _LONG}
-_REQUIRED = {
-    _WIDTH: _INTEGER,
-    _HEIGHT: _INTEGER,
-    _BITS: {_SHORT},
-    _COMPRESSION: {_SHORT},
-    _PHOTOMETRIC: {_SHORT},
-    _OFFSETS: {_SHORT, _LONG, _LONG8},
-    _SAMPLES: {_SHORT},
-    _ROWS_PER_STRIP: _INTEGER,
-    _COUNTS: {_SHORT, _LONG, _LONG8},
-    _PLANAR: {_SHORT},
-    _SAMPLE_FORMAT: {_SHORT},
-    _SCALE: {_DOUBLE},
-    _TIEPOINT: {_DOUBLE},
-    _GEO_KEYS: {_SHORT},
-    _GEO_ASCII: {_ASCII},
-}
-# GDAL's nodata value is a remark to the reader: it changes no pixel.
-_OPTIONAL = {_EXTRA_SAMPLES: {_SHORT}, _GEO_DOUBLES: {_DOUBLE}, _NODATA: {_ASCII}}
-_ALLOWED = _REQUIRED | _OPTIONAL
 
 # (SampleFormat, BitsPerSample) to numpy's kind and size.
 _DTYPES = {
@@ -66,6 +55,8 @@ _DTYPES = {
 }
 # A header beyond this is no archive's: 256 strips of 13 bands need 2.5 kB.
 _MAX_HEAD = 1 << 20
+# One tie point: a pixel's column, row and height, and its x, y and z as doubles.
+_POINT_BYTES = 6 * 8
 
 # Systems in metres whose code alone tells GDAL everything: UTM on WGS 84, and ETRS89-LAEA.
 _METRIC = {*range(32601, 32661), *range(32701, 32761), 3035}
@@ -80,43 +71,20 @@ _DEGREE, _METRE = 9102, 9001
 _PLAIN_TEXT = frozenset(range(0x20, 0x7F)) - {ord("=")}
 
 
-@dataclass(frozen=True)
-class _Field:
-    """A directory entry: `count` values of a TIFF type, from byte `start` of the file."""
-
-    kind: int
-    count: int
-    start: int
-
-    @property
-    def end(self) -> int:
-        return self.start + self.count * _BYTES[self.kind]
-
-
-@dataclass(frozen=True)
-class _Directory:
-    """The one directory of a file, its entries' values not yet read."""
-
-    order: str
-    fields: dict[int, _Field]
-    end: int  # where the last of the values ends
-
-    def values(self, head: bytes, tag: int) -> tuple[Any, ...]:
-        field = self.fields[tag]
-        return struct.unpack_from(
-            f"{self.order}{field.count}{_CODE[field.kind]}", head, field.start
-        )
-
-
-@dataclass(frozen=True)
-class _Header:
-    """All that a file's head says: how its pixels lie, from byte `start`, and where on Earth."""
+class _Pixels(NamedTuple):
+    """How a file's pixels lie in it, from byte `start` on."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, int, int]  # bands, height, width
     interleaved: bool  # bands within pixels
     start: int
     end: int
+
+
+class _Header(NamedTuple):
+    """All that a file's head says."""
+
+    pixels: _Pixels
     epsg: int
     transform: Transform
 
@@ -128,126 +96,122 @@ def decode(data: Buffer) -> tuple[npt.NDArray[Any], int, Transform] | None:
     file they are a view of `data`.
     """
     header = _header(data)
-    if header is None or header.end > len(data):
+    if header is None or header.pixels.end > len(data):
         return None
-    bands, height, width = header.shape
-    pixels = np.frombuffer(data, header.dtype, bands * height * width, header.start)
-    if header.interleaved:
+    dtype, shape, interleaved, start, _ = header.pixels
+    bands, height, width = shape
+    pixels = np.frombuffer(data, dtype, bands * height * width, start)
+    if interleaved:
         pixels = pixels.reshape(height, width, bands).transpose(2, 0, 1)
     else:
-        pixels = pixels.reshape(header.shape)
-    if header.interleaved or not header.dtype.isnative:
-        pixels = np.ascontiguousarray(pixels, header.dtype.newbyteorder("="))
+        pixels = pixels.reshape(shape)
+    if interleaved or not dtype.isnative:
+        pixels = np.ascontiguousarray(pixels, dtype.newbyteorder("="))
     return pixels, header.epsg, header.transform
+
+
+def placed(head: Buffer, row: npt.NDArray[Any]) -> tuple[int, Transform] | None:
+    """EPSG code and transform of a GeoTIFF whose bytes behind `head` fill `row` (height, width).
+
+    None unless these bytes are the pixels of its one band just as `row` has them: decode it all.
+    """
+    header = _header(head)
+    # Of one band nothing is interleaved.
+    lie = (row.dtype, (1, *row.shape), False, len(head), len(head) + row.nbytes)
+    return None if header is None or header.pixels != lie else (header.epsg, header.transform)
 
 
 def may_declare_nodata(data: Buffer) -> bool:
     """Whether a GeoTIFF's bytes declare a nodata value; true where only rasterio can tell."""
-    directory = _locate(data)
-    return directory is None or _NODATA in directory.fields
+    directory = locate(data)
+    return directory is None or NODATA in directory.fields
 
 
-# Length of a file -> length of the head of the last one so long: with few exceptions the next
-# one's too, and then its bytes alone lead to what they say.
-_head_bytes: dict[int, int] = {}
+# Length of a file -> length of the head of the last one so long, and where its tie point was: with
+# few exceptions the next one's too, and then its bytes alone lead to what they say.
+_heads: dict[int, tuple[int, int]] = {}
 _MAX_LENGTHS = 256
 
 
 def _header(data: Buffer) -> _Header | None:
-    guess = _head_bytes.get(len(data))
-    header = _parse(bytes(data[:guess])) if guess else None
-    if header is not None:
-        return header
-    directory = _locate(data)
+    if len(data) in _heads:
+        end, point = _heads[len(data)]
+        header = _parse(bytes(data[:end]), point)
+        if header is not None:
+            return header
+    directory = locate(data)
     if directory is None or directory.end > min(len(data), _MAX_HEAD):
         return None
-    header = _parse(bytes(data[: directory.end]))
+    end, point = directory.end, directory.fields[TIEPOINT].start
+    header = _parse(bytes(data[:end]), point)
     if header is not None:
-        if len(_head_bytes) >= _MAX_LENGTHS:
-            _head_bytes.clear()
-        _head_bytes[len(data)] = directory.end
+        if len(_heads) >= _MAX_LENGTHS:
+            _heads.clear()
+        _heads[len(data)] = end, point
     return header
-
-
-def _locate(data: Buffer) -> _Directory | None:
-    """The directory, if it follows the 8 (BigTIFF: 16) bytes of the file's header at once."""
-    order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
-    if order is None or len(data) < 24:
-        return None
-    if struct.unpack_from(order + "HI", data, 2) == (42, 8):
-        (entries,) = struct.unpack_from(order + "H", data, 8)
-        size, start, big = 2 + 12 * entries + 4, 8, False
-    elif struct.unpack_from(order + "HHHQ", data, 2) == (43, 8, 0, 16):
-        (entries,) = struct.unpack_from(order + "Q", data, 16)
-        size, start, big = 8 + 20 * entries + 8, 16, True
-    else:
-        return None
-    if entries > len(_ALLOWED):
-        return None
-    return _directory(bytes(data[start : start + size]), order, big)
-
-
-# An archive has one directory per band size and sensor.
-@lru_cache(maxsize=64)
-def _directory(table: bytes, order: str, big: bool) -> _Directory | None:
-    """The entries of a directory (a BigTIFF's if `big`), if it is the only one and all known."""
-    position, lead, entry, word = (16, "Q", 20, "Q") if big else (8, "H", 12, "I")
-    lead_bytes, word_bytes = struct.calcsize(lead), struct.calcsize(word)
-    (entries,) = struct.unpack_from(order + lead, table)
-    if len(table) != lead_bytes + entries * entry + word_bytes or any(table[-word_bytes:]):
-        return None
-    fields: dict[int, _Field] = {}
-    last = 0
-    for at in range(lead_bytes, len(table) - word_bytes, entry):
-        tag, kind, count, place = struct.unpack_from(f"{order}HH{word}{word}", table, at)
-        if tag <= last or kind not in _ALLOWED.get(tag, ()) or not count:
-            return None
-        inline = count * _BYTES[kind] <= word_bytes
-        fields[tag] = _Field(kind, count, position + at + 4 + word_bytes if inline else place)
-        last = tag
-    if not _REQUIRED.keys() <= fields.keys():
-        return None
-    end = max(position + len(table), *(field.end for field in fields.values()))
-    return _Directory(order, fields, end)
 
 
 # The bands of one size of one sample share their head.
 @lru_cache(maxsize=64)
-def _parse(head: bytes) -> _Header | None:
-    """What the bytes up to the end of the last value say; None for any others."""
-    directory = _locate(head)
+def _parse(head: bytes, point: int) -> _Header | None:
+    """What the bytes up to the end of the last value say, with the tie point from byte `point` on.
+
+    None for any others, and any other `point`.
+    """
+    frame = _frame(head[:point] + bytes(_POINT_BYTES) + head[point + _POINT_BYTES :])
+    if frame is None or frame.point != point:
+        return None
+    tie = struct.unpack_from(f"{frame.order}6d", head, point)
+    transform = _transform(frame.scale, tie, frame.is_point)
+    return None if transform is None else _Header(frame.pixels, frame.epsg, transform)
+
+
+class _Frame(NamedTuple):
+    """What a head says besides its tie point, and where that is."""
+
+    order: str
+    point: int
+    pixels: _Pixels
+    epsg: int
+    is_point: bool
+    scale: tuple[float, ...]
+
+
+# All samples of one system share theirs, so that of a sample's head only its tie point is read.
+@lru_cache(maxsize=1024)
+def _frame(head: bytes) -> _Frame | None:
+    """What a head says whose tie point is overwritten with zeros."""
+    directory = locate(head)
     if directory is None or directory.end != len(head):
         return None
-    layout = _pixels(directory, head)
+    point = directory.fields[TIEPOINT]
+    if point.end - point.start != _POINT_BYTES:
+        return None
+    pixels = _pixels(directory, head)
     epsg_and_point = _system(directory, head)
-    if layout is None or epsg_and_point is None:
+    if pixels is None or epsg_and_point is None:
         return None
-    epsg, is_point = epsg_and_point
-    transform = _transform(directory, head, is_point)
-    if transform is None:
-        return None
-    return _Header(*layout, epsg, transform)
+    scale = directory.values(head, SCALE)
+    return _Frame(directory.order, point.start, pixels, *epsg_and_point, scale)
 
 
-def _pixels(
-    directory: _Directory, head: bytes
-) -> tuple[np.dtype[Any], tuple[int, int, int], bool, int, int] | None:
-    """Dtype, shape, interleaving and the bytes' range, if the strips are one run of raw pixels."""
+def _pixels(directory: Directory, head: bytes) -> _Pixels | None:
+    """How the pixels lie, if the strips are one run of raw ones."""
 
     def one(tag: int) -> int:
         values = directory.values(head, tag)
         return int(values[0]) if len(values) == 1 else -1
 
-    width, height, bands = one(_WIDTH), one(_HEIGHT), one(_SAMPLES)
-    rows, planar, photometric = one(_ROWS_PER_STRIP), one(_PLANAR), one(_PHOTOMETRIC)
-    bits, formats = directory.values(head, _BITS), directory.values(head, _SAMPLE_FORMAT)
+    width, height, bands = one(WIDTH), one(HEIGHT), one(SAMPLES)
+    rows, planar, photometric = one(ROWS_PER_STRIP), one(PLANAR), one(PHOTOMETRIC)
+    bits, formats = directory.values(head, BITS), directory.values(head, SAMPLE_FORMAT)
     kind = _DTYPES.get((formats[0], bits[0]))
     colours = {1: 1, 2: 3}.get(photometric, bands + 1)  # grey or RGB
-    extra = directory.values(head, _EXTRA_SAMPLES) if _EXTRA_SAMPLES in directory.fields else ()
+    extra = directory.values(head, EXTRA_SAMPLES) if EXTRA_SAMPLES in directory.fields else ()
     if (
         min(width, height, bands, rows) < 1
         or rows > height
-        or one(_COMPRESSION) != 1
+        or one(COMPRESSION) != 1
         or planar not in (1, 2)
         or kind is None
         or bits != bits[:1] * bands
@@ -263,31 +227,32 @@ def _pixels(
     start = _run(directory, head, height, rows, planes, row_bytes)
     if start is None or start < directory.end:
         return None
-    return dtype, (bands, height, width), interleaved, start, start + planes * height * row_bytes
+    end = start + planes * height * row_bytes
+    return _Pixels(dtype, (bands, height, width), interleaved, start, end)
 
 
 def _run(
-    directory: _Directory, head: bytes, height: int, rows: int, planes: int, row_bytes: int
+    directory: Directory, head: bytes, height: int, rows: int, planes: int, row_bytes: int
 ) -> int | None:
     """Where the strips begin, if each is as long as its rows and follows the one before."""
     strips = planes * -(-height // rows)
-    if directory.fields[_OFFSETS].count != strips or directory.fields[_COUNTS].count != strips:
+    if directory.fields[OFFSETS].count != strips or directory.fields[COUNTS].count != strips:
         return None
     full, rest = divmod(height, rows)
     counts = ((rows * row_bytes,) * full + (rest * row_bytes,) * (rest > 0)) * planes
-    offsets = directory.values(head, _OFFSETS)
-    if counts != directory.values(head, _COUNTS):
+    offsets = directory.values(head, OFFSETS)
+    if counts != directory.values(head, COUNTS):
         return None
     if offsets != tuple(accumulate(counts[:-1], initial=offsets[0])):
         return None
     return int(offsets[0])
 
 
-def _system(directory: _Directory, head: bytes) -> tuple[int, bool] | None:
+def _system(directory: Directory, head: bytes) -> tuple[int, bool] | None:
     """EPSG code, and whether tie points mean centres of pixels; OGC GeoTIFF 1.1, sec. 7."""
-    doubles = directory.values(head, _GEO_DOUBLES) if _GEO_DOUBLES in directory.fields else ()
-    (text,) = directory.values(head, _GEO_ASCII)
-    return _epsg(directory.values(head, _GEO_KEYS), doubles, text)
+    doubles = directory.values(head, GEO_DOUBLES) if GEO_DOUBLES in directory.fields else ()
+    (text,) = directory.values(head, GEO_ASCII)
+    return _epsg(directory.values(head, GEO_KEYS), doubles, text)
 
 
 # An archive holds a few dozen systems.
@@ -309,9 +274,9 @@ def _epsg(
         last = key
         if place == 0 and count == 1:
             keys[key] = value
-        elif place == _GEO_DOUBLES and count == 1 and value < len(doubles):
+        elif place == GEO_DOUBLES and count == 1 and value < len(doubles):
             keys[key] = doubles[value]
-        elif place == _GEO_ASCII and value + count <= len(text):
+        elif place == GEO_ASCII and value + count <= len(text):
             keys[key] = text[value : value + count]
         else:
             return None
@@ -329,11 +294,12 @@ def _epsg(
     return None
 
 
-def _transform(directory: _Directory, head: bytes, is_point: bool) -> Transform | None:
+def _transform(
+    scale: tuple[float, ...], tiepoint: tuple[float, ...], is_point: bool
+) -> Transform | None:
     """The affine transform of the upper left corner of the upper left pixel, as GDAL counts."""
-    scale, tiepoint = directory.values(head, _SCALE), directory.values(head, _TIEPOINT)
-    # One tie point, at the first pixel; heights play no part.
-    if len(scale) != 3 or len(tiepoint) != 6 or any(tiepoint[:3]):
+    # At the first pixel; heights play no part.
+    if len(scale) != 3 or any(tiepoint[:3]):
         return None
     a, e, left, top = scale[0], -scale[1], tiepoint[3], tiepoint[4]
     if not (a > 0 > e and all(map(math.isfinite, (a, e, left, top)))):

@@ -11,14 +11,36 @@ import stat
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy.typing as npt
 
 # More than the files of any patch of BigEarthNet together.
 _ROOM_BYTES = 512 << 10
 # A file beyond this is no archive's, nor are a patch's together: the largest, of SEN12MS, have
 # 1.7 MB.
 MAX_FILE_BYTES = 64 << 20
+
+
+# For each file the array without gaps that its last bytes may fill; None for one without pixels.
+Rows = Sequence[npt.NDArray[Any] | None]
+
+
+class FileBytes(NamedTuple):
+    """A file as it was read: all of it in `head`, or its last bytes in `row`, the others in `head`.
+
+    The archives' GeoTIFFs end with their pixels, so these are copied once, to where they belong.
+    `head` is valid until its thread loads another patch.
+    """
+
+    head: memoryview
+    row: npt.NDArray[Any] | None
+
+    def whole(self) -> memoryview | bytes:
+        """All bytes of the file, the row as it is now."""
+        return self.head if self.row is None else b"".join((self.head, self.row.data.cast("B")))
 
 
 class Patch(Protocol):
@@ -32,8 +54,8 @@ class Patch(Protocol):
     def position(self) -> Any:
         """Sorts the patches of one archive in the order in which they lie in it."""
 
-    def load(self, files: Sequence[str]) -> list[memoryview]:
-        """The files' bytes, valid until this thread loads another patch.
+    def load(self, files: Sequence[str], rows: Rows = ()) -> list[FileBytes]:
+        """The files' bytes; of those that are longer than their row the last ones fill it.
 
         Raises:
             MissingFile: a file is missing; the message names it.
@@ -84,6 +106,32 @@ def open_to_read(path: str) -> tuple[int, int]:
     raise ValueError(f"{path} is {kind}: expected a file")
 
 
+def filled(row: npt.NDArray[Any] | None, size: int) -> tuple[npt.NDArray[Any] | None, int]:
+    """The row, None if a file of `size` bytes is not longer, and how many bytes lie before it."""
+    if row is None or size <= row.nbytes:
+        return None, size
+    return row, size - row.nbytes
+
+
+def fill(descriptor: int, offset: int, size: int, targets: Sequence[memoryview]) -> int:
+    """Fill the targets, `size` bytes in all, with a file's from `offset` on; how many it had."""
+    done = count = os.preadv(descriptor, targets, offset)
+    # A file system may give less at once than asked for.
+    while count and done < size:
+        count = os.preadv(descriptor, _behind(targets, done), offset + done)
+        done += count
+    return done
+
+
+def _behind(targets: Sequence[memoryview], done: int) -> list[memoryview]:
+    """What is left of the targets when their first `done` bytes are filled."""
+    left = []
+    for target in targets:
+        left.append(target.cast("B")[done:])
+        done = max(done - target.nbytes, 0)
+    return left
+
+
 @dataclass(frozen=True, slots=True)
 class FolderPatch:
     """A patch in a folder of its own."""
@@ -98,24 +146,27 @@ class FolderPatch:
     def position(self) -> str:
         return self.path
 
-    def load(self, files: Sequence[str]) -> list[memoryview]:
+    def load(self, files: Sequence[str], rows: Rows = ()) -> list[FileBytes]:
         room, end = scratch(_ROOM_BYTES), 0
         loaded = []
-        for file in files:
+        for file, row in zip_longest(files, rows):
             try:
                 descriptor, size = open_to_read(f"{self.path}/{file}")
             except (FileNotFoundError, NotADirectoryError):
                 raise MissingFile(self.where(file)) from None
             try:
-                fits = end + size <= len(room)
-                target = room[end : end + size] if fits else memoryview(bytearray(size))
-                done = 0
-                while done < size and (count := os.readv(descriptor, [target[done:]])):
-                    done += count
+                row, head_bytes = filled(row, size)
+                fits = end + head_bytes <= len(room)
+                head = room[end : end + head_bytes] if fits else memoryview(bytearray(head_bytes))
+                read = FileBytes(head, row)
+                done = fill(descriptor, 0, size, [head] if row is None else [head, row.data])
             finally:
                 os.close(descriptor)
-            loaded.append(target[:done])
-            end += size if fits else 0
+            # A file may have been cut since it was opened.
+            loaded.append(
+                read if done == size else FileBytes(memoryview(read.whole())[:done], None)
+            )
+            end += head_bytes if fits else 0
         return loaded
 
     def where(self, file: str) -> str:
@@ -140,7 +191,7 @@ class NoPatch:
     def position(self) -> int:
         return 0
 
-    def load(self, files: Sequence[str]) -> list[memoryview]:
+    def load(self, files: Sequence[str], rows: Rows = ()) -> list[FileBytes]:
         raise ValueError(self.reason)
 
     def where(self, file: str) -> str:

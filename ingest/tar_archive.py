@@ -4,7 +4,6 @@ The place of the loose files of an extracted archive: a `TarPatch` goes to a wor
 which opens the tar and maps the index once.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +14,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .patches import MAX_FILE_BYTES, MissingFile, Patch, scratch, too_large
+from .patches import (
+    MAX_FILE_BYTES,
+    FileBytes,
+    MissingFile,
+    Patch,
+    Rows,
+    fill,
+    filled,
+    scratch,
+    too_large,
+)
 from .tar_index import MEMBERS, PATCHES, Head, read_head, spelled
 
 # How many times the files' own bytes one read may take. Headers between the files are 2 % to
 # 10 %; files of other patches between them are what makes a read of the whole too long.
 _MAX_SPAN = 2
 
+
+# Of a file: the offset of its first byte, its size in bytes.
+_Place = tuple[int, int]
+_NOTHING = FileBytes(memoryview(b""), None)
 
 # What the folders of the published archives are called, around patches or tiles.
 _TOP = ("BigEarthNet", "Reference_Maps")
@@ -62,7 +75,7 @@ class TarPatch:
             spelled(opened.file_names[number], self.name) for _, _, number in self._rows(opened)
         ]
 
-    def load(self, files: Sequence[str]) -> list[memoryview]:
+    def load(self, files: Sequence[str], rows: Rows = ()) -> list[FileBytes]:
         """See `patches.Patch.load`; in one read where the files lie together, as they mostly do."""
         opened = _open(self.archive)
         places = {opened.file_names[row[2]]: row[:2] for row in self._rows(opened)}
@@ -75,24 +88,15 @@ class TarPatch:
             there = set(self.files())
             absent = next(file for file in files if file not in there)
             raise MissingFile(self.where(absent)) from None
-        begin = min(offset for offset, _ in wanted)
-        span = max(offset + size for offset, size in wanted) - begin
         num_bytes = sum(size for _, size in wanted)
         if num_bytes > MAX_FILE_BYTES:
             size, file = max((size, file) for (_, size), file in zip(wanted, files, strict=True))
             if size > MAX_FILE_BYTES:
                 raise too_large(self.where(file), size)
             raise too_large(f"{self.archive.given}/{self.name}", num_bytes)
-        if span <= _MAX_SPAN * num_bytes:
-            whole = scratch(span)[:span]
-            opened.read(begin, whole)
-            return [whole[offset - begin : offset - begin + size] for offset, size in wanted]
-        room, end, loaded = scratch(num_bytes), 0, []
-        for offset, size in wanted:
-            loaded.append(room[end : end + size])
-            opened.read(offset, loaded[-1])
-            end += size
-        return loaded
+        span = max(sum(place) for place in wanted) - min(offset for offset, _ in wanted)
+        read = opened.read_together if span <= _MAX_SPAN * num_bytes else opened.read_apart
+        return read(wanted, [*rows, *[None] * (len(wanted) - len(rows))])
 
     def where(self, file: str) -> str:
         return f"{self.archive.given}/{self.name}/{file}"
@@ -115,7 +119,7 @@ class AbsentPatch:
     def position(self) -> int:
         return 0
 
-    def load(self, files: Sequence[str]) -> list[memoryview]:
+    def load(self, files: Sequence[str], rows: Rows = ()) -> list[FileBytes]:
         raise MissingFile(self.where(files[0]))
 
     def where(self, file: str) -> str:
@@ -170,7 +174,7 @@ class TarArchive:
             if folder == "." or folder.startswith(_TOP):
                 patch = TarPatch(self._archive, folder, *rows)
                 if name in patch.files():
-                    return bytes(patch.load([name])[0])
+                    return bytes(patch.load([name])[0].whole())
         return None
 
     @cached_property
@@ -193,18 +197,44 @@ class _Opened:
             np.load(Path(archive.index) / MEMBERS, mmap_mode="r", allow_pickle=False)
         )
 
-    def read(self, offset: int, target: memoryview) -> None:
-        """Fill `target` with the tar's bytes from `offset` on."""
-        done = 0
-        # A file system may give less at once than asked for.
-        while done < len(target):
-            count = os.preadv(self._file.fileno(), [target[done:]], offset + done)
-            if not count:
-                raise ValueError(
-                    f"{self._tar} ends at byte {offset + done}, {len(target) - done} bytes "
-                    "short of a file in its index: it was cut after it was indexed; restore it"
-                )
-            done += count
+    def read_together(self, places: Sequence[_Place], rows: Rows) -> list[FileBytes]:
+        """Files that lie close together, in one read with all that lies between them."""
+        begin, end = min(offset for offset, _ in places), max(sum(place) for place in places)
+        # A byte has its place in it, even one that goes into a row instead.
+        room = scratch(end - begin)
+        loaded = [_NOTHING] * len(places)
+        targets: list[memoryview] = []
+        at = begin
+        for number in sorted(range(len(places)), key=places.__getitem__):
+            offset, size = places[number]
+            row, head_bytes = filled(rows[number], size)
+            pixels = offset + head_bytes
+            loaded[number] = FileBytes(room[offset - begin : pixels - begin], row)
+            if row is not None:
+                targets += (room[at - begin : pixels - begin], row.data)
+                at = offset + size
+        self._fill(begin, end - begin, [*targets, room[at - begin : end - begin]])
+        return loaded
+
+    def read_apart(self, places: Sequence[_Place], rows: Rows) -> list[FileBytes]:
+        """Files that lie far from each other, in a read each."""
+        room, end = scratch(sum(size for _, size in places)), 0
+        loaded = []
+        for (offset, size), row in zip(places, rows, strict=True):
+            row, head_bytes = filled(row, size)
+            head = room[end : end + head_bytes]
+            self._fill(offset, size, [head] if row is None else [head, row.data])
+            loaded.append(FileBytes(head, row))
+            end += head_bytes
+        return loaded
+
+    def _fill(self, offset: int, size: int, targets: Sequence[memoryview]) -> None:
+        done = fill(self._file.fileno(), offset, size, targets)
+        if done < size:
+            raise ValueError(
+                f"{self._tar} ends at byte {offset + done}, {size - done} bytes short of a file in "
+                "its index: it was cut after it was indexed; restore it"
+            )
 
 
 @lru_cache(maxsize=8)

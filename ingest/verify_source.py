@@ -21,7 +21,7 @@ from .bigearthnet_archive import map_file, version_of
 from .bigearthnet_checks import first_kinds
 from .geotiff import decode_by_rasterio
 from .geotiff_fast import Transform
-from .patches import Archive, MissingFile, Patch
+from .patches import Archive, FileBytes, MissingFile, Patch
 from .wording import say
 
 # As in `sen12ms_sample`: files of a triplet share their ground to far less than this.
@@ -194,7 +194,7 @@ class _Sources:
         self._archives = list(archives)
         self._likely: dict[str, Archive] = {}
 
-    def load(self, wanted: SourcePatch) -> tuple[Patch, list[memoryview]]:
+    def load(self, wanted: SourcePatch) -> tuple[Patch, list[FileBytes]]:
         """The files' bytes, valid until the next call, and their patch.
 
         Raises:
@@ -249,7 +249,7 @@ def compare_with_sources(
         for file, data in zip(wanted.files, loaded, strict=True):
             where = patch.where(file.name)
             try:
-                read, epsg, transform = decode_by_rasterio(bytes(data), where)
+                read, epsg, transform = decode_by_rasterio(bytes(data.whole()), where)
             except ValueError as error:
                 different.append(f"{key}: {error}")
                 continue

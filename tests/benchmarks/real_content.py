@@ -2,7 +2,7 @@
 
 A codec or a disk that met the same bytes twice would flatter itself. A copy is the real scene
 turned, mirrored, rolled and shifted in value: texture and entropy of a real patch, but no row
-of it equals a row of another copy.
+of it equals a row of another copy. Nor does a copy lie where another does.
 """
 
 import json
@@ -22,6 +22,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 REAL_V1 = DATA / "bigearthnet-v1"
 _SEN12MS = DATA / "sen12ms" / "ROIs1158_spring"
 
+_PATCH_M = 1200
 S2_ROOT, S1_ROOT = "BigEarthNet-v1.0", "BigEarthNet-S1-v1.0"
 
 Pixels = npt.NDArray[Any]
@@ -106,6 +107,7 @@ def write_archive(root: Path, pairs: list[Pair], num_pairs: int) -> None:
     for index in range(num_pairs):
         pair, copy = pairs[index % len(pairs)], index // len(pairs)
         s2_name, s1_name = names_of(pair, index)
+        left, top = pair.left + index % 90 * _PATCH_M, pair.top - index // 90 * _PATCH_M
         s2, s1 = root / S2_ROOT / s2_name, root / S1_ROOT / s1_name
         s2.mkdir(parents=True)
         s1.mkdir(parents=True)
@@ -117,4 +119,4 @@ def write_archive(root: Path, pairs: list[Pair], num_pairs: int) -> None:
             bands = varied(pair.arrays[spec.name], copy)
             for band, pixels in zip(spec.band_names, bands, strict=True):
                 path = folder / f"{folder.name}_{band}.tif"
-                write_geotiff(path, pixels, pair.epsg, pair.left, pair.top, spec.gsd_m)
+                write_geotiff(path, pixels, pair.epsg, left, top, spec.gsd_m)

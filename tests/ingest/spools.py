@@ -81,6 +81,6 @@ COMPRESSED = {
 def contents(tar: Path, index: Path) -> Contents:
     archive = TarArchive(tar, index)
     return {
-        patch.name: {file: bytes(patch.load([file])[0]) for file in patch.files()}
+        patch.name: {file: bytes(patch.load([file])[0].whole()) for file in patch.files()}
         for patch in archive.patches()
     }

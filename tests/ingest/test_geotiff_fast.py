@@ -20,36 +20,11 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import Affine
 
 from fusmae_ingest import geotiff_fast
-from fusmae_ingest.geotiff import decode_band, decode_raster, nodata_value
+from fusmae_ingest.geotiff import decode_raster
+
+from .geotiffs import DEGREES, UTM, geotiff, noise, rasters
 
 REAL = Path(__file__).parents[2].parent / "shared/data"
-UTM, DEGREES, LAEA = 32633, 4326, 3035
-DTYPES = ["uint8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
-
-
-def geotiff(
-    pixels: np.ndarray[Any, Any], *, epsg: int = UTM, point: bool = False, **options: Any
-) -> bytes:
-    """A GeoTIFF of `pixels` (bands, height, width) as GDAL writes it."""
-    bands, height, width = pixels.shape
-    affine = Affine(10.0, 0.0, 404_400.5, 0.0, -10.0, 5_342_400.25)
-    if epsg == DEGREES:
-        affine = Affine(0.125, 0.0, 14.5, 0.0, -0.125, 48.0)
-    with rasterio.MemoryFile() as memory:
-        with memory.open(
-            driver="GTiff",
-            count=bands,
-            height=height,
-            width=width,
-            dtype=pixels.dtype,
-            crs=f"EPSG:{epsg}",
-            transform=affine,
-            **options,
-        ) as dataset:
-            if point:
-                dataset.update_tags(AREA_OR_POINT="Point")
-            dataset.write(pixels)
-        return bytes(memory.read())
 
 
 def by_rasterio(data: bytes) -> tuple[bytes, Any, tuple[int, ...], int | None, tuple[float, ...]]:
@@ -68,37 +43,6 @@ def by_us(data: bytes) -> tuple[bytes, Any, tuple[int, ...], int | None, tuple[f
     pixels, epsg, transform = decoded
     assert pixels.flags.c_contiguous
     return pixels.tobytes(), pixels.dtype, pixels.shape, epsg, transform
-
-
-def noise(dtype: str, *shape: int) -> np.ndarray[Any, Any]:
-    """Random bits of a dtype: NaN, infinities and negative zeros among the floats."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
-    return data.view(dtype).reshape(shape)
-
-
-@st.composite
-def rasters(draw: st.DrawFn, **fixed: Any) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
-    """Pixels and the options of their file, over all that archives could hold."""
-    dtype = draw(st.sampled_from(DTYPES))
-    shape = draw(st.tuples(st.integers(1, 13), st.integers(1, 70), st.integers(1, 70)))
-    options: dict[str, Any] = {
-        "epsg": draw(st.sampled_from([UTM, DEGREES, LAEA, 32737])),
-        "point": draw(st.booleans()),
-        "endianness": draw(st.sampled_from(["LITTLE", "BIG"])),
-        "interleave": draw(st.sampled_from(["pixel", "band"])),
-        "bigtiff": draw(st.sampled_from(["YES", "NO"])),
-        "compress": draw(st.sampled_from(["none", "deflate", "lzw", "zstd", "packbits"])),
-        "tiled": draw(st.booleans()),
-        "nodata": draw(st.sampled_from([None, 0])),
-    } | fixed
-    if options["tiled"]:
-        options |= {"blockxsize": 16 * draw(st.integers(1, 3)), "blockysize": 16}
-    else:
-        options |= {"blockysize": draw(st.integers(1, shape[1]))}
-    if options["compress"] in ("deflate", "lzw", "zstd"):
-        options["predictor"] = draw(st.sampled_from([1, 2, 3] if dtype[0] == "f" else [1, 2]))
-    return noise(dtype, *shape), options
 
 
 @settings(max_examples=150, deadline=None)
@@ -193,6 +137,30 @@ def outcome(data: bytes) -> Any:
         return by_rasterio(data)
 
 
+@given(
+    st.lists(st.tuples(st.floats(1e5, 9e5), st.floats(-9e6, 9e6)), min_size=2, max_size=6),
+    st.sampled_from(["LITTLE", "BIG"]),
+    st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_files_that_differ_in_their_place_alone_are_read_each_at_its_own(origins, order, point):
+    pixels = noise("uint16", 1, 3, 3)
+    files = [geotiff(pixels, origin=o, endianness=order, point=point) for o in origins]
+    for data in (*files, *reversed(files)):
+        assert by_us(data) == by_rasterio(data)
+
+
+@pytest.mark.parametrize("other", [33550, 34735, 34737])
+@pytest.mark.parametrize("by", [-8, 0, 8])
+def test_a_tie_point_that_shares_bytes_with_another_value_is_declined(other, by):
+    data = bytearray(geotiff(noise("uint16", 1, 3, 3)))
+    (entries,) = struct.unpack_from("<H", data, 8)
+    at = {struct.unpack_from("<H", data, e)[0]: e for e in range(10, 10 + 12 * entries, 12)}
+    (place,) = struct.unpack_from("<I", data, at[other] + 8)
+    struct.pack_into("<I", data, at[33922] + 8, place + by)
+    assert geotiff_fast.decode(bytes(data)) is None
+
+
 @pytest.mark.parametrize("epsg", [UTM, DEGREES])
 def test_no_changed_byte_of_the_head_gives_data_that_rasterio_does_not_give(epsg):
     data = geotiff(noise("uint16", 2, 6, 5), epsg=epsg, interleave="pixel", nodata=7)
@@ -253,30 +221,3 @@ def test_no_changed_byte_of_a_real_head_gives_data_that_rasterio_does_not_give()
             spoilt = data[:at] + bytes([value]) + data[at + 1 :]
             ours = by_us(spoilt)
             assert ours is None or ours == outcome(spoilt), (at, value)
-
-
-def test_a_band_from_memory_is_checked_against_what_its_sensor_gives():
-    data = geotiff(noise("uint16", 1, 20, 20))
-    row = np.zeros((20, 20), np.uint16)
-    assert decode_band(data, "x.tif", 10, row).gsd_m == 10
-    assert row.tobytes() == noise("uint16", 1, 20, 20).tobytes()
-    for size, gsd, dtype in ((21, 10, "uint16"), (20, 20, "uint16"), (20, 10, "int16")):
-        with pytest.raises(ValueError, match=r"x\.tif ho.*expected|x\.tif has.*expected"):
-            decode_band(data, "x.tif", gsd, np.zeros((size, size), dtype))
-
-
-@pytest.mark.parametrize("declared", [None, 0, 7])
-@pytest.mark.parametrize("compressed", [False, True])
-def test_a_band_is_nodata_where_all_of_it_is_0_or_what_rasterio_finds_declared(
-    declared, compressed
-):
-    options = {} if declared is None else {"nodata": declared}
-    if compressed:
-        options["compress"] = "deflate"
-    for value in (0, 7, 8):
-        pixels = np.full((1, 20, 20), value, np.uint16)
-        data = geotiff(pixels, **options)
-        assert (geotiff_fast.decode(data) is None) == compressed
-        assert nodata_value(pixels[0], data) == (value if value in (0, declared) else None)
-        pixels[0, 9, 9] += 1
-        assert nodata_value(pixels[0], geotiff(pixels, **options)) is None

@@ -92,7 +92,7 @@ def digest(tar, index):
     opened, sum = TarArchive(tar, index), hashlib.sha256()
     for patch in opened.patches():
         for file in patch.files():
-            sum.update(file.encode() + bytes(patch.load([file])[0]))
+            sum.update(file.encode() + bytes(patch.load([file])[0].whole()))
     return sum.hexdigest()
 
 def killed(wait, die_at=None):

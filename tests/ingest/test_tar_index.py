@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusmae_ingest import tar_archive, tar_index
+from fusmae_ingest.patches import fill
 from fusmae_ingest.tar_archive import TarArchive, TarPatch
 from fusmae_ingest.tar_index import index_tar, read_head
 
@@ -57,7 +58,7 @@ def opened(tar: Path, index: Path) -> TarArchive:
 
 def contents(patch: TarPatch) -> dict[str, bytes]:
     files = patch.files()
-    return {name: bytes(data) for name, data in zip(files, patch.load(files), strict=True)}
+    return {name: bytes(file.whole()) for name, file in zip(files, patch.load(files), strict=True)}
 
 
 def header_places(data: bytes) -> list[int]:
@@ -99,7 +100,7 @@ def test_patches_read_back_as_they_went_in(tar, tmp_path):
         assert patch.name == name
         assert contents(patch) == patch_files(name)
         file, data = next(iter(patch_files(name).items()))
-        assert [bytes(loaded) for loaded in patch.load([file])] == [data]
+        assert [bytes(loaded.whole()) for loaded in patch.load([file])] == [data]
 
 
 def test_positions_are_in_the_order_of_the_archive(tar, tmp_path):
@@ -133,12 +134,11 @@ def test_files_together_are_read_at_once_and_files_apart_are_not(tmp_path, monke
     archive = opened(write_tar(tmp_path / "a.tar", files), tmp_path / "index")
     sizes: list[int] = []
 
-    def counted(self: object, offset: int, target: memoryview) -> None:
-        sizes.append(len(target))
-        original(self, offset, target)
+    def counted(descriptor: int, offset: int, size: int, targets: list[memoryview]) -> int:
+        sizes.append(size)
+        return fill(descriptor, offset, size, targets)
 
-    original = tar_archive._Opened.read
-    monkeypatch.setattr(tar_archive._Opened, "read", counted)
+    monkeypatch.setattr(tar_archive, "fill", counted)
     assert contents(archive.patch(near)) == patch_files(near)
     assert len(sizes) == 1
     sizes.clear()
@@ -150,14 +150,14 @@ def test_names_that_only_seem_to_follow_the_patch_stay_apart(tmp_path):
     files = [("t/P/Px", b"1"), ("t/P/x", b"2"), ("t/P/P", b"3"), ("t/PP/PPx", b"4")]
     archive = opened(write_tar(tmp_path / "a.tar", files), tmp_path / "index")
     assert contents(archive.patch("P")) == {"Px": b"1", "x": b"2", "P": b"3"}
-    assert [bytes(data) for data in archive.patch("P").load(["x", "Px"])] == [b"2", b"1"]
+    assert [bytes(file.head) for file in archive.patch("P").load(["x", "Px"])] == [b"2", b"1"]
     assert contents(archive.patch("PP")) == {"PPx": b"4"}
 
 
 READ = """
 import pickle, sys
 patch = pickle.load(sys.stdin.buffer)
-sys.stdout.buffer.write(b"".join(patch.load(sorted(patch.files()))))
+sys.stdout.buffer.write(b"".join(file.head for file in patch.load(sorted(patch.files()))))
 """
 
 
