@@ -28,6 +28,7 @@ TAR_END = bytes(2 * TAR_BLOCK)
 _MAX_NAME = 100
 
 
+# `json.dumps` would make an encoder a call.
 _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 # Where a ustar header holds its name and its checksum (POSIX.1-1988).
@@ -79,7 +80,7 @@ def array_bytes(spec: ArraySpec) -> int:
     return int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
 
 
-class Member(NamedTuple):
+class _ArrayMember(NamedTuple):
     """An array's member of a tar: `size` and `padding` are what lies behind its tar header."""
 
     name: str
@@ -90,10 +91,12 @@ class Member(NamedTuple):
     padding: bytes
 
 
-def _member(spec: ArraySpec) -> Member:
+def _member(spec: ArraySpec) -> _ArrayMember:
     header = npy_header(spec)
     size = len(header) + array_bytes(spec)
-    return Member(spec.name, spec.shape, np.dtype(spec.dtype), header, size, bytes(_padding(size)))
+    return _ArrayMember(
+        spec.name, spec.shape, np.dtype(spec.dtype), header, size, bytes(_padding(size))
+    )
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class ShardLayout:
     arrays: tuple[ArraySpec, ...]
 
     @cached_property
-    def members(self) -> tuple[Member, ...]:
+    def _members(self) -> tuple[_ArrayMember, ...]:
         """What is the same of each array in all samples."""
         return tuple(_member(spec) for spec in self.arrays)
 
@@ -112,7 +115,7 @@ class ShardLayout:
         """Distance in bytes from a sample's first byte to each array's first pixel byte."""
         offsets: dict[str, int] = {}
         position = 0
-        for member in self.members:
+        for member in self._members:
             offsets[member.name] = position + TAR_BLOCK + len(member.npy_header)
             position += TAR_BLOCK + member.size + len(member.padding)
         return offsets
@@ -157,7 +160,7 @@ def encode_parts(
         raise ValueError(f"sample key {key!r} must not be empty or hold a dot or a slash")
     parts: list[bytes | memoryview] = []
     padding = b""
-    for member in layout.members:
+    for member in layout._members:
         array = arrays.get(member.name)
         if array is None:
             raise ValueError(f"sample {key}: array {member.name!r} is missing")

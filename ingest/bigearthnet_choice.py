@@ -60,8 +60,8 @@ def say_unlisted(pairs: Sequence[Pair], lists: Path) -> None:
         )
 
 
-# Of a pair's fields those that are its files, or said in one.
-_FILES = {"s2", "s1", "map", "time_s1"}
+# The fields of a pair that no list or table says.
+_NOT_OF_TABLES = {"s2", "s1", "map", "time_s1"}
 
 
 def facts_digest(pairs: Sequence[Pair]) -> str:
@@ -70,7 +70,7 @@ def facts_digest(pairs: Sequence[Pair]) -> str:
     Nor about the S1 patches: a pair that had none is taken in when its own is restored.
     """
     digest = hashlib.sha256()
-    told = [field.name for field in fields(Pair) if field.name not in _FILES]
+    told = [field.name for field in fields(Pair) if field.name not in _NOT_OF_TABLES]
     for pair in sorted(pairs, key=lambda pair: pair.name):
         facts = [getattr(pair, name) for name in told]
         digest.update(json.dumps([*facts, pair.map is not None]).encode())

@@ -12,8 +12,8 @@ from fusmae.sensors import CLC_MAP, S1, S2_10M, S2_20M, S2_60M, ArraySpec
 
 from .bigearthnet_archive import Pair, label_file, map_file, parse_json
 from .convert import Sample
-from .geotiff import Grid, decode_band, nodata_value, refuse_off_earth
-from .patches import FileBytes, Patch
+from .geotiff import Grid, decode_band, refuse_off_earth
+from .patches import Patch
 
 Rows = Mapping[str, npt.NDArray[Any]]
 
@@ -45,7 +45,7 @@ def read_pair(pair: Pair, rows: Rows) -> Sample:
             message names the file.
     """
     _, anchor = _read_patch(pair.s1, _S1_BANDS, rows, None)
-    _check_values(pair, rows)
+    _check_values(pair, rows)  # while S1's pixels lie in the cache
     labels = label_file(pair.name) if pair.version == "v1" else None
     told, _ = _read_patch(pair.s2, _S2_BANDS, rows, anchor, labels)
     if pair.map:
@@ -53,7 +53,7 @@ def read_pair(pair: Pair, rows: Rows) -> Sample:
         row = rows[CLC_MAP.name][0]
         (file,) = pair.map.load([name], [row])
         where = pair.map.where(name)
-        _same_ground(decode_band(file, where, CLC_MAP.gsd_m, row), where, anchor)
+        _same_ground(decode_band(file, where, CLC_MAP.gsd_m, row)[0], where, anchor)
     return Sample(pair.name, _facts(pair, anchor.grid, told))
 
 
@@ -72,8 +72,10 @@ def _read_patch(
         files.append(labels)
     loaded = patch.load(files, targets)
     last = None
+    nodata = []
     for (spec, _, _), row, name, file in zip(bands, targets, files, loaded, strict=False):
-        grid = decode_band(file, patch.where(name), spec.gsd_m, row)
+        grid, value = decode_band(file, patch.where(name), spec.gsd_m, row)
+        nodata.append(value)
         if anchor is None:
             refuse_off_earth(grid, patch.where(name))
             anchor = _Anchor(name, grid)
@@ -82,7 +84,7 @@ def _read_patch(
             _same_ground(grid, patch.where(name), anchor)
         last = grid
     assert anchor is not None
-    _refuse_nodata(patch, bands, targets, loaded)
+    _refuse_nodata(patch, bands, nodata)
     told = parse_json(loaded[-1].head, patch.where(labels)) if labels else {}
     return told, anchor
 
@@ -110,15 +112,11 @@ def _check_values(pair: Pair, rows: Rows) -> None:
 def _refuse_nodata(
     patch: Patch,
     bands: tuple[tuple[ArraySpec, int, str], ...],
-    rows: Sequence[npt.NDArray[Any]],
-    loaded: Sequence[FileBytes],
+    values: Sequence[float | None],
 ) -> None:
     """Raises ValueError: all bands, or one that cannot be so by itself, are nodata all over."""
-    values = {
-        band: nodata_value(row, file.whole)
-        for (_, _, band), row, file in zip(bands, rows, loaded, strict=False)
-    }
-    found = {band: value for band, value in values.items() if value is not None}
+    pairs = zip(bands, values, strict=True)
+    found = {band: value for (_, _, band), value in pairs if value is not None}
     if len(found) == len(bands):
         told = ", ".join(f"{value:g}" for value in sorted(set(found.values())))
         raise ValueError(f"{patch.where('')}: every pixel of every band is nodata ({told})")

@@ -20,8 +20,8 @@ _Kernel = Callable[_Arguments, _Result]
 # Floats are summed in this many lanes, an order that any processor's vectors can follow: another
 # number gives other last digits. With 16 the compiler takes nearly twice as long a pass.
 LANES = 32
-# A lane stays in registers for so many pixels, in half the time of writing it back after each. Of
-# another number than 2, 4, 8 or 16 the compiler makes no vectors.
+# A lane stays in registers for so many pixels, which takes half as long as writing it back after
+# each; only with 2, 4, 8 or 16 does the compiler vectorise.
 _STEPS = 8
 
 # A lane's sum, sum of squares, least and greatest pixel.
@@ -61,11 +61,12 @@ def count_integers(pixels: npt.NDArray[np.integer[Any]], histogram: npt.NDArray[
             counts[value] += 1
 
 
-def _inlined(kernel: _Kernel[_Arguments, _Result]) -> _Kernel[_Arguments, _Result]:
+def _kernel_part(kernel: _Kernel[_Arguments, _Result]) -> _Kernel[_Arguments, _Result]:
+    # numba's own decorator hides the types from mypy.
     return cast(_Kernel[_Arguments, _Result], numba.njit(kernel))
 
 
-@_inlined
+@_kernel_part
 def _added(value: np.float32, lane: _Lane) -> _Lane:
     total, square, least, most = lane
     wide = np.float64(value)

@@ -102,19 +102,25 @@ def _grid(epsg: int, transform: Transform, height: int, width: int) -> Grid | No
     return None if b or d or a <= 0 or e != -a else Grid(epsg, transform, width, height)
 
 
-def decode_band(file: FileBytes, where: str, gsd_m: int, row: npt.NDArray[Any]) -> Grid:
-    """See that `row`, shape (size_px, size_px), has the one band of a GeoTIFF; its grid.
+def decode_band(
+    file: FileBytes, where: str, gsd_m: int, row: npt.NDArray[Any]
+) -> tuple[Grid, float | None]:
+    """Put the one band of a GeoTIFF into `row`, shape (size_px, size_px), if it is not there yet.
 
     Args:
-        file: as it was loaded, the pixels perhaps in `row`.
+        file: as it was loaded. `file.whole()` is no longer the file's bytes afterwards.
         where: what errors call the file.
+
+    Returns its grid and, where all pixels are nodata, their value; see `nodata_value`.
 
     Raises:
         ValueError: as `decode_raster`, or another shape, dtype or GSD than expected.
     """
     grid = _grid_of(file, row)
     if grid is None:
-        pixels, grid = decode_raster(file.whole(), where)
+        # The row holds the end of the file, and is written now.
+        file = FileBytes(memoryview(file.whole()), None)
+        pixels, grid = decode_raster(file.head, where)
         if pixels.shape[0] != 1 or pixels.shape[1:] != row.shape or pixels.dtype != row.dtype:
             raise ValueError(
                 f"{where} holds {pixels.dtype}{pixels.shape}, expected {row.dtype}{(1, *row.shape)}"
@@ -122,7 +128,7 @@ def decode_band(file: FileBytes, where: str, gsd_m: int, row: npt.NDArray[Any]) 
         row[...] = pixels[0]
     if grid.transform[0] != gsd_m:
         raise ValueError(f"{where} has pixels of {grid.gsd_m:g} m, expected {gsd_m} m")
-    return grid
+    return grid, nodata_value(row, file.whole, where)
 
 
 def _grid_of(file: FileBytes, row: npt.NDArray[Any]) -> Grid | None:
@@ -133,11 +139,14 @@ def _grid_of(file: FileBytes, row: npt.NDArray[Any]) -> Grid | None:
     return None if placed is None else _grid(*placed, *row.shape)
 
 
-def nodata_value(pixels: npt.NDArray[Any], whole: Callable[[], Buffer]) -> float | None:
+def nodata_value(pixels: npt.NDArray[Any], whole: Callable[[], Buffer], where: str) -> float | None:
     """The value of all pixels where that is 0 or what their file declares as nodata.
 
     None where they differ, or have another value. `pixels` are those of one band, `whole` gives
-    the file's bytes.
+    the bytes of its file, which errors call `where`.
+
+    Raises:
+        ValueError: GDAL cannot open the file.
     """
     first = pixels[0, 0]
     # The last pixel nearly always answers.
@@ -145,21 +154,25 @@ def nodata_value(pixels: npt.NDArray[Any], whole: Callable[[], Buffer]) -> float
         return None
     if first == 0:
         return 0.0
-    return float(first) if first == _declared_nodata(whole()) else None
+    return float(first) if first == _declared_nodata(whole(), where) else None
 
 
-def _declared_nodata(data: Buffer) -> float | None:
+def _declared_nodata(data: Buffer, where: str) -> float | None:
     if not geotiff_fast.may_declare_nodata(data):
         return None
     import rasterio
+    from rasterio.errors import RasterioError
 
     with (
         rasterio.Env(**_GDAL_OPTIONS),
         rasterio.MemoryFile(bytes(data), filename="raster") as memory,
-        memory.open(driver="GTiff") as dataset,
     ):
-        nodata: float | None = dataset.nodata
-        return nodata
+        try:
+            with memory.open(driver="GTiff") as dataset:
+                nodata: float | None = dataset.nodata
+                return nodata
+        except RasterioError as error:
+            raise ValueError(_unreadable(where, _cause(error, memory.name, where))) from None
 
 
 def decode_by_rasterio(data: bytes, where: str) -> tuple[npt.NDArray[Any], int, Transform]:
@@ -183,12 +196,16 @@ def decode_by_rasterio(data: bytes, where: str) -> tuple[npt.NDArray[Any], int, 
                 wkt = dataset.crs.to_wkt() if dataset.crs else ""
                 a, b, c, d, e, f = (float(value) for value in dataset.transform[:6])
         except RasterioError as error:
-            cause = " ".join(str(error.__cause__ or error).split())
-            raise ValueError(_unreadable(where, cause.replace(memory.name, where))) from None
+            raise ValueError(_unreadable(where, _cause(error, memory.name, where))) from None
     epsg = _epsg(wkt) if wkt else None
     if epsg is None:
         raise ValueError(f"{where} has no coordinate reference system with an EPSG code")
     return pixels, epsg, (a, b, c, d, e, f)
+
+
+def _cause(error: Exception, name: str, where: str) -> str:
+    """What GDAL says, in one line, with the file called `where` and not by its name in memory."""
+    return " ".join(str(error.__cause__ or error).split()).replace(name, where)
 
 
 def _unreadable(where: str, cause: str) -> str:

@@ -113,7 +113,8 @@ def decode(data: Buffer) -> tuple[npt.NDArray[Any], int, Transform] | None:
 def placed(head: Buffer, row: npt.NDArray[Any]) -> tuple[int, Transform] | None:
     """EPSG code and transform of a GeoTIFF whose bytes behind `head` fill `row` (height, width).
 
-    None unless these bytes are the pixels of its one band just as `row` has them: decode it all.
+    None if these bytes may not be the pixels of its one band in the shape and dtype of `row`: then
+    the whole file has to be decoded.
     """
     header = _header(head)
     # Of one band nothing is interleaved.
@@ -127,15 +128,17 @@ def may_declare_nodata(data: Buffer) -> bool:
     return directory is None or NODATA in directory.fields
 
 
-# Length of a file -> length of the head of the last one so long, and where its tie point was: with
-# few exceptions the next one's too, and then its bytes alone lead to what they say.
+# How many bytes were given, of a whole file or of all before its row -> length of the head of the
+# last one so long, and where its tie point was: with few exceptions the next one's too, and then
+# its bytes alone lead to what they say.
 _heads: dict[int, tuple[int, int]] = {}
 _MAX_LENGTHS = 256
 
 
 def _header(data: Buffer) -> _Header | None:
-    if len(data) in _heads:
-        end, point = _heads[len(data)]
+    # Another thread may clear it in between.
+    if guess := _heads.get(len(data)):
+        end, point = guess
         header = _parse(bytes(data[:end]), point)
         if header is not None:
             return header

@@ -25,21 +25,21 @@ MAX_FILE_BYTES = 64 << 20
 
 
 # For each file the array without gaps that its last bytes may fill; None for one without pixels.
-Rows = Sequence[npt.NDArray[Any] | None]
+Targets = Sequence[npt.NDArray[Any] | None]
 
 
 class FileBytes(NamedTuple):
     """A file as it was read: all of it in `head`, or its last bytes in `row`, the others in `head`.
 
     The archives' GeoTIFFs end with their pixels, so these are copied once, to where they belong.
-    `head` is valid until its thread loads another patch.
+    `head` is valid until its thread loads another patch, and `whole()` until the row is written.
     """
 
     head: memoryview
     row: npt.NDArray[Any] | None
 
     def whole(self) -> memoryview | bytes:
-        """All bytes of the file, the row as it is now."""
+        """All bytes of the file."""
         return self.head if self.row is None else b"".join((self.head, self.row.data.cast("B")))
 
 
@@ -54,7 +54,7 @@ class Patch(Protocol):
     def position(self) -> Any:
         """Sorts the patches of one archive in the order in which they lie in it."""
 
-    def load(self, files: Sequence[str], rows: Rows = ()) -> list[FileBytes]:
+    def load(self, files: Sequence[str], rows: Targets = ()) -> list[FileBytes]:
         """The files' bytes; of those that are longer than their row the last ones fill it.
 
         Raises:
@@ -106,7 +106,7 @@ def open_to_read(path: str) -> tuple[int, int]:
     raise ValueError(f"{path} is {kind}: expected a file")
 
 
-def filled(row: npt.NDArray[Any] | None, size: int) -> tuple[npt.NDArray[Any] | None, int]:
+def split_at_row(row: npt.NDArray[Any] | None, size: int) -> tuple[npt.NDArray[Any] | None, int]:
     """The row, None if a file of `size` bytes is not longer, and how many bytes lie before it."""
     if row is None or size <= row.nbytes:
         return None, size
@@ -124,7 +124,7 @@ def fill(descriptor: int, offset: int, size: int, targets: Sequence[memoryview])
 
 
 def _behind(targets: Sequence[memoryview], done: int) -> list[memoryview]:
-    """What is left of the targets when their first `done` bytes are filled."""
+    """What is left of the targets when their first `done` bytes are split_at_row."""
     left = []
     for target in targets:
         left.append(target.cast("B")[done:])
@@ -146,7 +146,7 @@ class FolderPatch:
     def position(self) -> str:
         return self.path
 
-    def load(self, files: Sequence[str], rows: Rows = ()) -> list[FileBytes]:
+    def load(self, files: Sequence[str], rows: Targets = ()) -> list[FileBytes]:
         room, end = scratch(_ROOM_BYTES), 0
         loaded = []
         for file, row in zip_longest(files, rows):
@@ -155,7 +155,7 @@ class FolderPatch:
             except (FileNotFoundError, NotADirectoryError):
                 raise MissingFile(self.where(file)) from None
             try:
-                row, head_bytes = filled(row, size)
+                row, head_bytes = split_at_row(row, size)
                 fits = end + head_bytes <= len(room)
                 head = room[end : end + head_bytes] if fits else memoryview(bytearray(head_bytes))
                 read = FileBytes(head, row)
@@ -191,7 +191,7 @@ class NoPatch:
     def position(self) -> int:
         return 0
 
-    def load(self, files: Sequence[str], rows: Rows = ()) -> list[FileBytes]:
+    def load(self, files: Sequence[str], rows: Targets = ()) -> list[FileBytes]:
         raise ValueError(self.reason)
 
     def where(self, file: str) -> str:

@@ -60,7 +60,7 @@ def _read(path: Path, spec: ArraySpec) -> tuple[npt.NDArray[Any], Grid]:
 
 def _refuse_nodata(path: Path, spec: ArraySpec, pixels: npt.NDArray[Any], data: bytes) -> None:
     """Raises ValueError: all bands, or one that cannot be so by itself, are nodata all over."""
-    values = [nodata_value(band, lambda: data) for band in pixels]
+    values = [nodata_value(band, lambda: data, str(path)) for band in pixels]
     found = {value for value in values if value is not None}
     if None not in values:
         told = ", ".join(f"{value:g}" for value in sorted(found))

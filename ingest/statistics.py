@@ -25,6 +25,9 @@ Partials = dict[str, Partial]
 SAR_FIRST_DB, SAR_BINS, SAR_BINS_PER_DB = -100, 15_000, 100
 _SAR_SCALE = np.float32(SAR_BINS_PER_DB), np.float32(SAR_FIRST_DB * SAR_BINS_PER_DB)
 
+# Of a band in one stack: what a bin can count.
+_MAX_PIXELS = np.iinfo(np.uint32).max
+
 PERCENTILES = (1, 2, 5, 25, 50, 75, 95, 98, 99)
 
 
@@ -62,7 +65,7 @@ class Counter:
                 raise ValueError(
                     f"statistics of {stack.dtype} pixels: expected uint8, uint16 or float32"
                 )
-            if stack[:, 0].size > np.iinfo(np.uint32).max:
+            if stack[:, 0].size > _MAX_PIXELS:
                 raise ValueError(
                     f"statistics of {stack[:, 0].size:,} pixels a band in one shard: expected "
                     "fewer than 2**32, so give fewer --samples-per-shard"
@@ -90,7 +93,7 @@ class Counter:
                 raise ValueError("statistics of float32 pixels: some are not finite")
 
     def partials(self) -> Partials:
-        """What was counted; as after every row."""
+        """What was counted; to be called once, when every row was added."""
         done: Partials = {}
         for name, partial in self._partials.items():
             histogram = partial["histogram"]

@@ -19,10 +19,10 @@ from .patches import (
     FileBytes,
     MissingFile,
     Patch,
-    Rows,
+    Targets,
     fill,
-    filled,
     scratch,
+    split_at_row,
     too_large,
 )
 from .tar_index import MEMBERS, PATCHES, Head, read_head, spelled
@@ -75,7 +75,7 @@ class TarPatch:
             spelled(opened.file_names[number], self.name) for _, _, number in self._rows(opened)
         ]
 
-    def load(self, files: Sequence[str], rows: Rows = ()) -> list[FileBytes]:
+    def load(self, files: Sequence[str], rows: Targets = ()) -> list[FileBytes]:
         """See `patches.Patch.load`; in one read where the files lie together, as they mostly do."""
         opened = _open(self.archive)
         places = {opened.file_names[row[2]]: row[:2] for row in self._rows(opened)}
@@ -119,7 +119,7 @@ class AbsentPatch:
     def position(self) -> int:
         return 0
 
-    def load(self, files: Sequence[str], rows: Rows = ()) -> list[FileBytes]:
+    def load(self, files: Sequence[str], rows: Targets = ()) -> list[FileBytes]:
         raise MissingFile(self.where(files[0]))
 
     def where(self, file: str) -> str:
@@ -197,7 +197,7 @@ class _Opened:
             np.load(Path(archive.index) / MEMBERS, mmap_mode="r", allow_pickle=False)
         )
 
-    def read_together(self, places: Sequence[_Place], rows: Rows) -> list[FileBytes]:
+    def read_together(self, places: Sequence[_Place], rows: Targets) -> list[FileBytes]:
         """Files that lie close together, in one read with all that lies between them."""
         begin, end = min(offset for offset, _ in places), max(sum(place) for place in places)
         # A byte has its place in it, even one that goes into a row instead.
@@ -207,7 +207,7 @@ class _Opened:
         at = begin
         for number in sorted(range(len(places)), key=places.__getitem__):
             offset, size = places[number]
-            row, head_bytes = filled(rows[number], size)
+            row, head_bytes = split_at_row(rows[number], size)
             pixels = offset + head_bytes
             loaded[number] = FileBytes(room[offset - begin : pixels - begin], row)
             if row is not None:
@@ -216,12 +216,12 @@ class _Opened:
         self._fill(begin, end - begin, [*targets, room[at - begin : end - begin]])
         return loaded
 
-    def read_apart(self, places: Sequence[_Place], rows: Rows) -> list[FileBytes]:
+    def read_apart(self, places: Sequence[_Place], rows: Targets) -> list[FileBytes]:
         """Files that lie far from each other, in a read each."""
         room, end = scratch(sum(size for _, size in places)), 0
         loaded = []
         for (offset, size), row in zip(places, rows, strict=True):
-            row, head_bytes = filled(row, size)
+            row, head_bytes = split_at_row(row, size)
             head = room[end : end + head_bytes]
             self._fill(offset, size, [head] if row is None else [head, row.data])
             loaded.append(FileBytes(head, row))

@@ -150,15 +150,39 @@ def test_files_that_differ_in_their_place_alone_are_read_each_at_its_own(origins
         assert by_us(data) == by_rasterio(data)
 
 
-@pytest.mark.parametrize("other", [33550, 34735, 34737])
-@pytest.mark.parametrize("by", [-8, 0, 8])
-def test_a_tie_point_that_shares_bytes_with_another_value_is_declined(other, by):
-    data = bytearray(geotiff(noise("uint16", 1, 3, 3)))
+def entries_of(data: bytes) -> dict[int, int]:
+    """Where the directory entry of each tag begins, of a little-endian classic file."""
     (entries,) = struct.unpack_from("<H", data, 8)
-    at = {struct.unpack_from("<H", data, e)[0]: e for e in range(10, 10 + 12 * entries, 12)}
-    (place,) = struct.unpack_from("<I", data, at[other] + 8)
-    struct.pack_into("<I", data, at[33922] + 8, place + by)
+    return {struct.unpack_from("<H", data, e)[0]: e for e in range(10, 10 + 12 * entries, 12)}
+
+
+@pytest.mark.parametrize(("tag", "by"), [(42113, 24), (42113, 40), (33922, -10)])
+def test_a_tie_point_that_shares_bytes_with_another_value_is_declined(tag, by):
+    """Else its bytes could not be left out of what is kept of a head."""
+    data = bytearray(geotiff(noise("uint16", 1, 3, 3), nodata=12345))
+    at = entries_of(data)
+    (place,) = struct.unpack_from("<I", data, at[33922] + 8)
+    assert geotiff_fast.decode(bytes(data)) is not None
+    struct.pack_into("<I", data, at[tag] + 8, place + by)
     assert geotiff_fast.decode(bytes(data)) is None
+
+
+def test_heads_of_one_length_may_have_their_tie_points_at_different_places():
+    """Both heads hold two tie points, and each says that another one is meant."""
+    data = geotiff(noise("uint16", 1, 3, 3))
+    at, begin = entries_of(data), head_of(data)
+    (_, _, count, place) = struct.unpack_from("<HHII", data, at[34737])
+    text = data[place : place + count]
+    second = struct.pack("<6d", 0, 0, 0, 500_000.0, 1_000_000.0, 0)
+    one = bytearray(data[:begin] + second + text + data[begin:])
+    struct.pack_into("<I", one, at[34737] + 8, begin + len(second))
+    struct.pack_into("<I", one, at[273] + 8, begin + len(second) + len(text))
+    other = one.copy()
+    struct.pack_into("<I", other, at[33922] + 8, begin)
+    for spoilt in (one, other, one):
+        ours = by_us(bytes(spoilt))
+        assert ours is not None and ours == by_rasterio(bytes(spoilt))
+    assert by_rasterio(bytes(one)) != by_rasterio(bytes(other))
 
 
 @pytest.mark.parametrize("epsg", [UTM, DEGREES])
