@@ -105,13 +105,16 @@ SIMULATED := results/simulated
 # Its micro-batch of 16 and its global batch of 64 leave room for 4 ranks.
 SIMULATED_RANKS = $(if $(filter 8,$(RANKS)),4,$(RANKS))
 
-table-simulated: env ## fusion variants and fine-tuning on a simulated archive; about 4 hours on 2 cores, resumable
+table-simulated: env ## fusion variants, fine-tuning and transfer on simulated archives; about 4 hours on 2 cores, resumable
 	$(BIN)/fusmae-ingest simulate bigearthnet --out $(SIMULATED)/archive --patches 16700 --workers 2
 	$(BIN)/fusmae-ingest bigearthnet --s2 $(SIMULATED)/archive/BigEarthNet-v1.0 \
 		--s1 $(SIMULATED)/archive/BigEarthNet-S1-v1.0 --out $(SIMULATED)/dataset --workers 2
-	for table in simulated simulated_finetune; do \
+	$(BIN)/fusmae-ingest simulate sen12ms --out $(SIMULATED)/sen12ms-archive --patches 2400 --workers 2
+	$(BIN)/fusmae-ingest sen12ms --root $(SIMULATED)/sen12ms-archive --out $(SIMULATED)/sen12ms --workers 2
+	for table in simulated simulated_finetune simulated_transfer; do \
 		OMP_NUM_THREADS=2 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python train/table.py \
-			train/tables/$$table.toml --data bigearthnet=$(SIMULATED)/dataset --seeds $(SEEDS) \
+			train/tables/$$table.toml --data bigearthnet=$(SIMULATED)/dataset \
+			--data sen12ms=$(SIMULATED)/sen12ms --seeds $(SEEDS) \
 			--out $(SIMULATED)/runs --launcher "env OMP_NUM_THREADS=1 deepspeed --num_accelerators $(SIMULATED_RANKS)" || exit 1; \
 	done
 
