@@ -23,7 +23,6 @@ _ROOM_BYTES = 512 << 10
 # 1.7 MB.
 MAX_FILE_BYTES = 64 << 20
 
-
 # For each file the array without gaps that its last bytes may fill; None for one without pixels.
 Targets = Sequence[npt.NDArray[Any] | None]
 
@@ -124,7 +123,7 @@ def fill(descriptor: int, offset: int, size: int, targets: Sequence[memoryview])
 
 
 def _behind(targets: Sequence[memoryview], done: int) -> list[memoryview]:
-    """What is left of the targets when their first `done` bytes are split_at_row."""
+    """What is left of the targets when their first `done` bytes are filled."""
     left = []
     for target in targets:
         left.append(target.cast("B")[done:])
