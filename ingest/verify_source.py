@@ -246,10 +246,10 @@ def compare_with_sources(
         except (ValueError, OSError) as error:
             different.append(f"{key}: {error}")
             continue
-        for file, data in zip(wanted.files, loaded, strict=True):
+        for file, held in zip(wanted.files, loaded, strict=True):
             where = patch.where(file.name)
             try:
-                read, epsg, transform = decode_by_rasterio(bytes(data.whole()), where)
+                read, epsg, transform = decode_by_rasterio(bytes(held.whole()), where)
             except ValueError as error:
                 different.append(f"{key}: {error}")
                 continue
